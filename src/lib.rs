@@ -1,1 +1,4 @@
+//! campaign-dispatch
 
+pub mod domain;
+pub mod providers;

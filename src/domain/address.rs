@@ -1,0 +1,177 @@
+//! Who a message is for, in the form the channel takes.
+
+use std::{fmt, sync::LazyLock};
+
+use phonenumber::country;
+
+use crate::domain::Channel;
+
+/// A recipient's address, canonical for its channel: `+819012345678`, `sato@example.jp`, `US.1349…`.
+///
+/// `Debug` and `Display` are masked so that a log line never carries a whole number; [`Address::as_str`] is the real one.
+///
+/// ```
+/// use campaign_dispatch::domain::{Channel, address::Address};
+/// let to = Address::parse(Channel::Whatsapp, "+81 90-1234-5678").unwrap();
+/// assert_eq!(to.as_str(), "+819012345678");
+/// assert_eq!(to.to_string(), "+8190*****678");
+/// assert!(Address::parse(Channel::Whatsapp, "+81 123").is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(String);
+
+/// Why an address was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Nothing was given.
+    #[error("is empty")]
+    Empty,
+    /// No country code, and none was given beside it.
+    #[error("is not in E.164 form: write + and the country code, for example +819012345678")]
+    NotInternational,
+    /// Not a number any network would assign.
+    #[error("is not a valid phone number of its country")]
+    Invalid,
+    /// Not a mailbox.
+    #[error("is not an e-mail address")]
+    NotAMailbox,
+    /// Too long or with characters no provider's user id has.
+    #[error("is not a user id of the channel")]
+    NotAUserId,
+}
+
+impl Address {
+    /// Reads an address as the channel takes it; a phone number must be international.
+    pub fn parse(channel: Channel, text: &str) -> Result<Self, AddressError> {
+        Self::parse_in(channel, text, None)
+    }
+
+    /// As [`Address::parse`], reading a national phone number as one of `country`.
+    pub fn parse_in(channel: Channel, text: &str, country: Option<country::Id>) -> Result<Self, AddressError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(AddressError::Empty);
+        }
+        match channel {
+            Channel::Whatsapp if is_business_scoped(text) => Ok(Self(text.to_owned())),
+            Channel::Whatsapp | Channel::Viber => parse_phone(text, country),
+            Channel::Email => parse_mailbox(text),
+            Channel::Messenger | Channel::Instagram => parse_user_id(text),
+        }
+    }
+
+    /// Trusts an address that was parsed before, as the database keeps it.
+    pub fn from_store(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The whole address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is a phone number (the others are ids and mailboxes).
+    pub fn is_phone(&self) -> bool {
+        self.0.starts_with('+')
+    }
+
+    /// The form that may be shown without the scope `pii`: enough to recognise it, too little to call it.
+    pub fn masked(&self) -> String {
+        let count = self.0.chars().count();
+        let (head, tail) = if count >= 11 { (5, 3) } else { (2.min(count / 3), 1.min(count / 3)) };
+        self.0.chars().enumerate().map(|(i, c)| if i < head || i >= count - tail { c } else { '*' }).collect()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.masked())
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.masked())
+    }
+}
+
+/// Loads the numbering plans, which takes tens of milliseconds; called at start so that no first job waits for it.
+pub fn warm_up() {
+    static WARM: LazyLock<bool> = LazyLock::new(|| Address::parse(Channel::Whatsapp, "+819012345678").is_ok());
+    LazyLock::force(&WARM);
+}
+
+fn parse_phone(text: &str, country: Option<country::Id>) -> Result<Address, AddressError> {
+    if country.is_none() && !text.starts_with(['+', '+']) {
+        return Err(AddressError::NotInternational);
+    }
+    let number = phonenumber::parse(country, text).map_err(|_| AddressError::Invalid)?;
+    if !phonenumber::is_valid(&number) {
+        return Err(AddressError::Invalid);
+    }
+    Ok(Address(number.format().mode(phonenumber::Mode::E164).to_string()))
+}
+
+/// A business-scoped user id of WhatsApp: a country code, a dot, and up to 128 letters or digits.
+fn is_business_scoped(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(country, id)| {
+        country.len() == 2
+            && country.bytes().all(|b| b.is_ascii_uppercase())
+            && (1..=128).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric())
+    })
+}
+
+fn parse_mailbox(text: &str) -> Result<Address, AddressError> {
+    let (local, domain) = text.rsplit_once('@').ok_or(AddressError::NotAMailbox)?;
+    let plain = |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c.is_control() || c == '@');
+    if !plain(local) || !plain(domain) || !domain.contains('.') || text.len() > 254 {
+        return Err(AddressError::NotAMailbox);
+    }
+    Ok(Address(format!("{local}@{}", domain.to_lowercase())))
+}
+
+fn parse_user_id(text: &str) -> Result<Address, AddressError> {
+    let fits = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if fits { Ok(Address(text.to_owned())) } else { Err(AddressError::NotAUserId) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_number_has_one_form() {
+        let forms = ["+819012345678", "+81 90 1234 5678", "+81-90-1234-5678", " +81(0)90-1234-5678 ", "+819012345678"];
+        for form in forms {
+            let parsed = Address::parse(Channel::Whatsapp, form).map(|a| a.as_str().to_owned());
+            assert_eq!(parsed, Ok("+819012345678".to_owned()), "{form}");
+        }
+    }
+
+    #[test]
+    fn a_national_number_needs_its_country() {
+        let national = "090-1234-5678";
+        assert_eq!(Address::parse(Channel::Whatsapp, national), Err(AddressError::NotInternational));
+        let with_country = Address::parse_in(Channel::Whatsapp, national, Some(country::JP));
+        assert_eq!(with_country.map(|a| a.0), Ok("+819012345678".to_owned()));
+    }
+
+    #[test]
+    fn nothing_shown_is_the_whole_address() {
+        for text in ["+819012345678", "+6591234567", "a@b.jp", "US.13491208655302741918", "x"] {
+            let address = Address::from_store(text.to_owned());
+            let shown = format!("{address} {address:?}");
+            assert!(shown.contains('*') && !shown.contains(text), "{shown}");
+        }
+    }
+
+    #[test]
+    fn each_channel_has_its_own_form() {
+        assert!(Address::parse(Channel::Whatsapp, "US.13491208655302741918").is_ok());
+        assert!(Address::parse(Channel::Email, "佐藤@example.jp").is_ok());
+        assert_eq!(Address::parse(Channel::Email, "sato@"), Err(AddressError::NotAMailbox));
+        assert_eq!(Address::parse(Channel::Messenger, "12 34"), Err(AddressError::NotAUserId));
+        assert_eq!(Address::parse(Channel::Whatsapp, "  "), Err(AddressError::Empty));
+    }
+}

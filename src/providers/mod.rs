@@ -1,0 +1,234 @@
+//! Adapters to the HTTP and SMTP APIs that take messages, behind one seam.
+//!
+//! An adapter sends once: it never retries, sleeps, takes permits, touches the store or logs bodies. It says what
+//! happened ([`Outcome`]); [`crate::domain`] decides what follows. To add a provider: a folder here and one line in
+//! [`registry`].
+
+pub mod http;
+pub mod whatsapp_cloud;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+
+use crate::domain::{
+    Channel,
+    failure::{FailureClass, Outcome},
+    ids::Token,
+    template::{Filled, Template},
+};
+
+/// How an account is reached: what a request needs and nothing more. Built from the registry, credentials decrypted.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Where the API is, without a trailing slash.
+    pub base_url: String,
+    /// The API's version as it stands in the path, for example `v25.0`.
+    pub api_version: String,
+    /// Secrets by name (`access_token`, `app_secret`, `verify_token`).
+    pub credentials: Credentials,
+}
+
+/// Secrets by name; `Debug` shows the names only.
+#[derive(Clone, Default)]
+pub struct Credentials(pub BTreeMap<String, SecretString>);
+
+impl Credentials {
+    /// The secret of this name.
+    pub fn get(&self, name: &str) -> Option<&SecretString> {
+        self.0.get(name)
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// One message on its way out.
+#[derive(Debug)]
+pub struct SendRequest {
+    /// How to reach the account.
+    pub access: Arc<Access>,
+    /// The sending number's id at the provider.
+    pub provider_number_id: Arc<str>,
+    /// The template as registered.
+    pub template: Arc<Template>,
+    /// Its slots, filled for this recipient.
+    pub filled: Filled,
+    /// The recipient as the channel takes it.
+    pub to: crate::domain::address::Address,
+    /// Echoed by every callback about this call.
+    pub token: Token,
+}
+
+/// A check made as late as possible, on the thread that writes: nothing may leave once it says no.
+pub type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// A message callback as the provider told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusCallback {
+    /// Our token, when the provider echoed one that is ours in form.
+    pub token: Option<Token>,
+    /// The provider's id of the message.
+    pub provider_message_id: String,
+    /// The sending number's id at the provider, which says whose callback it is.
+    pub provider_number_id: String,
+    /// What happened.
+    pub status: Status,
+    /// When, by the provider's clock.
+    pub at: DateTime<Utc>,
+}
+
+/// What a status callback says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Left the provider.
+    Sent,
+    /// Reached the recipient's device.
+    Delivered,
+    /// Opened.
+    Read,
+    /// Did not arrive.
+    Failed {
+        /// The provider's code.
+        code: String,
+        /// What it means in a callback (a table may differ from the same code in an answer).
+        class: FailureClass,
+        /// The provider's words.
+        reason: String,
+        /// How long the table asks to wait.
+        wait: Option<std::time::Duration>,
+    },
+    /// A word this version does not know; kept, never an error.
+    Other(String),
+}
+
+/// What one callback body held.
+#[derive(Debug, Default)]
+pub struct Callbacks {
+    /// Statuses of messages, in the order of the body.
+    pub statuses: Vec<StatusCallback>,
+    /// What else stood in it, each as the kind it is kept under (`inbound`, `management`, `unparsed`) and its JSON.
+    pub kept: Vec<(&'static str, String)>,
+}
+
+/// Why a callback was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallbackRejected {
+    /// The signature header is missing.
+    #[error("the signature header {0} is missing")]
+    SignatureMissing(&'static str),
+    /// The signature does not fit the body.
+    #[error("the signature does not fit the body and the account's app_secret")]
+    SignatureWrong,
+    /// The account has no secret to check with.
+    #[error("the account has no {0} to check callbacks with")]
+    SecretMissing(&'static str),
+    /// The verification challenge carries another token.
+    #[error("hub.mode is not `subscribe` or hub.verify_token is not the account's verify_token")]
+    ChallengeWrong,
+    /// The body is not what this provider sends.
+    #[error("the body is not the provider's JSON: {0}")]
+    Malformed(String),
+}
+
+/// A row of a provider's `errors.toml`.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorRow {
+    /// The provider's code as text.
+    pub code: String,
+    /// What it means in an answer to a call.
+    pub class: FailureClass,
+    /// What it means in a callback, when that differs.
+    pub callback_class: Option<FailureClass>,
+    /// Seconds to wait, when the code has a clock of its own.
+    pub wait_s: Option<u64>,
+    /// What the provider calls it, in a few words.
+    pub meaning: String,
+    /// What a person can do.
+    pub advice: Advice,
+    /// Whether to send again.
+    pub resend: Resend,
+}
+
+/// Advice in the languages the product speaks.
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Advice {
+    /// English.
+    pub en: String,
+    /// Japanese.
+    pub ja: String,
+}
+
+crate::domain::named! {
+    /// Whether sending the same again makes sense.
+    pub enum Resend {
+        /// Once the cause is mended.
+        Now = "now",
+        /// After some time.
+        Later = "later",
+        /// Never.
+        Never = "never",
+    }
+}
+
+/// One provider's dialect.
+#[async_trait::async_trait]
+pub trait Provider: fmt::Debug + Send + Sync {
+    /// The name in settings, URLs and rows, for example `whatsapp_cloud`.
+    fn name(&self) -> &'static str;
+
+    /// The channel it serves.
+    fn channel(&self) -> Channel;
+
+    /// Sends each request once and answers for each, in order. `gate` is asked immediately before the first byte of a
+    /// call is written; a call it stops is [`Outcome::NotCalled`].
+    async fn send(&self, requests: &[SendRequest], gate: &Gate) -> Vec<Outcome>;
+
+    /// Answers the provider's verification of the callback URL: the body to reply with.
+    fn challenge(&self, access: &Access, query: &BTreeMap<String, String>) -> Result<String, CallbackRejected>;
+
+    /// Checks that the provider wrote the callback.
+    fn authenticate(&self, access: &Access, headers: &http::HeaderMap, body: &[u8]) -> Result<(), CallbackRejected>;
+
+    /// Reads an authenticated callback. Unknown fields and words are kept, never an error.
+    fn read_callbacks(&self, body: &[u8]) -> Result<Callbacks, CallbackRejected>;
+
+    /// The provider's codes and what they mean.
+    fn errors(&self) -> &ErrorTable;
+
+    /// The credentials an account of this provider must have.
+    fn required_credentials(&self) -> &'static [&'static str];
+}
+
+/// A provider's codes, looked up by code.
+#[derive(Debug, Default)]
+pub struct ErrorTable(pub BTreeMap<String, ErrorRow>);
+
+impl ErrorTable {
+    /// The row of a code.
+    pub fn get(&self, code: &str) -> Option<&ErrorRow> {
+        self.0.get(code)
+    }
+}
+
+/// All providers by name.
+#[derive(Debug, Clone)]
+pub struct Registry(BTreeMap<&'static str, Arc<dyn Provider>>);
+
+impl Registry {
+    /// The provider of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Provider>> {
+        self.0.get(name)
+    }
+
+    /// The names known, in order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
+    }
+}
