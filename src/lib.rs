@@ -1,4 +1,6 @@
-//! campaign-dispatch
+//! Sends message campaigns for businesses, at exactly the pace each number allows.
 
 pub mod domain;
 pub mod providers;
+pub mod settings;
+pub mod store;

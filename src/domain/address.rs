@@ -47,7 +47,11 @@ impl Address {
     }
 
     /// As [`Address::parse`], reading a national phone number as one of `country`.
-    pub fn parse_in(channel: Channel, text: &str, country: Option<country::Id>) -> Result<Self, AddressError> {
+    pub fn parse_in(
+        channel: Channel,
+        text: &str,
+        country: Option<country::Id>,
+    ) -> Result<Self, AddressError> {
         let text = text.trim();
         if text.is_empty() {
             return Err(AddressError::Empty);
@@ -78,8 +82,22 @@ impl Address {
     /// The form that may be shown without the scope `pii`: enough to recognise it, too little to call it.
     pub fn masked(&self) -> String {
         let count = self.0.chars().count();
-        let (head, tail) = if count >= 11 { (5, 3) } else { (2.min(count / 3), 1.min(count / 3)) };
-        self.0.chars().enumerate().map(|(i, c)| if i < head || i >= count - tail { c } else { '*' }).collect()
+        let (head, tail) = if count >= 11 {
+            (5, 3)
+        } else {
+            (2.min(count / 3), 1.min(count / 3))
+        };
+        self.0
+            .chars()
+            .enumerate()
+            .map(|(i, c)| {
+                if i < head || i >= count - tail {
+                    c
+                } else {
+                    '*'
+                }
+            })
+            .collect()
     }
 }
 
@@ -97,7 +115,8 @@ impl fmt::Debug for Address {
 
 /// Loads the numbering plans, which takes tens of milliseconds; called at start so that no first job waits for it.
 pub fn warm_up() {
-    static WARM: LazyLock<bool> = LazyLock::new(|| Address::parse(Channel::Whatsapp, "+819012345678").is_ok());
+    static WARM: LazyLock<bool> =
+        LazyLock::new(|| Address::parse(Channel::Whatsapp, "+819012345678").is_ok());
     LazyLock::force(&WARM);
 }
 
@@ -109,7 +128,9 @@ fn parse_phone(text: &str, country: Option<country::Id>) -> Result<Address, Addr
     if !phonenumber::is_valid(&number) {
         return Err(AddressError::Invalid);
     }
-    Ok(Address(number.format().mode(phonenumber::Mode::E164).to_string()))
+    Ok(Address(
+        number.format().mode(phonenumber::Mode::E164).to_string(),
+    ))
 }
 
 /// A business-scoped user id of WhatsApp: a country code, a dot, and up to 128 letters or digits.
@@ -124,7 +145,10 @@ fn is_business_scoped(text: &str) -> bool {
 
 fn parse_mailbox(text: &str) -> Result<Address, AddressError> {
     let (local, domain) = text.rsplit_once('@').ok_or(AddressError::NotAMailbox)?;
-    let plain = |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c.is_control() || c == '@');
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.contains(|c: char| c.is_whitespace() || c.is_control() || c == '@')
+    };
     if !plain(local) || !plain(domain) || !domain.contains('.') || text.len() > 254 {
         return Err(AddressError::NotAMailbox);
     }
@@ -132,8 +156,15 @@ fn parse_mailbox(text: &str) -> Result<Address, AddressError> {
 }
 
 fn parse_user_id(text: &str) -> Result<Address, AddressError> {
-    let fits = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if fits { Ok(Address(text.to_owned())) } else { Err(AddressError::NotAUserId) }
+    let fits = text.len() <= 64
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if fits {
+        Ok(Address(text.to_owned()))
+    } else {
+        Err(AddressError::NotAUserId)
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +173,13 @@ mod tests {
 
     #[test]
     fn one_number_has_one_form() {
-        let forms = ["+819012345678", "+81 90 1234 5678", "+81-90-1234-5678", " +81(0)90-1234-5678 ", "+819012345678"];
+        let forms = [
+            "+819012345678",
+            "+81 90 1234 5678",
+            "+81-90-1234-5678",
+            " +81(0)90-1234-5678 ",
+            "+819012345678",
+        ];
         for form in forms {
             let parsed = Address::parse(Channel::Whatsapp, form).map(|a| a.as_str().to_owned());
             assert_eq!(parsed, Ok("+819012345678".to_owned()), "{form}");
@@ -152,14 +189,23 @@ mod tests {
     #[test]
     fn a_national_number_needs_its_country() {
         let national = "090-1234-5678";
-        assert_eq!(Address::parse(Channel::Whatsapp, national), Err(AddressError::NotInternational));
+        assert_eq!(
+            Address::parse(Channel::Whatsapp, national),
+            Err(AddressError::NotInternational)
+        );
         let with_country = Address::parse_in(Channel::Whatsapp, national, Some(country::JP));
         assert_eq!(with_country.map(|a| a.0), Ok("+819012345678".to_owned()));
     }
 
     #[test]
     fn nothing_shown_is_the_whole_address() {
-        for text in ["+819012345678", "+6591234567", "a@b.jp", "US.13491208655302741918", "x"] {
+        for text in [
+            "+819012345678",
+            "+6591234567",
+            "a@b.jp",
+            "US.13491208655302741918",
+            "x",
+        ] {
             let address = Address::from_store(text.to_owned());
             let shown = format!("{address} {address:?}");
             assert!(shown.contains('*') && !shown.contains(text), "{shown}");
@@ -170,8 +216,17 @@ mod tests {
     fn each_channel_has_its_own_form() {
         assert!(Address::parse(Channel::Whatsapp, "US.13491208655302741918").is_ok());
         assert!(Address::parse(Channel::Email, "佐藤@example.jp").is_ok());
-        assert_eq!(Address::parse(Channel::Email, "sato@"), Err(AddressError::NotAMailbox));
-        assert_eq!(Address::parse(Channel::Messenger, "12 34"), Err(AddressError::NotAUserId));
-        assert_eq!(Address::parse(Channel::Whatsapp, "  "), Err(AddressError::Empty));
+        assert_eq!(
+            Address::parse(Channel::Email, "sato@"),
+            Err(AddressError::NotAMailbox)
+        );
+        assert_eq!(
+            Address::parse(Channel::Messenger, "12 34"),
+            Err(AddressError::NotAUserId)
+        );
+        assert_eq!(
+            Address::parse(Channel::Whatsapp, "  "),
+            Err(AddressError::Empty)
+        );
     }
 }

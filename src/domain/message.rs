@@ -1,1 +1,289 @@
-//! placeholder
+//! Where a message stands, and the one function that moves it.
+//!
+//! [`MessageState::apply`] holds the whole table; `src/docs/state-machines.md` shows it, and a test compares the two.
+//! Everything that changes a state (settle, callback, sweep, a person) is an event given to this function with the
+//! row locked, so a duplicate, a late or a reordered event can only do what the table says.
+
+use crate::domain::named;
+
+named! {
+    /// The state of a message, and the group it is counted in.
+    pub enum MessageState {
+        /// Still to be sent, or being sent.
+        Pending = "pending",
+        /// Called, and nobody knows whether it was taken.
+        Uncertain = "uncertain",
+        /// Taken by the provider.
+        Accepted = "accepted",
+        /// Left the provider.
+        Sent = "sent",
+        /// Reached the recipient's device.
+        Delivered = "delivered",
+        /// Opened.
+        Read = "read",
+        /// Will not arrive.
+        Failed = "failed",
+        /// Not called in time.
+        Expired = "expired",
+        /// Not called: the recipient's recorded wish.
+        Suppressed = "suppressed",
+        /// Not called: somebody cancelled it.
+        Cancelled = "cancelled",
+    }
+}
+
+named! {
+    /// What can happen to a message.
+    pub enum MessageEvent {
+        /// The provider took the call.
+        Accepted = "accepted",
+        /// The call was refused for good.
+        Refused = "refused",
+        /// The call was refused for now, or was not made: it stays to be sent.
+        Returned = "returned",
+        /// The call's outcome cannot be known.
+        Unknown = "unknown",
+        /// Not called: too late.
+        Expired = "expired",
+        /// Not called: the recipient's wish.
+        Suppressed = "suppressed",
+        /// Not called: cancelled.
+        Cancelled = "cancelled",
+        /// A callback says sent.
+        Sent = "sent",
+        /// A callback says delivered.
+        Delivered = "delivered",
+        /// A callback says read.
+        Read = "read",
+        /// A callback says it failed for good.
+        Failed = "failed",
+        /// A callback says it failed for now (transient or throttled, within the retry window).
+        FailedForNow = "failed_for_now",
+    }
+}
+
+named! {
+    /// Which call an event is about, seen from the row.
+    pub enum Age {
+        /// The latest call.
+        Current = "current",
+        /// A call before it.
+        Older = "older",
+    }
+}
+
+/// What an event does to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition {
+    /// The message is now in this state.
+    To(MessageState),
+    /// Nothing new: a duplicate, a late event, or one that says less than is known.
+    Stay,
+    /// Too early: the call it is about has not been settled. To be applied again afterwards.
+    Wait,
+}
+
+impl MessageState {
+    /// What `event` about a call of this `age` does.
+    ///
+    /// Good news lifts whatever stands below it, of any call: it is a fact about the recipient's phone. Bad news
+    /// counts only for the latest call, and never against what a later good one said.
+    ///
+    /// ```
+    /// use campaign_dispatch::domain::message::{Age, MessageEvent, MessageState, Transition};
+    /// let late = MessageState::Delivered.apply(Age::Current, MessageEvent::Accepted);
+    /// assert_eq!(late, Transition::Stay);
+    /// let lifted = MessageState::Failed.apply(Age::Older, MessageEvent::Delivered);
+    /// assert_eq!(lifted, Transition::To(MessageState::Delivered));
+    /// ```
+    pub const fn apply(self, age: Age, event: MessageEvent) -> Transition {
+        use MessageState as S;
+        match event {
+            MessageEvent::Accepted => self.lift(S::Accepted),
+            MessageEvent::Sent => self.lift(S::Sent),
+            MessageEvent::Delivered => self.lift(S::Delivered),
+            MessageEvent::Read => self.lift(S::Read),
+            _ if matches!(age, Age::Older) => Transition::Stay,
+            MessageEvent::Refused => self.unless_known(S::Failed),
+            MessageEvent::Returned => match self {
+                S::Uncertain => Transition::To(S::Pending),
+                S::Pending
+                | S::Accepted
+                | S::Sent
+                | S::Delivered
+                | S::Read
+                | S::Failed
+                | S::Expired
+                | S::Suppressed
+                | S::Cancelled => Transition::Stay,
+            },
+            MessageEvent::Unknown => self.while_pending(S::Uncertain),
+            MessageEvent::Expired => self.while_pending(S::Expired),
+            MessageEvent::Suppressed => self.while_pending(S::Suppressed),
+            MessageEvent::Cancelled => self.while_pending(S::Cancelled),
+            MessageEvent::Failed => match self {
+                S::Accepted | S::Sent => Transition::To(S::Failed),
+                S::Pending
+                | S::Uncertain
+                | S::Delivered
+                | S::Read
+                | S::Failed
+                | S::Expired
+                | S::Suppressed
+                | S::Cancelled => self.unless_known(S::Failed),
+            },
+            MessageEvent::FailedForNow => match self {
+                // The settle of this call is still under way: it would take the new work for its own.
+                S::Pending => Transition::Wait,
+                S::Uncertain | S::Accepted | S::Sent => Transition::To(S::Pending),
+                S::Delivered | S::Read | S::Failed | S::Expired | S::Suppressed | S::Cancelled => {
+                    Transition::Stay
+                }
+            },
+        }
+    }
+
+    /// Good news: upwards only.
+    const fn lift(self, to: Self) -> Transition {
+        if self.rank() < to.rank() {
+            Transition::To(to)
+        } else {
+            Transition::Stay
+        }
+    }
+
+    /// An end that good news already heard excludes.
+    const fn unless_known(self, to: Self) -> Transition {
+        match self {
+            Self::Pending | Self::Uncertain => Transition::To(to),
+            Self::Accepted
+            | Self::Sent
+            | Self::Delivered
+            | Self::Read
+            | Self::Failed
+            | Self::Expired
+            | Self::Suppressed
+            | Self::Cancelled => Transition::Stay,
+        }
+    }
+
+    /// What only a message still to be sent can become.
+    const fn while_pending(self, to: Self) -> Transition {
+        if matches!(self, Self::Pending) {
+            Transition::To(to)
+        } else {
+            Transition::Stay
+        }
+    }
+
+    /// How much good news the state stands for.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Pending
+            | Self::Uncertain
+            | Self::Failed
+            | Self::Expired
+            | Self::Suppressed
+            | Self::Cancelled => 0,
+            Self::Accepted => 1,
+            Self::Sent => 2,
+            Self::Delivered => 3,
+            Self::Read => 4,
+        }
+    }
+
+    /// Whether the message has a work row.
+    pub const fn has_work(self) -> bool {
+        matches!(self, Self::Pending | Self::Uncertain)
+    }
+
+    /// Whether the provider has it (`sent` in every balance).
+    pub const fn is_sent(self) -> bool {
+        self.rank() > 0
+    }
+}
+
+/// The table as Markdown, one row per state and event that does something, for the document and its test.
+pub fn print_table() -> String {
+    let mut text = String::from(
+        "| state | event | of the latest call | of an older call |\n| --- | --- | --- | --- |\n",
+    );
+    for state in MessageState::ALL {
+        for event in MessageEvent::ALL {
+            let [current, older] =
+                [Age::Current, Age::Older].map(|age| match state.apply(age, *event) {
+                    Transition::To(next) => next.to_string(),
+                    Transition::Stay => "·".to_owned(),
+                    Transition::Wait => "wait".to_owned(),
+                });
+            if current != "·" || older != "·" {
+                text.push_str(&format!("| {state} | {event} | {current} | {older} |\n"));
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_shows_the_table() {
+        let document = include_str!("../docs/state-machines.md");
+        let table = print_table();
+        assert!(
+            document.contains(&table),
+            "src/docs/state-machines.md must contain:\n{table}"
+        );
+    }
+
+    #[test]
+    fn good_news_is_never_taken_back_but_for_one_edge() {
+        for state in MessageState::ALL.iter().filter(|s| s.is_sent()) {
+            for event in MessageEvent::ALL {
+                for age in Age::ALL {
+                    let Transition::To(next) = state.apply(*age, *event) else {
+                        continue;
+                    };
+                    let back = !next.is_sent() || next.rank() < state.rank();
+                    let allowed =
+                        matches!(event, MessageEvent::Failed | MessageEvent::FailedForNow)
+                            && *age == Age::Current
+                            && matches!(state, MessageState::Accepted | MessageState::Sent);
+                    assert!(!back || allowed, "{state} + {event} ({age}) -> {next}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_older_call_can_only_lift() {
+        for state in MessageState::ALL {
+            for event in MessageEvent::ALL {
+                if let Transition::To(next) = state.apply(Age::Older, *event) {
+                    assert!(next.rank() > state.rank(), "{state} + {event} -> {next}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn events_are_idempotent() {
+        for state in MessageState::ALL {
+            for event in MessageEvent::ALL {
+                for age in Age::ALL {
+                    if let Transition::To(next) = state.apply(*age, *event)
+                        && next != MessageState::Pending
+                    {
+                        assert_eq!(
+                            next.apply(*age, *event),
+                            Transition::Stay,
+                            "{state} + {event} twice"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

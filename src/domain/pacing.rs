@@ -1,1 +1,213 @@
-//! placeholder
+//! When a call may start so that no sliding second at the provider holds more than the limit.
+//!
+//! A log of the last L write instants is exact where a token bucket is not: a bucket of burst 1 driven by timers
+//! reaches 48–92 % of a high limit, and replacing it on a rate change grants extra calls. The log stays; only L changes.
+
+use std::{collections::VecDeque, time::Duration};
+
+/// An instant of the process's monotonic clock, counted from its start.
+pub type Tick = Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The pace of one number.
+///
+/// ```
+/// use campaign_dispatch::domain::pacing::Pace;
+/// use std::time::Duration;
+/// let mut pace = Pace::new(2, Duration::from_millis(15), Duration::from_millis(20));
+/// let now = Duration::from_secs(9);
+/// assert!(pace.take_urgent(now).is_ok() && pace.take_urgent(now).is_ok());
+/// assert_eq!(pace.take_urgent(now), Err(now + Duration::from_millis(1015)));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Pace {
+    limit: usize,
+    /// One second and the jitter that the network may add between two calls.
+    window: Duration,
+    late: Duration,
+    written: VecDeque<Tick>,
+    next_slot: Tick,
+    start: Tick,
+}
+
+impl Pace {
+    /// A pace of `limit` calls a second (at least 1) that survives a network delay varying by `jitter`; a bulk slot
+    /// missed by more than `late` is dropped.
+    pub fn new(limit: usize, jitter: Duration, late: Duration) -> Self {
+        let limit = limit.max(1);
+        Self {
+            limit,
+            window: SECOND + jitter,
+            late,
+            written: VecDeque::with_capacity(limit),
+            next_slot: Duration::ZERO,
+            start: Duration::ZERO,
+        }
+    }
+
+    /// Changes the limit and keeps the log, so that a change never grants an extra call.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.max(1);
+    }
+
+    /// Nothing starts before `at`: until then an earlier holder's calls may still fill the window.
+    pub fn not_before(&mut self, at: Tick) {
+        self.start = self.start.max(at);
+    }
+
+    /// The limit less the reserve kept for authentication: 2 % of it, at least 1; none below 40 a second.
+    pub fn bulk_limit(&self) -> usize {
+        if self.limit < 40 {
+            self.limit
+        } else {
+            self.limit - (self.limit / 50).max(1)
+        }
+    }
+
+    /// Time between two bulk slots.
+    pub fn slot(&self) -> Duration {
+        self.window / u32::try_from(self.bulk_limit()).unwrap_or(u32::MAX)
+    }
+
+    /// Records a call at `now` if fewer than the limit lie in the window, else says when one may start.
+    pub fn take_urgent(&mut self, now: Tick) -> Result<(), Tick> {
+        self.take_within(now, self.limit)
+    }
+
+    /// Records an evenly spread call at `now` if its slot is due, else says when it may start.
+    pub fn take_bulk(&mut self, now: Tick) -> Result<(), Tick> {
+        if now < self.next_slot {
+            return Err(self.next_slot);
+        }
+        self.take_within(now, self.bulk_limit())?;
+        // Slots missed by more than `late` are gone: catching up would be a burst.
+        self.next_slot = self.next_slot.max(now.saturating_sub(self.late)) + self.slot();
+        Ok(())
+    }
+
+    fn take_within(&mut self, now: Tick, allowed: usize) -> Result<(), Tick> {
+        if now < self.start {
+            return Err(self.start);
+        }
+        while self
+            .written
+            .front()
+            .is_some_and(|first| *first + self.window <= now)
+        {
+            self.written.pop_front();
+        }
+        if self.written.len() < allowed {
+            self.written.push_back(now);
+            return Ok(());
+        }
+        // The call that has to leave the window before there is room.
+        let blocking = self.written.len() - allowed;
+        Err(self
+            .written
+            .get(blocking)
+            .map_or(now, |at| *at + self.window))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const JITTER: Duration = Duration::from_millis(15);
+    const LATE: Duration = Duration::from_millis(20);
+
+    fn worst_second(calls: &[Tick]) -> usize {
+        (0..calls.len())
+            .map(|i| {
+                calls[i..]
+                    .iter()
+                    .take_while(|t| **t < calls[i] + SECOND)
+                    .count()
+            })
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Bulk alone for `seconds`, waking `delay` too late each time.
+    fn saturate(limit: usize, seconds: u64, delay: impl Fn(usize) -> Duration) -> Vec<Tick> {
+        let mut pace = Pace::new(limit, JITTER, LATE);
+        let (mut now, mut calls, mut wakes) = (Duration::from_secs(5), Vec::new(), 0);
+        let end = now + Duration::from_secs(seconds);
+        while now < end {
+            match pace.take_bulk(now) {
+                Ok(()) => calls.push(now),
+                Err(at) => {
+                    now = at.max(now) + delay(wakes);
+                    wakes += 1;
+                }
+            }
+        }
+        calls
+    }
+
+    #[test]
+    fn marketing_alone_uses_more_than_95_percent() {
+        for limit in [40, 80, 1000] {
+            let calls = saturate(limit, 20, |wake| {
+                Duration::from_micros(300 * (wake as u64 % 4))
+            });
+            assert!(worst_second(&calls) <= limit);
+            assert!(
+                calls.len() * 100 >= limit * 20 * 95,
+                "{limit}/s: {} in 20 s",
+                calls.len()
+            );
+        }
+    }
+
+    #[test]
+    fn a_late_wake_up_does_not_burst() {
+        let calls = saturate(80, 20, |wake| {
+            if wake % 50 == 0 {
+                Duration::from_millis(400)
+            } else {
+                Duration::ZERO
+            }
+        });
+        let close = calls
+            .windows(4)
+            .filter(|w| w[3] - w[0] < Duration::from_millis(2))
+            .count();
+        assert_eq!(close, 0);
+    }
+
+    #[test]
+    fn authentication_has_a_reserve_beside_saturating_marketing() {
+        let mut pace = Pace::new(80, JITTER, LATE);
+        let mut now = Duration::from_secs(5);
+        while now < Duration::from_secs(8) {
+            now = pace
+                .take_bulk(now)
+                .err()
+                .unwrap_or(now + Duration::from_micros(1));
+        }
+        assert!(pace.take_urgent(now).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_sliding_second_ever_holds_more_than_the_limit(
+            limits in prop::collection::vec((1usize..120, 1u64..400), 1..40),
+            urgent in prop::collection::vec(any::<bool>(), 200),
+        ) {
+            // Changing the limit keeps the log: at any time the window holds at most the largest limit in force since.
+            let mut pace = Pace::new(limits[0].0, JITTER, LATE);
+            let (mut now, mut calls, highest) = (Duration::from_secs(5), Vec::new(), limits.iter().map(|l| l.0).max().unwrap());
+            for (i, (limit, step)) in limits.iter().cycle().take(200).enumerate() {
+                pace.set_limit(*limit);
+                let took = if urgent[i] { pace.take_urgent(now) } else { pace.take_bulk(now) };
+                if took.is_ok() { calls.push(now); }
+                now += Duration::from_millis(*step) / 10;
+            }
+            prop_assert!(worst_second(&calls) <= highest);
+        }
+    }
+}

@@ -53,7 +53,11 @@ mod tests {
 
     #[test]
     fn waits_grow_to_the_ceiling_and_never_pass_it() {
-        let policy = RetryPolicy { base: Duration::from_secs(1), ceiling: Duration::from_secs(30), charged_cap: 3 };
+        let policy = RetryPolicy {
+            base: Duration::from_secs(1),
+            ceiling: Duration::from_secs(30),
+            charged_cap: 3,
+        };
         let widest = |tries| (0..300).map(|_| policy.wait_after(tries)).max().unwrap();
         assert!(widest(1) <= Duration::from_secs(1));
         assert!(widest(4) > Duration::from_secs(4) && widest(4) <= Duration::from_secs(8));
@@ -62,7 +66,11 @@ mod tests {
 
     #[test]
     fn the_cap_counts_charged_tries() {
-        let policy = RetryPolicy { base: Duration::ZERO, ceiling: Duration::ZERO, charged_cap: 2 };
+        let policy = RetryPolicy {
+            base: Duration::ZERO,
+            ceiling: Duration::ZERO,
+            charged_cap: 2,
+        };
         assert!(policy.allows(1) && !policy.allows(2));
     }
 }

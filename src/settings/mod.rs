@@ -1,0 +1,366 @@
+//! Settings: `deploy/settings.default.toml` compiled in, overridden by a file, then by `DISPATCH__SECTION__KEY`.
+//!
+//! All problems are reported at once; contradictory timeouts refuse to start. No setting without a reader.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, time::Duration};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::{domain::retry::RetryPolicy, providers::http::HttpSettings};
+
+/// The commented defaults.
+pub const DEFAULTS: &str = include_str!("../../deploy/settings.default.toml");
+const PREFIX: &str = "DISPATCH__";
+
+/// Everything that can be set. Each field is a section of the defaults file, which says unit and effect.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Settings {
+    /// Postgres.
+    pub database: Database,
+    /// RabbitMQ.
+    pub broker: Broker,
+    /// The key that encrypts credentials.
+    pub secrets: Secrets,
+    /// The API.
+    pub http: Http,
+    /// Taking jobs.
+    pub intake: Intake,
+    /// Claiming, sending, settling.
+    pub dispatch: Dispatch,
+    /// The right to send for a number.
+    pub lease: Lease,
+    /// Exactness of the limits.
+    pub pacing: Pacing,
+    /// Calls to providers.
+    pub provider: HttpSettings,
+    /// Waits between tries.
+    pub retry: Retry,
+    /// Calls whose outcome is unknown.
+    pub uncertain: Uncertain,
+    /// Applying callbacks.
+    pub callbacks: Callbacks,
+    /// Periodic repairs.
+    pub upkeep: Upkeep,
+    /// What is written to standard error.
+    pub log: Log,
+}
+
+macro_rules! sections {
+    ($($(#[$meta:meta])* $name:ident { $($field:ident: $type:ty,)+ })+) => {$(
+        $(#[$meta])*
+        #[derive(Debug, Clone, Deserialize)]
+        #[expect(missing_docs, reason = "settings.default.toml documents every key, and a test compares the two")]
+        pub struct $name { $(pub $field: $type,)+ }
+    )+};
+}
+
+sections! {
+    /// Section `database`.
+    Database { url: SecretString, connections: u32, }
+    /// Section `broker`.
+    Broker { url: SecretString, confirm_timeout_ms: u64, heartbeat_s: u16, }
+    /// Section `secrets`.
+    Secrets { key: SecretString, key_file: String, }
+    /// Section `http`.
+    Http { listen: SocketAddr, requests_per_s: u32, body_timeout_s: u64, }
+    /// Section `intake`.
+    Intake {
+        prefetch: u16, group_max: usize, inline_recipients: usize, inline_bytes: usize, small_batch: usize,
+        plan_chunk: i64, send_at_days: i64, expires_authentication_s: i64, expires_utility_s: i64, expires_marketing_s: i64,
+    }
+    /// Section `dispatch`.
+    Dispatch {
+        step_ms: u64, step_max: usize, step_max_unlimited: usize, in_flight_max: usize, hold_refresh_ms: u64,
+        poll_ms: u64, settle_max: usize, drain_s: u64,
+    }
+    /// Section `lease`.
+    Lease { ttl_s: u64, renew_s: u64, margin_s: u64, takeover_wait_ms: u64, }
+    /// Section `pacing`.
+    Pacing { jitter_ms: u64, late_ms: u64, }
+    /// Section `retry`.
+    Retry { base_ms: u64, ceiling_s: u64, charged_cap: i16, }
+    /// Section `uncertain`.
+    Uncertain { grace_s: u64, }
+    /// Section `callbacks`.
+    Callbacks { prefetch: u16, apply_max: usize, group_max: usize, retry_window_h: i64, wait_max_s: i64, }
+    /// Section `upkeep`.
+    Upkeep { sweep_ms: u64, sweep_max: i64, partitions_s: u64, }
+    /// Section `log`.
+    Log { format: String, filter: String, }
+}
+
+impl Retry {
+    /// The policy these numbers make.
+    pub fn policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            base: Duration::from_millis(self.base_ms),
+            ceiling: Duration::from_secs(self.ceiling_s),
+            charged_cap: self.charged_cap,
+        }
+    }
+}
+
+/// Why the process does not start. Each line names the key and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingsError(pub Vec<String>);
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the settings have {} problem(s):", self.0.len())?;
+        self.0
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+impl Settings {
+    /// Defaults, then `file`, then the environment.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, SettingsError> {
+        let mut problems = Vec::new();
+        let defaults: Table = DEFAULTS
+            .parse()
+            .map_err(|e| SettingsError(vec![format!("settings.default.toml: {e}")]))?;
+        let environment: BTreeMap<String, String> = environment.collect();
+        let mut merged = defaults.clone();
+        if let Some(path) = file {
+            match std::fs::read_to_string(path)
+                .map_err(|e| e.to_string())
+                .and_then(|text| text.parse::<Table>().map_err(|e| e.to_string()))
+            {
+                Ok(table) => overlay(
+                    &mut merged,
+                    table,
+                    &path.display().to_string(),
+                    &mut problems,
+                ),
+                Err(error) => problems.push(format!("{}: {error}", path.display())),
+            }
+        }
+        for (name, text) in &environment {
+            let Some(path) = name.strip_prefix(PREFIX) else {
+                continue;
+            };
+            let Some((section, key)) = path.split_once("__") else {
+                continue;
+            };
+            if section == "CLIENT" {
+                continue;
+            }
+            let value = read_value(
+                text,
+                merged
+                    .get(&section.to_lowercase())
+                    .and_then(|s| s.get(key.to_lowercase())),
+            );
+            let table = Table::from_iter([(
+                section.to_lowercase(),
+                Table::from_iter([(key.to_lowercase(), value)]).into(),
+            )]);
+            overlay(&mut merged, table, name, &mut problems);
+        }
+        fall_back(&mut merged, "database", "DATABASE_URL", &environment);
+        fall_back(&mut merged, "broker", "AMQP_URL", &environment);
+        if !problems.is_empty() {
+            return Err(SettingsError(problems));
+        }
+        let settings = Self::deserialize(merged).map_err(|e| SettingsError(vec![e.to_string()]))?;
+        settings.checked()
+    }
+
+    /// The key that encrypts credentials, from `secrets.key` or `secrets.key_file`.
+    pub fn secret_key(&self) -> Result<[u8; 32], SettingsError> {
+        let problem = |text: String| SettingsError(vec![text]);
+        let text = if self.secrets.key_file.is_empty() {
+            self.secrets.key.expose_secret().to_owned()
+        } else {
+            std::fs::read_to_string(&self.secrets.key_file)
+                .map_err(|e| problem(format!("secrets.key_file: {}: {e}", self.secrets.key_file)))?
+        };
+        let mut key = [0; 32];
+        hex::decode_to_slice(text.trim(), &mut key).map_err(|_| {
+            problem(
+                "secrets.key: needs 64 hexadecimal digits (make one with `openssl rand -hex 32`)"
+                    .to_owned(),
+            )
+        })?;
+        Ok(key)
+    }
+
+    /// Contradictions that would break a promise later are refused now.
+    fn checked(self) -> Result<Self, SettingsError> {
+        let mut problems = Vec::new();
+        let mut refuse = |broken: bool, text: String| {
+            if broken {
+                problems.push(text);
+            }
+        };
+        let (lease, dispatch) = (&self.lease, &self.dispatch);
+        refuse(
+            lease.renew_s * 2 + lease.margin_s > lease.ttl_s,
+            format!(
+                "lease.ttl_s: {} leaves no room for a missed renewal: make it at least 2 × lease.renew_s + lease.margin_s",
+                lease.ttl_s
+            ),
+        );
+        let grace = self.provider.timeout_ms / 1000 + lease.ttl_s + 30;
+        refuse(
+            self.uncertain.grace_s < grace,
+            format!(
+                "uncertain.grace_s: must be at least {grace} (provider.timeout_ms + lease.ttl_s + 30 s)"
+            ),
+        );
+        refuse(
+            dispatch.step_max == 0 || dispatch.step_max_unlimited == 0,
+            "dispatch.step_max: must be at least 1".to_owned(),
+        );
+        refuse(
+            dispatch.in_flight_max == 0,
+            "dispatch.in_flight_max: must be at least 1".to_owned(),
+        );
+        refuse(
+            dispatch.hold_refresh_ms > 1000,
+            "dispatch.hold_refresh_ms: at most 1000, or holds are obeyed too late".to_owned(),
+        );
+        refuse(
+            self.retry.charged_cap < 1,
+            "retry.charged_cap: must be at least 1".to_owned(),
+        );
+        refuse(
+            !matches!(self.log.format.as_str(), "text" | "json"),
+            format!("log.format: `{}` is neither text nor json", self.log.format),
+        );
+        if problems.is_empty() {
+            Ok(self)
+        } else {
+            Err(SettingsError(problems))
+        }
+    }
+}
+
+/// Reads an environment value as the type its default has; text stays text.
+fn read_value(text: &str, like: Option<&Value>) -> Value {
+    match like {
+        Some(Value::Integer(_)) => text
+            .parse()
+            .map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
+        Some(Value::Boolean(_)) => text
+            .parse()
+            .map_or_else(|_| Value::String(text.to_owned()), Value::Boolean),
+        _ => Value::String(text.to_owned()),
+    }
+}
+
+/// Lays `over` on `base`, naming every key that the defaults do not have or have with another type.
+fn overlay(base: &mut Table, over: Table, source: &str, problems: &mut Vec<String>) {
+    for (section, value) in over {
+        let Some(Value::Table(known)) = base.get_mut(&section) else {
+            problems.push(format!("{source}: there is no section `{section}`"));
+            continue;
+        };
+        let Value::Table(keys) = value else {
+            problems.push(format!("{source}: `{section}` must be a section"));
+            continue;
+        };
+        for (key, value) in keys {
+            match known.get_mut(&key) {
+                Some(slot) if slot.same_type(&value) => *slot = value,
+                Some(slot) => problems.push(format!(
+                    "{source}: {section}.{key} must be of type {}",
+                    slot.type_str()
+                )),
+                None => problems.push(format!("{source}: there is no key {section}.{key}")),
+            }
+        }
+    }
+}
+
+/// Takes an address from the environment variable everybody knows when the section has none.
+fn fall_back(
+    merged: &mut Table,
+    section: &str,
+    variable: &str,
+    environment: &BTreeMap<String, String>,
+) {
+    if let (Some(Value::Table(keys)), Some(url)) =
+        (merged.get_mut(section), environment.get(variable))
+        && keys
+            .get("url")
+            .and_then(Value::as_str)
+            .is_some_and(str::is_empty)
+    {
+        keys.insert("url".to_owned(), Value::String(url.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        Settings::load(
+            None,
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
+        )
+    }
+
+    #[test]
+    fn the_defaults_load_and_the_environment_wins() {
+        let settings = load(&[
+            ("DISPATCH__LEASE__TTL_S", "20"),
+            ("DATABASE_URL", "postgres://x"),
+        ]);
+        let settings = settings.map(|s| (s.lease.ttl_s, s.database.url.expose_secret().to_owned()));
+        // A longer lease needs a longer grace: contradictions do not start.
+        assert!(settings.is_err());
+        let settings = load(&[
+            ("DISPATCH__HTTP__LISTEN", "127.0.0.1:0"),
+            ("DATABASE_URL", "postgres://x"),
+        ])
+        .unwrap();
+        assert_eq!(settings.http.listen.port(), 0);
+        assert_eq!(settings.database.url.expose_secret(), "postgres://x");
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let error = load(&[
+            ("DISPATCH__LEASE__TTL", "1"),
+            ("DISPATCH__NO__KEY", "1"),
+            ("DISPATCH__RETRY__BASE_MS", "x"),
+        ])
+        .unwrap_err();
+        assert_eq!(error.0.len(), 3, "{error}");
+    }
+
+    #[test]
+    fn every_key_is_explained() {
+        let keys = DEFAULTS.lines().filter(|l| l.contains(" = "));
+        for line in keys {
+            assert!(line.contains('#'), "{line}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let settings = load(&[
+            ("DISPATCH__SECRETS__KEY", "abcd"),
+            ("AMQP_URL", "amqp://u:hunter2@h"),
+        ])
+        .unwrap();
+        let shown = format!("{settings:?}");
+        assert!(
+            !shown.contains("abcd") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+        assert!(settings.secret_key().is_err());
+    }
+}
