@@ -57,7 +57,8 @@ kill_leftovers() {
 }
 
 nobody_in() { [[ -z $(pids_working_in "$1") ]]; }
-gone() { ! kill -0 "$1" 2>/dev/null; }
+# A zombie counts as gone (it has no working folder): a container's first process may never reap it.
+gone() { [[ ! -e /proc/$1/cwd ]]; }
 
 # end_process PID SIGNAL: with patience, then without.
 end_process() {

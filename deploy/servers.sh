@@ -2,6 +2,24 @@
 # PostgreSQL and RabbitMQ as private processes of one checkout: the part of services.sh that knows
 # the two servers. Expects lib.sh, HOME_DIR, the ports and NODE; sets nothing but BECOME.
 
+# --- whose processes and folders ---------------------------------------------------------------
+
+# As root each server runs as the user its package made (Postgres refuses root), without root as us.
+service_user() {
+  if [[ $EUID -ne 0 ]]; then id -un
+  elif [[ -d $HOME_DIR/$1 ]]; then stat -c %U "$HOME_DIR/$1"
+  elif id -u "$1" >/dev/null 2>&1; then printf '%s\n' "$1"
+  elif [[ $1 == rabbitmq ]]; then echo root
+  else die 'PostgreSQL refuses to run as root: add a user named postgres (useradd --system postgres)'
+  fi
+}
+
+own_folder() {
+  mkdir -p "$HOME_DIR/$1"
+  if [[ $EUID -eq 0 ]]; then chown "$2:" "$HOME_DIR/$1"; fi
+  chmod 700 "$HOME_DIR/$1"
+}
+
 # --- PostgreSQL --------------------------------------------------------------------------------
 
 # Debian keeps the server programs off PATH. With data there, only its own version will do.
@@ -30,7 +48,7 @@ create_database() {
   # Nothing has listened under "trust" yet. Only loopback comes in, and the superuser never.
   printf 'host all postgres all reject\nhost all all 127.0.0.1/32 scram-sha-256\n' >"$new/pg_hba.conf"
   # CREATEDB and CREATEROLE are for tests; pg_monitor and pg_checkpoint for bench.sh.
-  "${BECOME[@]}" "$bin/postgres" --single -F -D "$new" -c exit_on_error=on postgres >/dev/null <<SQL
+  "${BECOME[@]}" "$bin/postgres" --single -F -D "$new" -c exit_on_error=on -c log_checkpoints=off postgres >/dev/null <<SQL
 CREATE ROLE dispatch LOGIN CREATEDB CREATEROLE PASSWORD '$(<"$HOME_DIR/password")'
 GRANT pg_monitor, pg_signal_backend, pg_checkpoint TO dispatch
 CREATE DATABASE dispatch OWNER dispatch

@@ -99,16 +99,6 @@ choose_engine() {
 
 # --- the folder with everything ----------------------------------------------------------------
 
-# As root each server runs as the user its package made (Postgres refuses root), without root as us.
-service_user() {
-  if [[ $EUID -ne 0 ]]; then id -un
-  elif [[ -d $HOME_DIR/$1 ]]; then stat -c %U "$HOME_DIR/$1"
-  elif id -u "$1" >/dev/null 2>&1; then printf '%s\n' "$1"
-  elif [[ $1 == rabbitmq ]]; then echo root
-  else die 'PostgreSQL refuses to run as root: add a user named postgres (useradd --system postgres)'
-  fi
-}
-
 reachable() {
   local service
   for service in $(ours); do
@@ -163,7 +153,7 @@ open_home() {
   [[ -d $LINK ]] || return 1
   HOME_DIR=$(readlink -f "$LINK")
   [[ $EUID -eq 0 || -O $HOME_DIR ]] || die "$HOME_DIR belongs to $(stat -c %U "$HOME_DIR"): run this as that user"
-  ENGINE=$(cat "$HOME_DIR/engine" 2>/dev/null || true)
+  if [[ -s $HOME_DIR/engine ]]; then ENGINE=$(<"$HOME_DIR/engine"); fi
   # shellcheck source=/dev/null
   if [[ -s $HOME_DIR/ports ]]; then source "$HOME_DIR/ports"; fi
 }
@@ -181,12 +171,6 @@ choose_ports() {
 new_port_if_taken() {
   local -n port=$1
   if [[ -z $port ]] || port_taken "$port"; then port=$(free_port); fi
-}
-
-own_folder() {
-  mkdir -p "$HOME_DIR/$1"
-  if [[ $EUID -eq 0 ]]; then chown "$2:" "$HOME_DIR/$1"; fi
-  chmod 700 "$HOME_DIR/$1"
 }
 
 # --- both --------------------------------------------------------------------------------------

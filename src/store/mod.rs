@@ -4,6 +4,9 @@
 //! order (lease, work, message, attempt, failure, tally, hold, outbox), each by key; only the database's clock decides
 //! what is due, leased or expired.
 
+pub mod registry;
+pub mod vault;
+
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
