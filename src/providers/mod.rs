@@ -194,7 +194,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
     fn challenge(&self, access: &Access, query: &BTreeMap<String, String>) -> Result<String, CallbackRejected>;
 
     /// Checks that the provider wrote the callback.
-    fn authenticate(&self, access: &Access, headers: &http::HeaderMap, body: &[u8]) -> Result<(), CallbackRejected>;
+    fn authenticate(&self, access: &Access, headers: &::http::HeaderMap, body: &[u8]) -> Result<(), CallbackRejected>;
 
     /// Reads an authenticated callback. Unknown fields and words are kept, never an error.
     fn read_callbacks(&self, body: &[u8]) -> Result<Callbacks, CallbackRejected>;
