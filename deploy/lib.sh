@@ -45,11 +45,19 @@ pids_working_in() {
   done < <(find /proc/[0-9]*/cwd -maxdepth 0 -printf '%h %l\n' 2>/dev/null)
 }
 
-# For what a killed parent left behind.
-kill_leftovers() {
+is_frozen() { grep -qs '^State:.*stopped' "/proc/$1/status"; }
+
+# Ends a SIGSTOP for every process working in a folder: a frozen one can neither answer nor stop.
+wake() {
   local pids
   mapfile -t pids < <(pids_working_in "$1")
   if ((${#pids[@]})); then kill -CONT "${pids[@]}" 2>/dev/null || true; fi
+}
+
+# For what a killed parent left behind.
+kill_leftovers() {
+  local pids
+  wake "$1"
   until_true 5 nobody_in "$1" && return
   mapfile -t pids < <(pids_working_in "$1")
   kill -KILL "${pids[@]}" 2>/dev/null || true

@@ -20,6 +20,11 @@ own_folder() {
   chmod 700 "$HOME_DIR/$1"
 }
 
+# Where its processes work.
+service_folder() {
+  if [[ $1 == postgres ]]; then echo "$HOME_DIR/postgres/data"; else echo "$HOME_DIR/rabbitmq/work"; fi
+}
+
 # --- PostgreSQL --------------------------------------------------------------------------------
 
 # Debian keeps the server programs off PATH. With data there, only its own version will do.

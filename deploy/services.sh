@@ -118,22 +118,25 @@ home_elsewhere() {
   die "no folder for the services' data: neither target/ nor /var/tmp nor /tmp can be reached by their users"
 }
 
-# A checkout copied with its target/ would share the other one's data: start afresh then.
-leave_copied_home() {
+# True in a checkout copied with its target/: those processes and data are the other one's.
+home_is_copied() {
   local first
-  first=$(cat "$LINK/checkout" 2>/dev/null) || return 0
-  if [[ $first == "$CHECKOUT" || ! -e $first/deploy/services.sh ]]; then return; fi
-  say "target/services belongs to $first; starting with empty data here"
+  first=$(cat "$LINK/checkout" 2>/dev/null) || return 1
+  [[ -e $first/deploy/services.sh && ! $first/deploy/services.sh -ef $CHECKOUT/deploy/services.sh ]]
+}
+
+leave_copied_home() {
+  say "target/services belongs to $(<"$LINK/checkout"); starting with empty data here"
   if [[ -L $LINK ]]; then rm "$LINK"; else rm -rf "$LINK"; fi
 }
 
 make_home() {
-  leave_copied_home
+  if home_is_copied; then leave_copied_home; fi
   # Temporary folders go away; a link to one must not stop us for good.
   if [[ -L $LINK && ! -d $LINK ]]; then rm "$LINK"; fi
   mkdir -p "$LINK"
   if [[ ! -L $LINK ]]; then chmod 755 "$LINK"; fi
-  if [[ $ENGINE == native ]] && ! reachable "$LINK/."; then
+  if [[ $ENGINE == native ]] && ! reachable "$(readlink -f "$LINK")"; then
     local elsewhere
     if open_home; then stop_all; fi
     elsewhere=$(home_elsewhere)
@@ -150,7 +153,7 @@ make_home() {
 }
 
 open_home() {
-  [[ -d $LINK ]] || return 1
+  if [[ ! -d $LINK ]] || home_is_copied; then return 1; fi
   HOME_DIR=$(readlink -f "$LINK")
   [[ $EUID -eq 0 || -O $HOME_DIR ]] || die "$HOME_DIR belongs to $(stat -c %U "$HOME_DIR"): run this as that user"
   if [[ -s $HOME_DIR/engine ]]; then ENGINE=$(<"$HOME_DIR/engine"); fi
@@ -193,7 +196,8 @@ service_answers() {
   case $1 in
     postgres) if [[ $ENGINE == docker ]]; then answers 127.0.0.1 "$PG_PORT"; else
       "$(pg_bin)/pg_isready" -q -t 3 -h 127.0.0.1 -p "$PG_PORT"; fi ;;
-    rabbitmq) answers 127.0.0.1 "$AMQP_PORT" ;;
+    # The kernel accepts for a frozen broker, and a real handshake would fill its log with errors.
+    rabbitmq) answers 127.0.0.1 "$AMQP_PORT" && { [[ $ENGINE == docker ]] || ! is_frozen "$(rabbit_pid)"; } ;;
   esac
 }
 
@@ -203,7 +207,7 @@ up_or_dead() { is_up "$1" || ! is_running "$1"; }
 
 wait_until_up() {
   # A frozen server (an interrupted chaos run) accepts nothing until it is woken.
-  if [[ $ENGINE == native ]]; then kill -CONT "$(service_pid "$1")" 2>/dev/null || true; fi
+  if [[ $ENGINE == native ]]; then wake "$(service_folder "$1")"; fi
   until_true 120 up_or_dead "$1" && is_running "$1" && return
   say "$1 does not answer; the end of its logs in $HOME_DIR/$1:"
   find "$HOME_DIR/$1" -name '*.log' -exec tail -n 8 {} + >&2 2>/dev/null || true
@@ -262,7 +266,7 @@ stop_service() {
     return
   fi
   pid=$(service_pid "$1")
-  kill -CONT "$pid" 2>/dev/null || true
+  wake "$(service_folder "$1")"
   end_process "$pid" "$signal"
 }
 
@@ -272,9 +276,11 @@ stop_epmd() {
 }
 
 stop_all() {
-  local service
-  for service in postgres rabbitmq; do stop_service "$service" & done
-  wait
+  local first
+  stop_service postgres &
+  first=$!
+  stop_service rabbitmq
+  wait "$first"
   if [[ $ENGINE == native ]]; then stop_epmd; fi
 }
 

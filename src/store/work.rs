@@ -1,0 +1,363 @@
+//! Work: finding what is due, claiming it under a lease, and giving it back.
+
+use std::{collections::HashMap, time::Duration};
+
+use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        address::Address,
+        ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId},
+        lane::Lane,
+        template::Params,
+    },
+    store::{Doing as _, StoreError},
+};
+
+/// A turn's share of one claim step.
+#[derive(Debug, Clone, Copy)]
+pub struct Want {
+    /// The number to send from.
+    pub number: NumberId,
+    /// The lease under which it is claimed; a claim under a lost lease takes nothing.
+    pub lease: Uuid,
+    /// The lane.
+    pub lane: Lane,
+    /// Whose turn it is: a batch, or nil for all small ones.
+    pub group: Uuid,
+    /// At most so many messages.
+    pub most: usize,
+}
+
+/// A message that this process, and nobody else, may call the provider for. Only [`claim`] makes one.
+#[derive(Debug)]
+#[must_use = "a claimed message must be settled or returned"]
+pub struct ClaimedMessage {
+    key: MessageKey,
+    attempt: i16,
+    charged: i16,
+    number: NumberId,
+    lane: Lane,
+    group: Uuid,
+    recipient: Address,
+    params: Params,
+}
+
+impl ClaimedMessage {
+    /// Which message.
+    pub const fn key(&self) -> MessageKey {
+        self.key
+    }
+
+    /// The name of the call it is claimed for.
+    pub const fn attempt(&self) -> i16 {
+        self.attempt
+    }
+
+    /// Tries that counted so far.
+    pub const fn charged(&self) -> i16 {
+        self.charged
+    }
+
+    /// The number to send from.
+    pub const fn number(&self) -> NumberId {
+        self.number
+    }
+
+    /// Its lane.
+    pub const fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Whose turn it was.
+    pub const fn group(&self) -> Uuid {
+        self.group
+    }
+
+    /// Who it is for.
+    pub const fn recipient(&self) -> &Address {
+        &self.recipient
+    }
+
+    /// Its own slot values.
+    pub const fn params(&self) -> &Params {
+        &self.params
+    }
+}
+
+/// What sending needs of a batch.
+#[derive(Debug)]
+pub struct BatchFacts {
+    /// The text.
+    pub template: TemplateId,
+    /// Slot values for all recipients.
+    pub defaults: Params,
+    /// Too late to be called.
+    pub expired: bool,
+    /// Somebody cancelled it.
+    pub cancelled: bool,
+}
+
+/// A group of a number's lane that has ready work.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadyGroup {
+    /// The number.
+    pub number: NumberId,
+    /// The lane.
+    pub lane: Lane,
+    /// The group.
+    pub group: Uuid,
+    /// How long until its first message is due; zero when one is.
+    pub due_in: Duration,
+}
+
+/// The groups with ready work of these numbers. Costs an index probe for each group, whatever stands behind it.
+pub async fn look(connection: &mut PgConnection, numbers: &[NumberId], most: i64) -> Result<Vec<ReadyGroup>, StoreError> {
+    let numbers: Vec<i32> = numbers.iter().map(|n| n.0).collect();
+    let rows = sqlx::query!(
+        r#"
+        WITH RECURSIVE found AS (
+            SELECT first.*
+            FROM unnest($1::int[]) AS n(number_id)
+            CROSS JOIN LATERAL (
+                SELECT w.number_id, w.lane, w.turn_group, w.wake_at FROM work w
+                WHERE w.stage = 'ready' AND w.number_id = n.number_id
+                ORDER BY w.lane, w.turn_group, w.wake_at LIMIT 1
+            ) first
+            UNION ALL
+            SELECT next.*
+            FROM found
+            CROSS JOIN LATERAL (
+                SELECT w.number_id, w.lane, w.turn_group, w.wake_at FROM work w
+                WHERE w.stage = 'ready' AND w.number_id = found.number_id
+                  AND (w.lane, w.turn_group) > (found.lane, found.turn_group)
+                ORDER BY w.lane, w.turn_group, w.wake_at LIMIT 1
+            ) next
+        )
+        SELECT f.number_id AS "number_id!", f.lane::text AS "lane!", f.turn_group AS "turn_group!",
+               greatest(0, extract(epoch FROM f.wake_at - now()))::float8 AS "due_in!"
+        FROM found f
+        WHERE NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = f.turn_group AND b.state = 'planning')
+        LIMIT $2
+        "#,
+        &numbers,
+        most,
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for due work")?;
+    let groups = rows.into_iter().filter_map(|row| {
+        Some(ReadyGroup {
+            number: NumberId(row.number_id),
+            lane: row.lane.parse().ok()?,
+            group: row.turn_group,
+            due_in: Duration::from_secs_f64(row.due_in.min(86_400.0)),
+        })
+    });
+    Ok(groups.collect())
+}
+
+/// Claims due messages: stage *calling*, attempt + 1, until `deadline` from now. One statement for all numbers.
+///
+/// Rows that another transaction holds are left for the next step. After a lost answer, [`claimed_by`] tells what
+/// this `claim_id` took.
+pub async fn claim(
+    connection: &mut PgConnection,
+    wants: &[Want],
+    claim_id: Uuid,
+    deadline: Duration,
+) -> Result<Vec<ClaimedMessage>, StoreError> {
+    let numbers: Vec<i32> = wants.iter().map(|w| w.number.0).collect();
+    let leases: Vec<Uuid> = wants.iter().map(|w| w.lease).collect();
+    let lanes: Vec<String> = wants.iter().map(|w| w.lane.to_string()).collect();
+    let groups: Vec<Uuid> = wants.iter().map(|w| w.group).collect();
+    let most: Vec<i32> = wants.iter().map(|w| i32::try_from(w.most).unwrap_or(i32::MAX)).collect();
+    let rows = sqlx::query!(
+        r#"
+        WITH want AS MATERIALIZED (
+            SELECT w.*
+            FROM unnest($1::int[], $2::uuid[], $3::text[]::lane[], $4::uuid[], $5::int[])
+                AS w(number_id, lease_id, lane, turn_group, most)
+            -- The lease is the right to claim: whoever lost it takes nothing.
+            JOIN number_lease l ON l.number_id = w.number_id AND l.lease_id = w.lease_id AND l.expires_at > now()
+            WHERE NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = w.turn_group AND b.state = 'planning')
+        ), due AS MATERIALIZED (
+            SELECT k.batch_id, k.seq
+            FROM want
+            CROSS JOIN LATERAL (
+                SELECT w.batch_id, w.seq FROM work w
+                WHERE w.stage = 'ready' AND w.number_id = want.number_id AND w.lane = want.lane
+                  AND w.turn_group = want.turn_group AND w.wake_at <= now()
+                ORDER BY w.wake_at LIMIT want.most FOR UPDATE SKIP LOCKED
+            ) k
+        ), claimed AS (
+            UPDATE work w
+            SET stage = 'calling', attempt = w.attempt + 1, claim_id = $6, wake_at = now() + make_interval(secs => $7)
+            FROM due WHERE w.batch_id = due.batch_id AND w.seq = due.seq
+            RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group
+        )
+        SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
+               m.recipient, m.params AS "params: Json<Params>"
+        FROM claimed c JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq
+        "#,
+        &numbers,
+        &leases,
+        &lanes,
+        &groups,
+        &most,
+        claim_id,
+        deadline.as_secs_f64(),
+    )
+    .fetch_all(connection)
+    .await
+    .doing("claim due messages")?;
+    let claimed = rows.into_iter().map(|row| ClaimedMessage {
+        key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
+        attempt: row.attempt,
+        charged: row.charged,
+        number: NumberId(row.number_id),
+        lane: row.lane.parse().unwrap_or(Lane::Marketing),
+        group: row.turn_group,
+        recipient: Address::from_store(row.recipient),
+        params: row.params.map(|params| params.0).unwrap_or_default(),
+    });
+    Ok(claimed.collect())
+}
+
+/// What a claim took whose answer was lost: to be returned, since nothing of it was called.
+pub async fn claimed_by(connection: &mut PgConnection, claim_id: Uuid) -> Result<Vec<(MessageKey, i16)>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT batch_id, seq, attempt FROM work WHERE stage <> 'ready' AND stage = 'calling' AND claim_id = $1",
+        claim_id
+    )
+    .fetch_all(connection)
+    .await
+    .doing("read a claim back")?;
+    Ok(rows.into_iter().map(|row| (MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }, row.attempt)).collect())
+}
+
+/// What sending needs of these batches.
+pub async fn batch_facts(connection: &mut PgConnection, batches: &[BatchId]) -> Result<HashMap<BatchId, BatchFacts>, StoreError> {
+    let batches: Vec<Uuid> = batches.iter().map(|b| b.0).collect();
+    let rows = sqlx::query!(
+        r#"
+        SELECT b.batch_id, b.template_id, b.params AS "params: Json<Params>", b.expires_at <= now() AS "expired!",
+               b.cancelled_at IS NOT NULL AS "cancelled!"
+        FROM unnest($1::uuid[]) AS u(batch_id) JOIN batch b ON b.batch_id = u.batch_id
+        "#,
+        &batches
+    )
+    .fetch_all(connection)
+    .await
+    .doing("read batches")?;
+    let facts = rows.into_iter().map(|row| {
+        let facts = BatchFacts {
+            template: TemplateId(row.template_id),
+            defaults: row.params.0,
+            expired: row.expired,
+            cancelled: row.cancelled,
+        };
+        (BatchId(row.batch_id), facts)
+    });
+    Ok(facts.collect())
+}
+
+/// A claim whose deadline passed without an outcome.
+#[derive(Debug, Clone, Copy)]
+pub struct Lapsed {
+    /// The message.
+    pub key: MessageKey,
+    /// The call that may have been made.
+    pub attempt: i16,
+}
+
+/// Claims past their deadline, at most `most`: their worker died, froze or lost the database.
+pub async fn lapsed(connection: &mut PgConnection, most: i64) -> Result<Vec<Lapsed>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT batch_id, seq, attempt FROM work
+         WHERE stage <> 'ready' AND stage = 'calling' AND wake_at <= now() ORDER BY wake_at LIMIT $1",
+        most
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for lapsed claims")?;
+    let lapsed = rows.into_iter().map(|row| Lapsed {
+        key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
+        attempt: row.attempt,
+    });
+    Ok(lapsed.collect())
+}
+
+/// Gives parked work back whose hold or life has ended by the clock; the claim parks it again, or ends it. The numbers
+/// concerned are returned, for a wake-up.
+pub async fn unpark_due(connection: &mut PgConnection, most: i64) -> Result<Vec<NumberId>, StoreError> {
+    let rows = sqlx::query_scalar!(
+        "WITH due AS (
+             SELECT batch_id, seq FROM work WHERE stage <> 'ready' AND stage = 'parked' AND wake_at <= now()
+             ORDER BY wake_at LIMIT $1 FOR UPDATE SKIP LOCKED
+         )
+         UPDATE work w SET stage = 'ready', hold_id = NULL, wake_at = now() FROM due
+         WHERE w.batch_id = due.batch_id AND w.seq = due.seq RETURNING w.number_id",
+        most
+    )
+    .fetch_all(connection)
+    .await
+    .doing("give parked work back")?;
+    Ok(distinct(rows))
+}
+
+/// Gives back at most `most` rows parked under a closed hold.
+pub async fn unpark_hold(connection: &mut PgConnection, hold: HoldId, most: i64) -> Result<(usize, Vec<NumberId>), StoreError> {
+    let rows = sqlx::query_scalar!(
+        "WITH due AS (
+             SELECT batch_id, seq FROM work WHERE hold_id = $1 ORDER BY batch_id, seq LIMIT $2 FOR UPDATE SKIP LOCKED
+         )
+         UPDATE work w SET stage = 'ready', hold_id = NULL, wake_at = now() FROM due
+         WHERE w.batch_id = due.batch_id AND w.seq = due.seq RETURNING w.number_id",
+        hold.0,
+        most
+    )
+    .fetch_all(connection)
+    .await
+    .doing("give held work back")?;
+    Ok((rows.len(), distinct(rows)))
+}
+
+/// Uncertain messages past their grace wait on, for evidence or a person, until `give_up` after the call.
+pub async fn extend_unsure(connection: &mut PgConnection, give_up: Duration, most: i64) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        "WITH due AS (
+             SELECT batch_id, seq FROM work WHERE stage <> 'ready' AND stage = 'unsure' AND wake_at <= now()
+             ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED
+         )
+         UPDATE work w SET wake_at = now() + make_interval(secs => $1) FROM due
+         WHERE w.batch_id = due.batch_id AND w.seq = due.seq",
+        give_up.as_secs_f64(),
+        most
+    )
+    .execute(connection)
+    .await
+    .doing("let uncertain work wait")?;
+    Ok(done.rows_affected())
+}
+
+/// Uncalled work of cancelled batches, at most `most`, to be settled as cancelled.
+pub async fn of_cancelled(connection: &mut PgConnection, most: i64) -> Result<Vec<(MessageKey, i16)>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT w.batch_id, w.seq, w.attempt FROM batch b
+         JOIN work w ON w.batch_id = b.batch_id AND w.stage IN ('ready', 'parked')
+         WHERE b.cancelled_at > now() - interval '1 day' LIMIT $1",
+        most
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for cancelled work")?;
+    Ok(rows.into_iter().map(|row| (MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }, row.attempt)).collect())
+}
+
+fn distinct(mut numbers: Vec<i32>) -> Vec<NumberId> {
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers.into_iter().map(NumberId).collect()
+}
