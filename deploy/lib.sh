@@ -155,6 +155,13 @@ apt_install() {
     install -y --no-install-recommends "$@"
 }
 
+# Why an installation fails at first: the package lists are missing or too old, or an earlier one was
+# interrupted half-way (our own, with Ctrl-C).
+mend_apt() {
+  DEBIAN_FRONTEND=noninteractive dpkg --force-confold --configure -a || true
+  apt-get update
+}
+
 # The policy above covers today; without this the broker would start with the machine's next boot.
 keep_off_at_boot() {
   if [[ " $* " == *' rabbitmq-server '* ]] && command -v systemctl >/dev/null; then
@@ -176,9 +183,8 @@ install_packages() (
   trap 'exit 130' INT TERM HUP
   forbid_services
   say "installing $* (a minute or so)"
-  # The lists are fetched only when they are missing or too old to install from.
   if ! apt_install "$@" >"$log" 2>&1; then
-    if ! { apt-get update && apt_install "$@"; } >>"$log" 2>&1; then
+    if ! { mend_apt && apt_install "$@"; } >>"$log" 2>&1; then
       tail -n 20 "$log" >&2
       die "apt-get could not install $*"
     fi

@@ -220,7 +220,7 @@ start_service() {
 }
 
 # start_services SERVICE...: at the same time. Another program can take a port between our choice
-# and the server's start, so a failure with a port lost is tried again with new ones.
+# and the server's start; with a port lost, new ones are tried.
 start_services() {
   local attempt service pids failed
   for attempt in 1 2 3; do
@@ -276,9 +276,8 @@ stop_epmd() {
 }
 
 stop_all() {
-  local first
   stop_service postgres &
-  first=$!
+  local first=$!
   stop_service rabbitmq
   wait "$first"
   if [[ $ENGINE == native ]]; then stop_epmd; fi
