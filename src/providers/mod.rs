@@ -30,6 +30,11 @@ pub struct Access {
     pub credentials: Credentials,
 }
 
+impl Access {
+    /// t
+    pub fn new(base_url: &str, api_version: &str, credentials: Credentials) -> Self { Self { base_url: base_url.to_owned(), api_version: api_version.to_owned(), credentials } }
+}
+
 /// Secrets by name; `Debug` shows the names only.
 #[derive(Clone, Default)]
 pub struct Credentials(pub BTreeMap<String, SecretString>);

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use sqlx::{PgConnection, Row as _};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
@@ -199,36 +199,34 @@ async fn load(connection: &mut PgConnection, vault: &Vault) -> Result<Snapshot, 
 }
 
 async fn load_accounts(connection: &mut PgConnection, vault: &Vault) -> Result<HashMap<AccountId, Arc<Account>>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sqlx::query!(
         "SELECT id, tenant_id, name, portfolio, channel, provider, base_url, api_version, waba_id, credentials, app_digest, hook
-         FROM account",
+         FROM account"
     )
     .fetch_all(connection)
     .await
     .doing("read accounts")?;
     let mut accounts = HashMap::with_capacity(rows.len());
     for row in rows {
-        let channel: String = row.get("channel");
-        let Ok(channel) = channel.parse() else { continue };
-        let name: String = row.get("name");
-        let access = match vault.open(row.get("credentials")) {
-            Ok(credentials) => Some(Arc::new(Access::new(row.get("base_url"), row.get("api_version"), credentials))),
+        let Ok(channel) = row.channel.parse() else { continue };
+        let access = match vault.open(&row.credentials) {
+            Ok(credentials) => Some(Arc::new(Access::new(&row.base_url, &row.api_version, credentials))),
             Err(error) => {
-                tracing::error!(account.name = name, %error, "an account cannot be used; apply it again, or set the right secrets.key");
+                tracing::error!(account.name = row.name, %error, "an account cannot be used; apply it again, or set the right secrets.key");
                 None
             }
         };
         let account = Account {
-            id: AccountId(row.get("id")),
-            tenant: TenantId(row.get("tenant_id")),
-            name,
-            portfolio: row.get("portfolio"),
+            id: AccountId(row.id),
+            tenant: TenantId(row.tenant_id),
+            name: row.name,
+            portfolio: row.portfolio,
             channel,
-            provider: row.get("provider"),
-            waba_id: row.get("waba_id"),
+            provider: row.provider,
+            waba_id: row.waba_id,
             access,
-            app_digest: row.get("app_digest"),
-            hook: row.get("hook"),
+            app_digest: row.app_digest,
+            hook: row.hook,
         };
         accounts.insert(account.id, Arc::new(account));
     }

@@ -1,0 +1,173 @@
+//! The one road by which a message changes: [`apply`] takes what happened to many messages, from whatever source
+//! (settle, callback, sweep), and does it in one transaction.
+//!
+//! Rows are locked first, each kind by key; what becomes of them is computed from the state found
+//! ([`crate::domain::message::MessageState::apply`]); tallies take their deltas from what changed. So everything here
+//! may be run again after a lost answer, and two sources about one message cannot undo each other.
+
+mod plan;
+mod rows;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::{
+    domain::{
+        failure::FailureClass,
+        hold::{HoldScope, Resume},
+        ids::{HoldId, MessageKey, NumberId, TenantId},
+        message::{MessageEvent, MessageState},
+    },
+    store::{Doing as _, StoreError},
+};
+
+/// Something that happened to a message.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The message.
+    pub key: MessageKey,
+    /// The call it is about.
+    pub attempt: i16,
+    /// What happened.
+    pub event: MessageEvent,
+    /// When, by the provider's clock; absent is the database's now.
+    pub at: Option<DateTime<Utc>>,
+    /// The provider's id of the message.
+    pub provider_message_id: Option<String>,
+    /// What the provider said when it is bad news.
+    pub failure: Option<Failure>,
+    /// What the work becomes when the message is (still) to be sent.
+    pub next: Next,
+    /// The numbers this source may speak for; absent is all. A callback may only settle messages of its own app.
+    pub only_numbers: Option<Arc<[NumberId]>>,
+}
+
+impl Change {
+    /// A change without particulars.
+    pub const fn new(key: MessageKey, attempt: i16, event: MessageEvent) -> Self {
+        Self { key, attempt, event, at: None, provider_message_id: None, failure: None, next: Next::Ready, only_numbers: None }
+    }
+}
+
+/// Bad news in the provider's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The provider's code.
+    pub code: String,
+    /// What it means.
+    pub class: FailureClass,
+    /// The provider's words.
+    pub reason: String,
+}
+
+/// What the work row of a message that is still to be sent becomes.
+#[derive(Debug, Clone)]
+pub enum Next {
+    /// Ready at once, uncharged: it was not called.
+    Ready,
+    /// Ready after a wait. A wait past the message's end fails it with what the provider said.
+    Wait {
+        /// How long.
+        after: Duration,
+        /// Whether the try counts.
+        charged: bool,
+    },
+    /// Parked, uncharged, under a hold that is opened if it is not open.
+    Park(NewHold),
+    /// Parked under a hold that is known to be open.
+    ParkUnder(HoldId),
+}
+
+/// A hold to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewHold {
+    /// Whose it is; absent for provider and everything.
+    pub tenant: Option<TenantId>,
+    /// What it covers.
+    pub scope: HoldScope,
+    /// Why, in one word.
+    pub cause: String,
+    /// Why, in a sentence.
+    pub detail: String,
+    /// Who ends it.
+    pub resume: Resume,
+    /// When it ends by itself.
+    pub lasts: Option<Duration>,
+}
+
+/// What became of one change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The message moved, or its work did.
+    Moved {
+        /// From.
+        from: MessageState,
+        /// To.
+        to: MessageState,
+    },
+    /// A duplicate, late or weaker event.
+    Stale,
+    /// Its call is not settled yet: to be applied again.
+    Wait,
+    /// There is no such message, or not one this source may speak for.
+    Unmatched,
+}
+
+/// How times and policies outside the rows bear on a group of changes.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// How long evidence about an uncertain call may take.
+    pub grace: Duration,
+}
+
+/// What a group did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// For each change, in the order given.
+    pub applied: Vec<Option<Applied>>,
+    /// Numbers that have work again which may be due now.
+    pub woken: Vec<NumberId>,
+    /// Holds that were opened.
+    pub holds_opened: Vec<NewHold>,
+}
+
+/// Applies `changes` in one transaction; several about one message are applied in order.
+///
+/// A deadlock or serialisation failure is run again here; after a lost connection the caller runs the same group again.
+pub async fn apply(connection: &mut PgConnection, changes: &[Change], rules: Rules) -> Result<Outcome, StoreError> {
+    loop {
+        match try_apply(connection, changes, rules).await {
+            Err(error) if error.is_deadlock() => tracing::debug!(%error, "running a group of changes again"),
+            done => return done,
+        }
+    }
+}
+
+async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rules) -> Result<Outcome, StoreError> {
+    let mut tx = connection.begin().await.doing("begin a group of changes")?;
+    let mut keys: Vec<MessageKey> = changes.iter().map(|c| c.key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let work = rows::lock_work(&mut tx, &keys).await?;
+    let messages = rows::lock_messages(&mut tx, &keys).await?;
+    let batches = if changes.iter().any(plan::needs_batch) {
+        rows::read_batches(&mut tx, &keys).await?
+    } else {
+        HashMap::new()
+    };
+    let mut plan = plan::Plan::new(work, messages, batches, rules);
+    let applied: Vec<_> = changes.iter().map(|change| Some(plan.take(change))).collect();
+    let (holds, holds_opened) = rows::open_holds(&mut tx, plan.wanted_holds()).await?;
+    let plan = plan.finish(&holds);
+    rows::write_messages(&mut tx, &plan.messages).await?;
+    rows::write_attempts(&mut tx, &plan.attempts).await?;
+    rows::write_failures(&mut tx, &plan.failed, &plan.lifted).await?;
+    rows::delete_work(&mut tx, &plan.done).await?;
+    rows::update_work(&mut tx, &plan.again).await?;
+    rows::insert_work(&mut tx, &plan.revived).await?;
+    rows::add_tallies(&mut tx, &plan.tallies).await?;
+    tx.commit().await.doing("commit a group of changes")?;
+    Ok(Outcome { applied, woken: plan.woken, holds_opened })
+}

@@ -1,0 +1,375 @@
+//! What a group of changes does to the rows that were found: pure, between the locks and the writes.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+
+use super::{Applied, Change, Failure, NewHold, Next, Rules};
+use crate::domain::{
+    hold::HoldScope,
+    ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId},
+    message::{Age, MessageEvent, MessageState, Transition},
+};
+
+/// A stage of work, as the row says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Ready,
+    Calling,
+    Parked,
+    Unsure,
+}
+
+/// A locked work row.
+#[derive(Debug, Clone)]
+pub(super) struct WorkRow {
+    pub(super) stage: Stage,
+    pub(super) attempt: i16,
+    pub(super) charged: i16,
+    pub(super) number: NumberId,
+}
+
+/// A locked message row.
+#[derive(Debug, Clone)]
+pub(super) struct MessageRow {
+    pub(super) state: MessageState,
+    pub(super) attempt: i16,
+    pub(super) number: NumberId,
+}
+
+/// What bad news needs of a batch.
+#[derive(Debug, Clone)]
+pub(super) struct BatchRow {
+    pub(super) number: NumberId,
+    pub(super) template: TemplateId,
+    /// Until the messages' end; negative when it is past.
+    pub(super) left: Duration,
+    pub(super) lane: String,
+    pub(super) group: uuid::Uuid,
+}
+
+/// Times and texts of a message to be written; absent leaves the column as it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct MessageWrite {
+    pub(super) state: Option<MessageState>,
+    pub(super) attempt: i16,
+    pub(super) provider_message_id: Option<String>,
+    pub(super) code: Option<String>,
+    pub(super) accepted: Option<Stamp>,
+    pub(super) sent: Option<Stamp>,
+    pub(super) delivered: Option<Stamp>,
+    pub(super) read: Option<Stamp>,
+    pub(super) ended: Option<Stamp>,
+}
+
+/// A time: the provider's, or the database's now.
+pub(super) type Stamp = Option<DateTime<Utc>>;
+
+/// A work row that goes on.
+#[derive(Debug, Clone)]
+pub(super) struct WorkWrite {
+    pub(super) key: MessageKey,
+    pub(super) stage: &'static str,
+    pub(super) wait: Duration,
+    pub(super) charged: i16,
+    pub(super) hold: Option<HoldId>,
+}
+
+/// A work row that comes back after its message had been settled.
+#[derive(Debug, Clone)]
+pub(super) struct WorkInsert {
+    pub(super) write: WorkWrite,
+    pub(super) number: NumberId,
+    pub(super) attempt: i16,
+    pub(super) lane: String,
+    pub(super) group: uuid::Uuid,
+}
+
+/// A call that did not end accepted.
+#[derive(Debug, Clone)]
+pub(super) struct AttemptWrite {
+    pub(super) key: MessageKey,
+    pub(super) attempt: i16,
+    pub(super) outcome: MessageEvent,
+    pub(super) failure: Failure,
+    pub(super) at: Stamp,
+}
+
+/// A message that failed or expired.
+#[derive(Debug, Clone)]
+pub(super) struct FailedWrite {
+    pub(super) key: MessageKey,
+    pub(super) attempt: i16,
+    pub(super) number: NumberId,
+    pub(super) template: TemplateId,
+    pub(super) failure: Failure,
+    pub(super) at: Stamp,
+}
+
+/// Messages moved from one state to another, by batch: the tally deltas.
+pub(super) type Tallies = BTreeMap<BatchId, [i32; 10]>;
+
+/// Everything to be written.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    pub(super) messages: Vec<(MessageKey, MessageWrite)>,
+    pub(super) attempts: Vec<AttemptWrite>,
+    pub(super) failed: Vec<FailedWrite>,
+    pub(super) lifted: Vec<MessageKey>,
+    pub(super) done: Vec<MessageKey>,
+    pub(super) again: Vec<WorkWrite>,
+    pub(super) revived: Vec<WorkInsert>,
+    pub(super) tallies: Tallies,
+    pub(super) woken: Vec<NumberId>,
+}
+
+/// Whether a change may need to know its batch: everything but a clean acceptance or a plain return.
+pub(super) fn needs_batch(change: &Change) -> bool {
+    match change.event {
+        MessageEvent::Returned => matches!(change.next, Next::Wait { .. }),
+        MessageEvent::Refused | MessageEvent::Expired | MessageEvent::Failed | MessageEvent::FailedForNow => true,
+        MessageEvent::Accepted
+        | MessageEvent::Unknown
+        | MessageEvent::Suppressed
+        | MessageEvent::Cancelled
+        | MessageEvent::Sent
+        | MessageEvent::Delivered
+        | MessageEvent::Read => false,
+    }
+}
+
+#[derive(Debug)]
+struct Touched {
+    found: MessageState,
+    row: MessageRow,
+    write: MessageWrite,
+    touched: bool,
+    failure: Option<(Failure, Stamp)>,
+    next: Option<(Next, i16)>,
+}
+
+/// The rows found, and what the changes made of them so far.
+#[derive(Debug)]
+pub(super) struct Plan {
+    work: HashMap<MessageKey, WorkRow>,
+    messages: HashMap<MessageKey, MessageRow>,
+    batches: HashMap<BatchId, BatchRow>,
+    rules: Rules,
+    entries: HashMap<MessageKey, Touched>,
+    attempts: Vec<AttemptWrite>,
+}
+
+impl Plan {
+    pub(super) fn new(
+        work: HashMap<MessageKey, WorkRow>,
+        messages: HashMap<MessageKey, MessageRow>,
+        batches: HashMap<BatchId, BatchRow>,
+        rules: Rules,
+    ) -> Self {
+        Self { work, messages, batches, rules, entries: HashMap::new(), attempts: Vec::new() }
+    }
+
+    /// Applies one change to what is known of its message.
+    pub(super) fn take(&mut self, change: &Change) -> Applied {
+        let Some(row) = self.messages.get(&change.key) else { return Applied::Unmatched };
+        if change.only_numbers.as_ref().is_some_and(|numbers| !numbers.contains(&row.number)) {
+            return Applied::Unmatched;
+        }
+        let work = self.work.get(&change.key);
+        let latest = work.map_or(row.attempt, |w| w.attempt.max(row.attempt));
+        let age = if change.attempt < latest { Age::Older } else { Age::Current };
+        if change.event == MessageEvent::Unknown && work.is_some_and(|w| w.stage != Stage::Calling) {
+            // Returned or already unsure: nobody called for it since.
+            return Applied::Stale;
+        }
+        let (event, failure) = self.within_life(change);
+        let entry = match self.entries.entry(change.key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Touched {
+                found: row.state,
+                row: row.clone(),
+                write: MessageWrite::default(),
+                touched: false,
+                failure: None,
+                next: None,
+            }),
+        };
+        let state = entry.write.state.unwrap_or(entry.found);
+        let transition = state.apply(age, event);
+        if let (Some(failure), true) = (&failure, transition != Transition::Wait) {
+            let attempt = AttemptWrite { key: change.key, attempt: change.attempt, outcome: event, failure: failure.clone(), at: change.at };
+            self.attempts.push(attempt);
+        }
+        entry.stamp(change, event, age);
+        match transition {
+            Transition::Wait => Applied::Wait,
+            Transition::Stay if state == MessageState::Pending && event == MessageEvent::Returned && age == Age::Current => {
+                entry.next = Some((change.next.clone(), change.attempt));
+                Applied::Moved { from: state, to: state }
+            }
+            Transition::Stay => Applied::Stale,
+            Transition::To(to) => {
+                entry.move_to(to, change, failure);
+                Applied::Moved { from: state, to }
+            }
+        }
+    }
+
+    /// A retry that would end after the message's life is no retry: it fails with what the provider said.
+    fn within_life(&self, change: &Change) -> (MessageEvent, Option<Failure>) {
+        let left = self.batches.get(&change.key.batch_id).map_or(Duration::MAX, |b| b.left);
+        match (change.event, &change.next) {
+            (MessageEvent::Returned, Next::Wait { after, .. }) if *after >= left => (MessageEvent::Refused, change.failure.clone()),
+            (MessageEvent::FailedForNow, Next::Wait { after, .. }) if *after >= left => (MessageEvent::Failed, change.failure.clone()),
+            _ => (change.event, change.failure.clone()),
+        }
+    }
+
+    /// The holds that parked work asks for.
+    pub(super) fn wanted_holds(&self) -> Vec<&NewHold> {
+        let mut wanted: Vec<&NewHold> = self
+            .entries
+            .values()
+            .filter_map(|entry| match &entry.next {
+                Some((Next::Park(hold), _)) => Some(hold),
+                _ => None,
+            })
+            .collect();
+        wanted.sort_by(|a, b| (a.scope.to_string(), &a.cause).cmp(&(b.scope.to_string(), &b.cause)));
+        wanted.dedup_by(|a, b| a.scope == b.scope && a.cause == b.cause);
+        wanted
+    }
+
+    /// What is to be written, in key order.
+    pub(super) fn finish(self, holds: &HashMap<(HoldScope, String), HoldId>) -> Writes {
+        let mut writes = Writes { attempts: self.attempts, ..Writes::default() };
+        let mut entries: Vec<_> = self.entries.into_iter().collect();
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        for (key, entry) in entries {
+            let to = entry.write.state.unwrap_or(entry.found);
+            if to != entry.found {
+                let tally = writes.tallies.entry(key.batch_id).or_default();
+                tally[entry.found as usize] -= 1;
+                tally[to as usize] += 1;
+            }
+            let was_failed = matches!(entry.found, MessageState::Failed | MessageState::Expired);
+            let is_failed = matches!(to, MessageState::Failed | MessageState::Expired);
+            if was_failed && !is_failed {
+                writes.lifted.push(key);
+            }
+            if let (true, false, Some(batch)) = (is_failed, was_failed, self.batches.get(&key.batch_id)) {
+                let (failure, at) = entry.failure.clone().unwrap_or_else(|| (expired(), None));
+                let (attempt, number, template) = (entry.write.attempt, batch.number, batch.template);
+                writes.failed.push(FailedWrite { key, attempt, number, template, failure, at });
+            }
+            let batch = self.batches.get(&key.batch_id);
+            write_work(&mut writes, key, &entry, to, self.work.get(&key), batch, self.rules, holds);
+            if entry.touched {
+                writes.messages.push((key, entry.write));
+            }
+        }
+        writes.woken.sort_unstable();
+        writes.woken.dedup();
+        writes
+    }
+}
+
+impl Touched {
+    /// Records times and ids, which are facts whatever the state makes of the event.
+    fn stamp(&mut self, change: &Change, event: MessageEvent, age: Age) {
+        let write = &mut self.write;
+        write.attempt = write.attempt.max(change.attempt).max(self.row.attempt);
+        let slot = match event {
+            MessageEvent::Accepted => &mut write.accepted,
+            MessageEvent::Sent => &mut write.sent,
+            MessageEvent::Delivered => &mut write.delivered,
+            MessageEvent::Read => &mut write.read,
+            MessageEvent::Refused
+            | MessageEvent::Returned
+            | MessageEvent::Unknown
+            | MessageEvent::Expired
+            | MessageEvent::Suppressed
+            | MessageEvent::Cancelled
+            | MessageEvent::Failed
+            | MessageEvent::FailedForNow => return,
+        };
+        slot.get_or_insert(change.at);
+        if age == Age::Current && change.provider_message_id.is_some() {
+            write.provider_message_id.clone_from(&change.provider_message_id);
+        }
+        self.touched = true;
+    }
+
+    fn move_to(&mut self, to: MessageState, change: &Change, failure: Option<Failure>) {
+        self.touched = true;
+        self.write.state = Some(to);
+        match to {
+            MessageState::Failed | MessageState::Expired => {
+                let failure = failure.unwrap_or_else(expired);
+                self.write.code = Some(failure.code.clone());
+                self.write.ended = Some(change.at);
+                self.failure = Some((failure, change.at));
+            }
+            MessageState::Suppressed | MessageState::Cancelled => self.write.ended = Some(change.at),
+            MessageState::Pending => self.next = Some((change.next.clone(), change.attempt)),
+            MessageState::Uncertain
+            | MessageState::Accepted
+            | MessageState::Sent
+            | MessageState::Delivered
+            | MessageState::Read => {}
+        }
+    }
+}
+
+/// What the work row of a message becomes, by where the message stands now.
+#[expect(clippy::too_many_arguments, reason = "one row's worth of facts, used once")]
+fn write_work(
+    writes: &mut Writes,
+    key: MessageKey,
+    entry: &Touched,
+    to: MessageState,
+    work: Option<&WorkRow>,
+    batch: Option<&BatchRow>,
+    rules: Rules,
+    holds: &HashMap<(HoldScope, String), HoldId>,
+) {
+    if !to.has_work() {
+        if work.is_some() {
+            writes.done.push(key);
+        }
+        return;
+    }
+    let charged = work.map_or(0, |w| w.charged);
+    let (stage, wait, charged, hold) = match (to, &entry.next) {
+        (MessageState::Uncertain, _) if to != entry.found => ("unsure", rules.grace, charged, None),
+        (_, None) => return,
+        (_, Some((Next::Ready, _))) => ("ready", Duration::ZERO, charged, None),
+        (_, Some((Next::Wait { after, charged: counts }, _))) => ("ready", *after, charged + i16::from(*counts), None),
+        (_, Some((Next::ParkUnder(hold), _))) => ("parked", Duration::MAX, charged, Some(*hold)),
+        (_, Some((Next::Park(hold), _))) => match holds.get(&(hold.scope.clone(), hold.cause.clone())) {
+            Some(id) => ("parked", hold.lasts.unwrap_or(Duration::MAX), charged, Some(*id)),
+            None => ("ready", Duration::ZERO, charged, None),
+        },
+    };
+    let write = WorkWrite { key, stage, wait, charged, hold };
+    if let Some(work) = work {
+        if stage == "ready" {
+            writes.woken.push(work.number);
+        }
+        writes.again.push(write);
+    } else if let Some(batch) = batch {
+        let attempt = entry.write.attempt;
+        writes.revived.push(WorkInsert { write, number: batch.number, attempt, lane: batch.lane.clone(), group: batch.group });
+    }
+}
+
+fn expired() -> Failure {
+    Failure {
+        code: "expired".to_owned(),
+        class: crate::domain::failure::FailureClass::Message,
+        reason: "its expires_at passed before it could be sent".to_owned(),
+    }
+}
