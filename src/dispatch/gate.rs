@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use sqlx_free::PgConnectionHolder as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -21,5 +20,197 @@ use crate::{
         ids::{BatchId, HoldId},
         pacing::Tick,
     },
-    store::{self, Store, registry::Directory},
+    store::{self, Link, Store, StoreError, registry::Directory},
 };
+
+/// The right to send for a number, as this process holds it.
+#[derive(Debug)]
+pub struct Held {
+    /// The fence that claims are made under.
+    pub lease: Uuid,
+    /// The tick after which nothing may be written; zero once it is lost.
+    deadline: AtomicU64,
+}
+
+impl Held {
+    /// A lease that is good until `deadline`.
+    pub fn new(lease: Uuid, deadline: Tick) -> Self {
+        Self { lease, deadline: AtomicU64::new(nanos(deadline)) }
+    }
+
+    /// Moves the deadline after a renewal.
+    pub fn extend(&self, deadline: Tick) {
+        self.deadline.store(nanos(deadline), Ordering::Relaxed);
+    }
+
+    /// Ends it at once.
+    pub fn lose(&self) {
+        self.deadline.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it is good at `now`.
+    pub fn is_good(&self, now: Tick) -> bool {
+        nanos(now) < self.deadline.load(Ordering::Relaxed)
+    }
+}
+
+/// The latest copy of what stops messages.
+#[derive(Debug)]
+pub struct Gates {
+    refresh_every: Duration,
+    copy: RwLock<Arc<Copy>>,
+    read_at: AtomicU64,
+    version: AtomicU64,
+    nudge: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Copy {
+    holds: std::collections::HashMap<String, HoldId>,
+    cancelled: HashSet<BatchId>,
+}
+
+/// Why a message is not written now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The number's lease is lost, or about to end.
+    LeaseLost,
+    /// The process was frozen, or has not heard of the holds for too long.
+    Blind,
+    /// Claimed too long ago for the call to end within the claim.
+    TooLate,
+    /// An open hold covers it.
+    Held(HoldId),
+    /// Its batch was cancelled.
+    Cancelled,
+}
+
+impl Gates {
+    /// Gates that let nothing through until they have been read.
+    pub fn new(refresh_every: Duration) -> Self {
+        Self {
+            refresh_every,
+            copy: RwLock::default(),
+            read_at: AtomicU64::new(0),
+            version: AtomicU64::new(0),
+            nudge: Notify::new(),
+        }
+    }
+
+    /// Asks for a fresh copy now: a hold was opened here.
+    pub fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// Moves whenever the copy changed.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// What stops a message of `batch` on `route`, by the copy.
+    pub fn stops(&self, route: &Route, batch: BatchId) -> Option<Stop> {
+        let copy = self.copy();
+        if copy.cancelled.contains(&batch) {
+            return Some(Stop::Cancelled);
+        }
+        if copy.holds.is_empty() {
+            return None;
+        }
+        route.scopes(batch).iter().find_map(|scope| copy.holds.get(&scope.to_string())).map(|id| Stop::Held(*id))
+    }
+
+    /// Whether the copy is recent enough to send by: four missed refreshes and nothing leaves.
+    pub fn is_fresh(&self, now: Tick) -> bool {
+        let read_at = Duration::from_nanos(self.read_at.load(Ordering::Relaxed));
+        now.saturating_sub(read_at) < self.refresh_every * 4
+    }
+
+    fn copy(&self) -> Arc<Copy> {
+        Arc::clone(&self.copy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace(&self, gates: store::holds::Gates, read_at: Tick) {
+        let copy = Copy {
+            holds: gates.holds.into_iter().map(|(scope, hold)| (scope, hold.id)).collect(),
+            cancelled: gates.cancelled.into_iter().collect(),
+        };
+        let current = self.copy();
+        if current.holds != copy.holds || current.cancelled != copy.cancelled {
+            *self.copy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(copy);
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        self.read_at.store(nanos(read_at), Ordering::Relaxed);
+    }
+}
+
+/// Reads the gates every 250 ms (a setting), and the registry when its version moved.
+pub(super) async fn keep_fresh(gates: Arc<Gates>, store: Store, directory: Directory, stop: CancellationToken) {
+    let mut link = Link::new(store, "gates");
+    loop {
+        // The copy is as old as the moment before it was asked for.
+        let asked = clock::now();
+        match read(&mut link).await {
+            Ok(read) => {
+                let registry_moved = read.registry_version != directory.current().version;
+                gates.replace(read, asked);
+                if registry_moved && let Err(error) = directory.refresh().await {
+                    tracing::warn!(%error, "could not read the registry again");
+                }
+            }
+            Err(error) => {
+                link.reset();
+                tracing::warn!(error = %store::chain(&error), "could not read the open holds; nothing is sent while they are unknown");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = gates.nudge.notified() => {}
+            () = tokio::time::sleep(gates.refresh_every) => {}
+        }
+    }
+}
+
+async fn read(link: &mut Link) -> Result<store::holds::Gates, StoreError> {
+    store::holds::gates(link.get().await?).await
+}
+
+/// One message's permission to be written, checked at the last instant.
+#[derive(Debug)]
+pub struct Pass {
+    /// The number's lease.
+    pub held: Arc<Held>,
+    /// The copy of what stops messages.
+    pub gates: Arc<Gates>,
+    /// Which version of it let the message through at the claim.
+    pub seen: u64,
+    /// How it goes out.
+    pub route: Arc<Route>,
+    /// Its batch.
+    pub batch: BatchId,
+    /// The last tick at which the call may start.
+    pub call_by: Tick,
+    /// Whether the process was frozen.
+    pub freeze: FreezeGuard,
+}
+
+impl Pass {
+    /// Whether the call may be written now.
+    pub fn check(&self) -> Result<(), Stop> {
+        let now = clock::now();
+        if !self.held.is_good(now) {
+            return Err(Stop::LeaseLost);
+        }
+        if !self.freeze.awake(now) || !self.gates.is_fresh(now) {
+            return Err(Stop::Blind);
+        }
+        if now > self.call_by {
+            return Err(Stop::TooLate);
+        }
+        if self.gates.version() != self.seen
+            && let Some(stop) = self.gates.stops(&self.route, self.batch)
+        {
+            return Err(stop);
+        }
+        Ok(())
+    }
+}

@@ -79,6 +79,46 @@ impl StoreError {
     }
 }
 
+/// An error with its causes, for the one place that logs it.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// A connection that is made when it is first needed and again after it broke.
+#[derive(Debug)]
+pub struct Link {
+    store: Store,
+    name: &'static str,
+    open: Option<PgConnection>,
+}
+
+impl Link {
+    /// A link that is not open yet; `name` shows in `pg_stat_activity`.
+    pub const fn new(store: Store, name: &'static str) -> Self {
+        Self { store, name, open: None }
+    }
+
+    /// The connection, opened if need be.
+    pub async fn get(&mut self) -> Result<&mut PgConnection, StoreError> {
+        if self.open.is_none() {
+            self.open = Some(self.store.connect(self.name).await?);
+        }
+        self.open.as_mut().ok_or(StoreError::Connect(sqlx::Error::PoolClosed))
+    }
+
+    /// Drops the connection after an error: its state is not known.
+    pub fn reset(&mut self) {
+        self.open = None;
+    }
+}
+
 /// Names the operation of a failed statement.
 pub(crate) trait Doing<T> {
     /// Wraps the error as "could not `what`".
