@@ -17,10 +17,14 @@ use super::clock::{self, FreezeGuard, nanos};
 use crate::{
     domain::{
         hold::Route,
-        ids::{BatchId, HoldId},
+        ids::{BatchId, HoldId, NumberId, TemplateId},
+        lane::Lane,
         pacing::Tick,
     },
-    store::{self, Link, Store, StoreError, registry::Directory},
+    store::{
+        self, Link, Store, StoreError,
+        registry::{Directory, Snapshot},
+    },
 };
 
 /// The right to send for a number, as this process holds it.
@@ -35,7 +39,10 @@ pub struct Held {
 impl Held {
     /// A lease that is good until `deadline`.
     pub fn new(lease: Uuid, deadline: Tick) -> Self {
-        Self { lease, deadline: AtomicU64::new(nanos(deadline)) }
+        Self {
+            lease,
+            deadline: AtomicU64::new(nanos(deadline)),
+        }
     }
 
     /// Moves the deadline after a renewal.
@@ -116,7 +123,40 @@ impl Gates {
         if copy.holds.is_empty() {
             return None;
         }
-        route.scopes(batch).iter().find_map(|scope| copy.holds.get(&scope.to_string())).map(|id| Stop::Held(*id))
+        route
+            .scopes(batch)
+            .iter()
+            .find_map(|scope| copy.holds.get(&scope.to_string()))
+            .map(|id| Stop::Held(*id))
+    }
+
+    /// Whether any message of this group could be sent: no hold over its number, lane, account or wider, nor over the
+    /// batch that the group is. Template holds are met at the claim.
+    pub fn lets_group(&self, snapshot: &Snapshot, number: NumberId, lane: Lane, group: Uuid) -> bool {
+        let copy = self.copy();
+        if copy.holds.is_empty() {
+            return true;
+        }
+        let Some(number) = snapshot.numbers.get(&number) else {
+            return false;
+        };
+        // A route without its template: no template has id 0.
+        let route = Route {
+            provider: number.account.provider.clone(),
+            portfolio: number
+                .account
+                .portfolio
+                .as_ref()
+                .map(|p| format!("{}/{p}", number.account.tenant)),
+            account: number.account.id,
+            number: number.id,
+            template: TemplateId(0),
+            lane,
+        };
+        route
+            .scopes(BatchId(group))
+            .iter()
+            .all(|scope| !copy.holds.contains_key(&scope.to_string()))
     }
 
     /// Whether the copy is recent enough to send by: four missed refreshes and nothing leaves.

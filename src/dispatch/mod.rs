@@ -86,7 +86,9 @@ impl Dispatch {
 
     async fn run(self, stop: CancellationToken) {
         let settings = Arc::clone(&self.settings);
-        let gates = Arc::new(gate::Gates::new(Duration::from_millis(settings.dispatch.hold_refresh_ms)));
+        let gates = Arc::new(gate::Gates::new(Duration::from_millis(
+            settings.dispatch.hold_refresh_ms,
+        )));
         let (settler, settling) = settle::start(&self.store, &settings, Arc::clone(&gates));
         let shared = Rc::new(Shared {
             worker: self.worker,
@@ -104,13 +106,19 @@ impl Dispatch {
             settings,
         });
         let background = CancellationToken::new();
-        let refresh = tokio::task::spawn_local(gate::keep_fresh(gates, shared.store.clone(), shared.directory.clone(), background.clone()));
+        let refresh = tokio::task::spawn_local(gate::keep_fresh(
+            gates,
+            shared.store.clone(),
+            shared.directory.clone(),
+            background.clone(),
+        ));
         let (lease_events, events) = mpsc::unbounded_channel();
         let keeper = leases::Keeper::new(&shared, lease_events);
-        let book = keeper.book();
         let keeping = tokio::task::spawn_local(keeper.run(background.clone()));
 
-        claim::Claimer::new(Rc::clone(&shared), events, self.wakes, book).run(stop).await;
+        claim::Claimer::new(Rc::clone(&shared), events, self.wakes)
+            .run(stop)
+            .await;
 
         let drain = Duration::from_secs(shared.settings.dispatch.drain_s);
         shared.calls.close();
@@ -129,5 +137,8 @@ impl Dispatch {
 }
 
 /// Waits between tries of something that must succeed: a fifth of a second to five seconds, with jitter.
-pub(crate) const PERSIST: RetryPolicy =
-    RetryPolicy { base: Duration::from_millis(200), ceiling: Duration::from_secs(5), charged_cap: i16::MAX };
+pub(crate) const PERSIST: RetryPolicy = RetryPolicy {
+    base: Duration::from_millis(200),
+    ceiling: Duration::from_secs(5),
+    charged_cap: i16::MAX,
+};

@@ -47,11 +47,7 @@ impl Address {
     }
 
     /// As [`Address::parse`], reading a national phone number as one of `country`.
-    pub fn parse_in(
-        channel: Channel,
-        text: &str,
-        country: Option<country::Id>,
-    ) -> Result<Self, AddressError> {
+    pub fn parse_in(channel: Channel, text: &str, country: Option<country::Id>) -> Result<Self, AddressError> {
         let text = text.trim();
         if text.is_empty() {
             return Err(AddressError::Empty);
@@ -90,13 +86,7 @@ impl Address {
         self.0
             .chars()
             .enumerate()
-            .map(|(i, c)| {
-                if i < head || i >= count - tail {
-                    c
-                } else {
-                    '*'
-                }
-            })
+            .map(|(i, c)| if i < head || i >= count - tail { c } else { '*' })
             .collect()
     }
 }
@@ -115,8 +105,7 @@ impl fmt::Debug for Address {
 
 /// Loads the numbering plans, which takes tens of milliseconds; called at start so that no first job waits for it.
 pub fn warm_up() {
-    static WARM: LazyLock<bool> =
-        LazyLock::new(|| Address::parse(Channel::Whatsapp, "+819012345678").is_ok());
+    static WARM: LazyLock<bool> = LazyLock::new(|| Address::parse(Channel::Whatsapp, "+819012345678").is_ok());
     LazyLock::force(&WARM);
 }
 
@@ -128,9 +117,7 @@ fn parse_phone(text: &str, country: Option<country::Id>) -> Result<Address, Addr
     if !phonenumber::is_valid(&number) {
         return Err(AddressError::Invalid);
     }
-    Ok(Address(
-        number.format().mode(phonenumber::Mode::E164).to_string(),
-    ))
+    Ok(Address(number.format().mode(phonenumber::Mode::E164).to_string()))
 }
 
 /// A business-scoped user id of WhatsApp: a country code, a dot, and up to 128 letters or digits.
@@ -145,10 +132,8 @@ fn is_business_scoped(text: &str) -> bool {
 
 fn parse_mailbox(text: &str) -> Result<Address, AddressError> {
     let (local, domain) = text.rsplit_once('@').ok_or(AddressError::NotAMailbox)?;
-    let plain = |part: &str| {
-        !part.is_empty()
-            && !part.contains(|c: char| c.is_whitespace() || c.is_control() || c == '@')
-    };
+    let plain =
+        |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c.is_control() || c == '@');
     if !plain(local) || !plain(domain) || !domain.contains('.') || text.len() > 254 {
         return Err(AddressError::NotAMailbox);
     }
@@ -199,13 +184,7 @@ mod tests {
 
     #[test]
     fn nothing_shown_is_the_whole_address() {
-        for text in [
-            "+819012345678",
-            "+6591234567",
-            "a@b.jp",
-            "US.13491208655302741918",
-            "x",
-        ] {
+        for text in ["+819012345678", "+6591234567", "a@b.jp", "US.13491208655302741918", "x"] {
             let address = Address::from_store(text.to_owned());
             let shown = format!("{address} {address:?}");
             assert!(shown.contains('*') && !shown.contains(text), "{shown}");
@@ -216,17 +195,11 @@ mod tests {
     fn each_channel_has_its_own_form() {
         assert!(Address::parse(Channel::Whatsapp, "US.13491208655302741918").is_ok());
         assert!(Address::parse(Channel::Email, "佐藤@example.jp").is_ok());
-        assert_eq!(
-            Address::parse(Channel::Email, "sato@"),
-            Err(AddressError::NotAMailbox)
-        );
+        assert_eq!(Address::parse(Channel::Email, "sato@"), Err(AddressError::NotAMailbox));
         assert_eq!(
             Address::parse(Channel::Messenger, "12 34"),
             Err(AddressError::NotAUserId)
         );
-        assert_eq!(
-            Address::parse(Channel::Whatsapp, "  "),
-            Err(AddressError::Empty)
-        );
+        assert_eq!(Address::parse(Channel::Whatsapp, "  "), Err(AddressError::Empty));
     }
 }

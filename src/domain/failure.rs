@@ -79,10 +79,9 @@ impl FailureClass {
     /// The reaction to the class.
     pub const fn reaction(self) -> Reaction {
         match self {
-            Self::ThrottledNumber
-            | Self::ThrottledPair
-            | Self::ThrottledAccount
-            | Self::ThrottledUser => Reaction::Later { charged: false },
+            Self::ThrottledNumber | Self::ThrottledPair | Self::ThrottledAccount | Self::ThrottledUser => {
+                Reaction::Later { charged: false }
+            }
             Self::Transient => Reaction::Later { charged: true },
             Self::Recipient | Self::OptOut | Self::Message | Self::Config => Reaction::Fail,
             Self::Template => Reaction::Park(FaultScope::Template),

@@ -79,10 +79,7 @@ pub struct Route {
 impl Route {
     /// Every scope that covers a message of `batch` on this route, widest first.
     pub fn scopes(&self, batch: BatchId) -> Vec<HoldScope> {
-        let mut scopes = vec![
-            HoldScope::Everything,
-            HoldScope::Provider(self.provider.clone()),
-        ];
+        let mut scopes = vec![HoldScope::Everything, HoldScope::Provider(self.provider.clone())];
         scopes.extend(self.portfolio.clone().map(HoldScope::Portfolio));
         scopes.extend([
             HoldScope::Account(self.account),

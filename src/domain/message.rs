@@ -136,9 +136,7 @@ impl MessageState {
                 // The settle of this call is still under way: it would take the new work for its own.
                 S::Pending => Transition::Wait,
                 S::Uncertain | S::Accepted | S::Sent => Transition::To(S::Pending),
-                S::Delivered | S::Read | S::Failed | S::Expired | S::Suppressed | S::Cancelled => {
-                    Transition::Stay
-                }
+                S::Delivered | S::Read | S::Failed | S::Expired | S::Suppressed | S::Cancelled => Transition::Stay,
             },
         }
     }
@@ -179,12 +177,7 @@ impl MessageState {
     /// How much good news the state stands for.
     const fn rank(self) -> u8 {
         match self {
-            Self::Pending
-            | Self::Uncertain
-            | Self::Failed
-            | Self::Expired
-            | Self::Suppressed
-            | Self::Cancelled => 0,
+            Self::Pending | Self::Uncertain | Self::Failed | Self::Expired | Self::Suppressed | Self::Cancelled => 0,
             Self::Accepted => 1,
             Self::Sent => 2,
             Self::Delivered => 3,
@@ -205,17 +198,15 @@ impl MessageState {
 
 /// The table as Markdown, one row per state and event that does something, for the document and its test.
 pub fn print_table() -> String {
-    let mut text = String::from(
-        "| state | event | of the latest call | of an older call |\n| --- | --- | --- | --- |\n",
-    );
+    let mut text =
+        String::from("| state | event | of the latest call | of an older call |\n| --- | --- | --- | --- |\n");
     for state in MessageState::ALL {
         for event in MessageEvent::ALL {
-            let [current, older] =
-                [Age::Current, Age::Older].map(|age| match state.apply(age, *event) {
-                    Transition::To(next) => next.to_string(),
-                    Transition::Stay => "·".to_owned(),
-                    Transition::Wait => "wait".to_owned(),
-                });
+            let [current, older] = [Age::Current, Age::Older].map(|age| match state.apply(age, *event) {
+                Transition::To(next) => next.to_string(),
+                Transition::Stay => "·".to_owned(),
+                Transition::Wait => "wait".to_owned(),
+            });
             if current != "·" || older != "·" {
                 text.push_str(&format!("| {state} | {event} | {current} | {older} |\n"));
             }
@@ -247,10 +238,9 @@ mod tests {
                         continue;
                     };
                     let back = !next.is_sent() || next.rank() < state.rank();
-                    let allowed =
-                        matches!(event, MessageEvent::Failed | MessageEvent::FailedForNow)
-                            && *age == Age::Current
-                            && matches!(state, MessageState::Accepted | MessageState::Sent);
+                    let allowed = matches!(event, MessageEvent::Failed | MessageEvent::FailedForNow)
+                        && *age == Age::Current
+                        && matches!(state, MessageState::Accepted | MessageState::Sent);
                     assert!(!back || allowed, "{state} + {event} ({age}) -> {next}");
                 }
             }
@@ -276,11 +266,7 @@ mod tests {
                     if let Transition::To(next) = state.apply(*age, *event)
                         && next != MessageState::Pending
                     {
-                        assert_eq!(
-                            next.apply(*age, *event),
-                            Transition::Stay,
-                            "{state} + {event} twice"
-                        );
+                        assert_eq!(next.apply(*age, *event), Transition::Stay, "{state} + {event} twice");
                     }
                 }
             }

@@ -90,11 +90,7 @@ impl Pace {
         if now < self.start {
             return Err(self.start);
         }
-        while self
-            .written
-            .front()
-            .is_some_and(|first| *first + self.window <= now)
-        {
+        while self.written.front().is_some_and(|first| *first + self.window <= now) {
             self.written.pop_front();
         }
         if self.written.len() < allowed {
@@ -103,10 +99,7 @@ impl Pace {
         }
         // The call that has to leave the window before there is room.
         let blocking = self.written.len() - allowed;
-        Err(self
-            .written
-            .get(blocking)
-            .map_or(now, |at| *at + self.window))
+        Err(self.written.get(blocking).map_or(now, |at| *at + self.window))
     }
 }
 
@@ -121,12 +114,7 @@ mod tests {
 
     fn worst_second(calls: &[Tick]) -> usize {
         (0..calls.len())
-            .map(|i| {
-                calls[i..]
-                    .iter()
-                    .take_while(|t| **t < calls[i] + SECOND)
-                    .count()
-            })
+            .map(|i| calls[i..].iter().take_while(|t| **t < calls[i] + SECOND).count())
             .max()
             .unwrap_or(0)
     }
@@ -151,9 +139,7 @@ mod tests {
     #[test]
     fn marketing_alone_uses_more_than_95_percent() {
         for limit in [40, 80, 1000] {
-            let calls = saturate(limit, 20, |wake| {
-                Duration::from_micros(300 * (wake as u64 % 4))
-            });
+            let calls = saturate(limit, 20, |wake| Duration::from_micros(300 * (wake as u64 % 4)));
             assert!(worst_second(&calls) <= limit);
             assert!(
                 calls.len() * 100 >= limit * 20 * 95,
@@ -184,10 +170,7 @@ mod tests {
         let mut pace = Pace::new(80, JITTER, LATE);
         let mut now = Duration::from_secs(5);
         while now < Duration::from_secs(8) {
-            now = pace
-                .take_bulk(now)
-                .err()
-                .unwrap_or(now + Duration::from_micros(1));
+            now = pace.take_bulk(now).err().unwrap_or(now + Duration::from_micros(1));
         }
         assert!(pace.take_urgent(now).is_ok());
     }

@@ -40,9 +40,7 @@ impl ErrorRow {
 }
 
 /// Advice in the languages the product speaks.
-#[derive(
-    Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema, utoipa::ToSchema,
-)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Advice {
     /// English.
@@ -156,10 +154,7 @@ mod tests {
             Some(FailureClass::ThrottledNumber)
         );
         assert!(table.get("7").is_none());
-        assert_eq!(
-            table.explain("7").map(|row| row.code.as_str()),
-            Some("unknown_code")
-        );
+        assert_eq!(table.explain("7").map(|row| row.code.as_str()), Some("unknown_code"));
         assert_eq!(
             table.refusal("7".to_owned(), String::new()).class,
             FailureClass::Message

@@ -106,22 +106,15 @@ impl HttpClient {
             ));
         };
         let mut request = Request::new(Method::POST, url);
+        request.headers_mut().insert(header::AUTHORIZATION, bearer.clone());
         request
             .headers_mut()
-            .insert(header::AUTHORIZATION, bearer.clone());
-        request.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(body.into());
         if !gate() {
             return Err(Outcome::NotCalled);
         }
-        let response = self
-            .0
-            .execute(request)
-            .await
-            .map_err(|error| triage(&error))?;
+        let response = self.0.execute(request).await.map_err(|error| triage(&error))?;
         read(response).await
     }
 }
@@ -148,13 +141,7 @@ async fn read(mut response: Response) -> Result<Answer, Outcome> {
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.min(MAX_RETRY_AFTER_S)))
 }
 
@@ -215,12 +202,7 @@ mod tests {
         };
         let client = HttpClient::new(&settings).unwrap();
         client
-            .post_json(
-                url,
-                &HeaderValue::from_static("Bearer t"),
-                b"{}".to_vec(),
-                gate,
-            )
+            .post_json(url, &HeaderValue::from_static("Bearer t"), b"{}".to_vec(), gate)
             .await
     }
 
@@ -233,9 +215,7 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 2048];
                 let read = stream.read(&mut request).await.unwrap();
-                assert!(
-                    String::from_utf8_lossy(&request[..read]).contains("authorization: Bearer t")
-                );
+                assert!(String::from_utf8_lossy(&request[..read]).contains("authorization: Bearer t"));
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 if !close {
                     kept.push(stream);
@@ -295,11 +275,7 @@ mod tests {
             (429, Some(Duration::from_secs(7)))
         );
         assert_eq!(answer.body, b"no");
-        let moved = server(
-            "HTTP/1.1 302 Found\r\nlocation: /y\r\ncontent-length: 0\r\n\r\n",
-            false,
-        )
-        .await;
+        let moved = server("HTTP/1.1 302 Found\r\nlocation: /y\r\ncontent-length: 0\r\n\r\n", false).await;
         assert_eq!(post(&moved, &OPEN()).await.unwrap().status, 302);
     }
 

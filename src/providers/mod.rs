@@ -40,15 +40,11 @@ impl Access {
     /// How to reach an account; a slash at the end of `base_url` does not matter.
     pub fn new(base_url: &str, api_version: &str, credentials: Credentials) -> Self {
         let bearer = credentials.get("access_token").and_then(|token| {
-            let mut value =
-                HeaderValue::try_from(format!("Bearer {}", token.expose_secret())).ok()?;
+            let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret())).ok()?;
             value.set_sensitive(true);
             Some(value)
         });
-        let (base_url, api_version) = (
-            base_url.trim_end_matches('/').to_owned(),
-            api_version.to_owned(),
-        );
+        let (base_url, api_version) = (base_url.trim_end_matches('/').to_owned(), api_version.to_owned());
         Self {
             base_url,
             api_version,
@@ -62,11 +58,6 @@ impl Access {
     pub fn bearer(&self) -> Option<&HeaderValue> {
         self.bearer.as_ref()
     }
-}
-
-impl Access {
-    /// t
-    pub fn new(base_url: &str, api_version: &str, credentials: Credentials) -> Self { Self { base_url: base_url.to_owned(), api_version: api_version.to_owned(), credentials } }
 }
 
 /// Secrets by name; `Debug` shows the names only.
@@ -188,19 +179,10 @@ pub trait Provider: fmt::Debug + Send + Sync {
     async fn send(&self, requests: &[SendRequest], gate: &Gate) -> Vec<Outcome>;
 
     /// Answers the provider's verification of the callback URL: the body to reply with.
-    fn challenge(
-        &self,
-        access: &Access,
-        query: &BTreeMap<String, String>,
-    ) -> Result<String, CallbackRejected>;
+    fn challenge(&self, access: &Access, query: &BTreeMap<String, String>) -> Result<String, CallbackRejected>;
 
     /// Checks that the provider wrote the callback.
-    fn authenticate(
-        &self,
-        access: &Access,
-        headers: &HeaderMap,
-        body: &[u8],
-    ) -> Result<(), CallbackRejected>;
+    fn authenticate(&self, access: &Access, headers: &HeaderMap, body: &[u8]) -> Result<(), CallbackRejected>;
 
     /// Reads an authenticated callback. Unknown fields and words are kept, never an error.
     fn read_callbacks(&self, body: &[u8]) -> Result<Callbacks, CallbackRejected>;
@@ -218,9 +200,7 @@ pub struct Registry(BTreeMap<&'static str, Arc<dyn Provider>>);
 
 /// All providers this version speaks to, on one HTTP client.
 pub fn registry(client: &http::HttpClient) -> Registry {
-    Registry::of(
-        [Arc::new(whatsapp_cloud::WhatsappCloud::new(client.clone())) as Arc<dyn Provider>],
-    )
+    Registry::of([Arc::new(whatsapp_cloud::WhatsappCloud::new(client.clone())) as Arc<dyn Provider>])
 }
 
 impl Registry {

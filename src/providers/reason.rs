@@ -12,10 +12,7 @@ const PHONE_DIGITS: usize = 8;
 /// digits is masked.
 pub(super) fn clean(text: &str, recipients: &[&str]) -> String {
     let mut text = text.to_owned();
-    for recipient in recipients
-        .iter()
-        .map(|recipient| recipient.trim_start_matches('+'))
-    {
+    for recipient in recipients.iter().map(|recipient| recipient.trim_start_matches('+')) {
         if recipient.chars().count() >= 5 {
             text = text.replace(recipient, "***");
         }
@@ -28,11 +25,7 @@ pub(super) fn clean(text: &str, recipients: &[&str]) -> String {
             digits.push(c);
             continue;
         }
-        clean.push_str(if digits.len() >= PHONE_DIGITS {
-            "***"
-        } else {
-            &digits
-        });
+        clean.push_str(if digits.len() >= PHONE_DIGITS { "***" } else { &digits });
         digits.clear();
         clean.push(if c.is_control() { ' ' } else { c });
     }
@@ -50,10 +43,7 @@ mod tests {
     #[test]
     fn numbers_and_recipients_are_masked_and_codes_stay() {
         let cases = [
-            (
-                "(#131030) +16505550001 not in list",
-                "(#131030) +*** not in list",
-            ),
+            ("(#131030) +16505550001 not in list", "(#131030) +*** not in list"),
             ("to 6505550001", "to ***"),
             ("to US.abcdef", "to ***"),
             ("code 2388019, 10 per hour\n", "code 2388019, 10 per hour"),

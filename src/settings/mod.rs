@@ -109,9 +109,7 @@ pub struct SettingsError(pub Vec<String>);
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the settings have {} problem(s):", self.0.len())?;
-        self.0
-            .iter()
-            .try_for_each(|problem| write!(f, "\n  {problem}"))
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
 
@@ -134,12 +132,7 @@ impl Settings {
                 .map_err(|e| e.to_string())
                 .and_then(|text| text.parse::<Table>().map_err(|e| e.to_string()))
             {
-                Ok(table) => overlay(
-                    &mut merged,
-                    table,
-                    &path.display().to_string(),
-                    &mut problems,
-                ),
+                Ok(table) => overlay(&mut merged, table, &path.display().to_string(), &mut problems),
                 Err(error) => problems.push(format!("{}: {error}", path.display())),
             }
         }
@@ -185,10 +178,7 @@ impl Settings {
         };
         let mut key = [0; 32];
         hex::decode_to_slice(text.trim(), &mut key).map_err(|_| {
-            problem(
-                "secrets.key: needs 64 hexadecimal digits (make one with `openssl rand -hex 32`)"
-                    .to_owned(),
-            )
+            problem("secrets.key: needs 64 hexadecimal digits (make one with `openssl rand -hex 32`)".to_owned())
         })?;
         Ok(key)
     }
@@ -212,9 +202,7 @@ impl Settings {
         let grace = self.provider.timeout_ms / 1000 + lease.ttl_s + 30;
         refuse(
             self.uncertain.grace_s < grace,
-            format!(
-                "uncertain.grace_s: must be at least {grace} (provider.timeout_ms + lease.ttl_s + 30 s)"
-            ),
+            format!("uncertain.grace_s: must be at least {grace} (provider.timeout_ms + lease.ttl_s + 30 s)"),
         );
         refuse(
             dispatch.step_max == 0 || dispatch.step_max_unlimited == 0,
@@ -271,10 +259,7 @@ fn overlay(base: &mut Table, over: Table, source: &str, problems: &mut Vec<Strin
         for (key, value) in keys {
             match known.get_mut(&key) {
                 Some(slot) if slot.same_type(&value) => *slot = value,
-                Some(slot) => problems.push(format!(
-                    "{source}: {section}.{key} must be of type {}",
-                    slot.type_str()
-                )),
+                Some(slot) => problems.push(format!("{source}: {section}.{key} must be of type {}", slot.type_str())),
                 None => problems.push(format!("{source}: there is no key {section}.{key}")),
             }
         }
@@ -282,18 +267,9 @@ fn overlay(base: &mut Table, over: Table, source: &str, problems: &mut Vec<Strin
 }
 
 /// Takes an address from the environment variable everybody knows when the section has none.
-fn fall_back(
-    merged: &mut Table,
-    section: &str,
-    variable: &str,
-    environment: &BTreeMap<String, String>,
-) {
-    if let (Some(Value::Table(keys)), Some(url)) =
-        (merged.get_mut(section), environment.get(variable))
-        && keys
-            .get("url")
-            .and_then(Value::as_str)
-            .is_some_and(str::is_empty)
+fn fall_back(merged: &mut Table, section: &str, variable: &str, environment: &BTreeMap<String, String>) {
+    if let (Some(Value::Table(keys)), Some(url)) = (merged.get_mut(section), environment.get(variable))
+        && keys.get("url").and_then(Value::as_str).is_some_and(str::is_empty)
     {
         keys.insert("url".to_owned(), Value::String(url.clone()));
     }
@@ -304,20 +280,12 @@ mod tests {
     use super::*;
 
     fn load(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-        Settings::load(
-            None,
-            pairs
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
-        )
+        Settings::load(None, pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
     }
 
     #[test]
     fn the_defaults_load_and_the_environment_wins() {
-        let settings = load(&[
-            ("DISPATCH__LEASE__TTL_S", "20"),
-            ("DATABASE_URL", "postgres://x"),
-        ]);
+        let settings = load(&[("DISPATCH__LEASE__TTL_S", "20"), ("DATABASE_URL", "postgres://x")]);
         let settings = settings.map(|s| (s.lease.ttl_s, s.database.url.expose_secret().to_owned()));
         // A longer lease needs a longer grace: contradictions do not start.
         assert!(settings.is_err());
@@ -351,16 +319,9 @@ mod tests {
 
     #[test]
     fn secrets_are_not_printed() {
-        let settings = load(&[
-            ("DISPATCH__SECRETS__KEY", "abcd"),
-            ("AMQP_URL", "amqp://u:hunter2@h"),
-        ])
-        .unwrap();
+        let settings = load(&[("DISPATCH__SECRETS__KEY", "abcd"), ("AMQP_URL", "amqp://u:hunter2@h")]).unwrap();
         let shown = format!("{settings:?}");
-        assert!(
-            !shown.contains("abcd") && !shown.contains("hunter2"),
-            "{shown}"
-        );
+        assert!(!shown.contains("abcd") && !shown.contains("hunter2"), "{shown}");
         assert!(settings.secret_key().is_err());
     }
 }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 
 use crate::{
-    domain::{hold::OpenHold, ids::{BatchId, HoldId}},
+    domain::{
+        hold::OpenHold,
+        ids::{BatchId, HoldId},
+    },
     store::{Doing as _, StoreError},
 };
 
@@ -32,10 +35,19 @@ pub async fn gates(connection: &mut PgConnection) -> Result<Gates, StoreError> {
         .doing("read cancelled batches")?;
     let registry_version = super::registry::version(connection).await?;
     let holds = holds.into_iter().map(|row| {
-        let hold = OpenHold { id: HoldId(row.id), scope: row.scope.clone(), cause: row.cause, until: row.until };
+        let hold = OpenHold {
+            id: HoldId(row.id),
+            scope: row.scope.clone(),
+            cause: row.cause,
+            until: row.until,
+        };
         (row.scope, hold)
     });
-    Ok(Gates { holds: holds.collect(), cancelled: cancelled.into_iter().map(BatchId).collect(), registry_version })
+    Ok(Gates {
+        holds: holds.collect(),
+        cancelled: cancelled.into_iter().map(BatchId).collect(),
+        registry_version,
+    })
 }
 
 /// Closes the holds whose time has come.
@@ -51,18 +63,23 @@ pub async fn close_ended(connection: &mut PgConnection) -> Result<u64, StoreErro
 
 /// Closed holds whose work has not all been given back.
 pub async fn to_release(connection: &mut PgConnection) -> Result<Vec<HoldId>, StoreError> {
-    let ids = sqlx::query_scalar!("SELECT id FROM hold WHERE closed_at IS NOT NULL AND released_at IS NULL ORDER BY id LIMIT 20")
-        .fetch_all(connection)
-        .await
-        .doing("look for closed holds")?;
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM hold WHERE closed_at IS NOT NULL AND released_at IS NULL ORDER BY id LIMIT 20"
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for closed holds")?;
     Ok(ids.into_iter().map(HoldId).collect())
 }
 
 /// Notes that nothing is parked under a hold any more.
 pub async fn released(connection: &mut PgConnection, hold: HoldId) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE hold SET released_at = now() WHERE id = $1 AND NOT EXISTS (SELECT FROM work WHERE hold_id = $1)", hold.0)
-        .execute(connection)
-        .await
-        .doing("note that a hold is released")?;
+    sqlx::query!(
+        "UPDATE hold SET released_at = now() WHERE id = $1 AND NOT EXISTS (SELECT FROM work WHERE hold_id = $1)",
+        hold.0
+    )
+    .execute(connection)
+    .await
+    .doing("note that a hold is released")?;
     Ok(())
 }

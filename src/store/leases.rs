@@ -59,15 +59,22 @@ pub async fn greet(connection: &mut PgConnection, worker: Uuid, host: &str) -> R
 
 /// Says that a worker has gone, so that the others share its numbers at once.
 pub async fn leave(connection: &mut PgConnection, worker: Uuid) -> Result<(), StoreError> {
-    sqlx::query!("DELETE FROM worker WHERE worker_id = $1 OR seen_at < now() - interval '1 day'", worker)
-        .execute(connection)
-        .await
-        .doing("say that the worker has gone")?;
+    sqlx::query!(
+        "DELETE FROM worker WHERE worker_id = $1 OR seen_at < now() - interval '1 day'",
+        worker
+    )
+    .execute(connection)
+    .await
+    .doing("say that the worker has gone")?;
     Ok(())
 }
 
 /// Renews all leases of a worker in one statement; those not returned are lost.
-pub async fn renew(connection: &mut PgConnection, worker: Uuid, ttl: Duration) -> Result<Vec<(NumberId, Uuid)>, StoreError> {
+pub async fn renew(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    ttl: Duration,
+) -> Result<Vec<(NumberId, Uuid)>, StoreError> {
     let rows = sqlx::query!(
         r#"UPDATE number_lease SET expires_at = now() + make_interval(secs => $2)
            WHERE worker_id = $1 AND lease_id IS NOT NULL AND expires_at > now() RETURNING number_id, lease_id AS "lease_id!""#,
@@ -77,7 +84,10 @@ pub async fn renew(connection: &mut PgConnection, worker: Uuid, ttl: Duration) -
     .fetch_all(connection)
     .await
     .doing("renew leases")?;
-    Ok(rows.into_iter().map(|row| (NumberId(row.number_id), row.lease_id)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (NumberId(row.number_id), row.lease_id))
+        .collect())
 }
 
 /// How the numbers stand between the workers seen within `ttl`.
@@ -95,7 +105,11 @@ pub async fn shares(connection: &mut PgConnection, ttl: Duration) -> Result<Shar
         .fetch_all(connection)
         .await
         .doing("look for numbers without a holder")?;
-    Ok(Shares { workers: row.workers, total: row.total, free: free.into_iter().map(NumberId).collect() })
+    Ok(Shares {
+        workers: row.workers,
+        total: row.total,
+        free: free.into_iter().map(NumberId).collect(),
+    })
 }
 
 /// Takes numbers whose lease has expired or was given up. After an expiry nothing is sent for `wait` after its end.
@@ -138,7 +152,12 @@ pub async fn take(
 }
 
 /// Gives a number up after its last call: the next holder waits until that call has left the window.
-pub async fn give_up(connection: &mut PgConnection, number: NumberId, lease: Uuid, rest: Duration) -> Result<(), StoreError> {
+pub async fn give_up(
+    connection: &mut PgConnection,
+    number: NumberId,
+    lease: Uuid,
+    rest: Duration,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "UPDATE number_lease SET lease_id = NULL, worker_id = NULL, expires_at = '-infinity',
              next_send_at = now() + make_interval(secs => $3)

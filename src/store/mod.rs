@@ -65,9 +65,7 @@ impl StoreError {
                 // 40001, 40P01: run again. 57P0x, 08xxx, 53xxx: the server restarts, is cut off or full.
                 let code = db.code().unwrap_or_default();
                 matches!(code.as_ref(), "40001" | "40P01")
-                    || ["57P", "08", "53"]
-                        .iter()
-                        .any(|class| code.starts_with(class))
+                    || ["57P", "08", "53"].iter().any(|class| code.starts_with(class))
             }
             _ => false,
         }
@@ -102,7 +100,11 @@ pub struct Link {
 impl Link {
     /// A link that is not open yet; `name` shows in `pg_stat_activity`.
     pub const fn new(store: Store, name: &'static str) -> Self {
-        Self { store, name, open: None }
+        Self {
+            store,
+            name,
+            open: None,
+        }
     }
 
     /// The connection, opened if need be.
@@ -168,38 +170,27 @@ impl Store {
             .options
             .clone()
             .application_name(&format!("campaign-dispatch {name}"));
-        PgConnection::connect_with(&options)
-            .await
-            .map_err(StoreError::Connect)
+        PgConnection::connect_with(&options).await.map_err(StoreError::Connect)
     }
 
     /// Brings the schema up to date.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.connect("migrate").await?;
-        MIGRATIONS
-            .run(&mut connection)
-            .await
-            .map_err(StoreError::Migrate)
+        MIGRATIONS.run(&mut connection).await.map_err(StoreError::Migrate)
     }
 
     /// Refuses a schema that is older or newer than this program's.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
-        let known = MIGRATIONS
-            .iter()
-            .map(|m| m.version)
-            .max()
-            .unwrap_or_default();
+        let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or_default();
         let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
             .fetch_one(&self.pool)
             .await
             .doing("look for the schema")?;
         let found: i64 = if exists {
-            sqlx::query_scalar(
-                "SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success",
-            )
-            .fetch_one(&self.pool)
-            .await
-            .doing("read the schema version")?
+            sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
+                .fetch_one(&self.pool)
+                .await
+                .doing("read the schema version")?
         } else {
             0
         };
@@ -211,10 +202,6 @@ impl Store {
         } else {
             "this program is too old for it"
         };
-        Err(StoreError::Schema {
-            found,
-            known,
-            advice,
-        })
+        Err(StoreError::Schema { found, known, advice })
     }
 }

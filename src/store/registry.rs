@@ -96,8 +96,13 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The numbers of a tenant that read `business_number`, one per account that has it.
-    pub fn numbers_named<'a>(&'a self, tenant: TenantId, business_number: &'a str) -> impl Iterator<Item = &'a Arc<Number>> {
-        self.numbers_of(tenant).filter(move |n| n.business_number == business_number)
+    pub fn numbers_named<'a>(
+        &'a self,
+        tenant: TenantId,
+        business_number: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Number>> {
+        self.numbers_of(tenant)
+            .filter(move |n| n.business_number == business_number)
     }
 
     /// All numbers of a tenant.
@@ -140,7 +145,11 @@ pub struct Directory {
 impl Directory {
     /// An empty directory; [`Directory::refresh`] fills it.
     pub fn new(store: Store, vault: Vault) -> Self {
-        Self { store, vault, current: Arc::default() }
+        Self {
+            store,
+            vault,
+            current: Arc::default(),
+        }
     }
 
     /// What is known now.
@@ -168,22 +177,36 @@ impl Directory {
 
 /// The registry's version.
 pub async fn version(connection: &mut PgConnection) -> Result<i64, StoreError> {
-    sqlx::query_scalar!("SELECT version FROM registry_version").fetch_one(connection).await.doing("read the registry's version")
+    sqlx::query_scalar!("SELECT version FROM registry_version")
+        .fetch_one(connection)
+        .await
+        .doing("read the registry's version")
 }
 
 /// Tells every process that the registry changed. In the transaction that changes it.
 pub async fn bump(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE registry_version SET version = version + 1").execute(connection).await.doing("move the registry's version")?;
+    sqlx::query!("UPDATE registry_version SET version = version + 1")
+        .execute(connection)
+        .await
+        .doing("move the registry's version")?;
     Ok(())
 }
 
 /// Reads everything. The version is read first: a change in between is read again next time.
 async fn load(connection: &mut PgConnection, vault: &Vault) -> Result<Snapshot, StoreError> {
     let version = version(connection).await?;
-    let installation: String =
-        sqlx::query_scalar!("SELECT name FROM installation").fetch_one(&mut *connection).await.doing("read the installation")?;
-    let tenants = sqlx::query!("SELECT id, name FROM tenant").fetch_all(&mut *connection).await.doing("read tenants")?;
-    let producers = sqlx::query!("SELECT name, tenant_id FROM producer").fetch_all(&mut *connection).await.doing("read producers")?;
+    let installation: String = sqlx::query_scalar!("SELECT name FROM installation")
+        .fetch_one(&mut *connection)
+        .await
+        .doing("read the installation")?;
+    let tenants = sqlx::query!("SELECT id, name FROM tenant")
+        .fetch_all(&mut *connection)
+        .await
+        .doing("read tenants")?;
+    let producers = sqlx::query!("SELECT name, tenant_id FROM producer")
+        .fetch_all(&mut *connection)
+        .await
+        .doing("read producers")?;
     let accounts = load_accounts(connection, vault).await?;
     let numbers = load_numbers(connection, &accounts).await?;
     let templates = load_templates(connection).await?;
@@ -191,14 +214,20 @@ async fn load(connection: &mut PgConnection, vault: &Vault) -> Result<Snapshot, 
         version,
         installation: Some(Installation(installation.into())),
         tenants: tenants.into_iter().map(|row| (TenantId(row.id), row.name)).collect(),
-        producers: producers.into_iter().map(|row| (row.name, TenantId(row.tenant_id))).collect(),
+        producers: producers
+            .into_iter()
+            .map(|row| (row.name, TenantId(row.tenant_id)))
+            .collect(),
         accounts,
         numbers,
         templates,
     })
 }
 
-async fn load_accounts(connection: &mut PgConnection, vault: &Vault) -> Result<HashMap<AccountId, Arc<Account>>, StoreError> {
+async fn load_accounts(
+    connection: &mut PgConnection,
+    vault: &Vault,
+) -> Result<HashMap<AccountId, Arc<Account>>, StoreError> {
     let rows = sqlx::query!(
         "SELECT id, tenant_id, name, portfolio, channel, provider, base_url, api_version, waba_id, credentials, app_digest, hook
          FROM account"
@@ -257,7 +286,9 @@ async fn load_numbers(
     Ok(numbers.collect())
 }
 
-async fn load_templates(connection: &mut PgConnection) -> Result<HashMap<TemplateId, Arc<RegisteredTemplate>>, StoreError> {
+async fn load_templates(
+    connection: &mut PgConnection,
+) -> Result<HashMap<TemplateId, Arc<RegisteredTemplate>>, StoreError> {
     let rows = sqlx::query!(
         "SELECT id, account_id, name, language, category, status, parameter_format, components FROM template"
     )
@@ -267,7 +298,9 @@ async fn load_templates(connection: &mut PgConnection) -> Result<HashMap<Templat
     let templates = rows.into_iter().filter_map(|row| {
         let (category, format) = (row.category.parse().ok()?, row.parameter_format.parse().ok()?);
         let template = Template::parse(&row.name, &row.language, category, format, &row.components)
-            .inspect_err(|problems| tracing::error!(template.name = row.name, ?problems, "a stored template is not readable"))
+            .inspect_err(|problems| {
+                tracing::error!(template.name = row.name, ?problems, "a stored template is not readable")
+            })
             .ok()?;
         let registered = RegisteredTemplate {
             id: TemplateId(row.id),

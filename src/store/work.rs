@@ -113,7 +113,11 @@ pub struct ReadyGroup {
 }
 
 /// The groups with ready work of these numbers. Costs an index probe for each group, whatever stands behind it.
-pub async fn look(connection: &mut PgConnection, numbers: &[NumberId], most: i64) -> Result<Vec<ReadyGroup>, StoreError> {
+pub async fn look(
+    connection: &mut PgConnection,
+    numbers: &[NumberId],
+    most: i64,
+) -> Result<Vec<ReadyGroup>, StoreError> {
     let numbers: Vec<i32> = numbers.iter().map(|n| n.0).collect();
     let rows = sqlx::query!(
         r#"
@@ -172,7 +176,10 @@ pub async fn claim(
     let leases: Vec<Uuid> = wants.iter().map(|w| w.lease).collect();
     let lanes: Vec<String> = wants.iter().map(|w| w.lane.to_string()).collect();
     let groups: Vec<Uuid> = wants.iter().map(|w| w.group).collect();
-    let most: Vec<i32> = wants.iter().map(|w| i32::try_from(w.most).unwrap_or(i32::MAX)).collect();
+    let most: Vec<i32> = wants
+        .iter()
+        .map(|w| i32::try_from(w.most).unwrap_or(i32::MAX))
+        .collect();
     let rows = sqlx::query!(
         r#"
         WITH want AS MATERIALIZED (
@@ -213,7 +220,10 @@ pub async fn claim(
     .await
     .doing("claim due messages")?;
     let claimed = rows.into_iter().map(|row| ClaimedMessage {
-        key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
+        key: MessageKey {
+            batch_id: BatchId(row.batch_id),
+            seq: row.seq,
+        },
         attempt: row.attempt,
         charged: row.charged,
         number: NumberId(row.number_id),
@@ -234,11 +244,25 @@ pub async fn claimed_by(connection: &mut PgConnection, claim_id: Uuid) -> Result
     .fetch_all(connection)
     .await
     .doing("read a claim back")?;
-    Ok(rows.into_iter().map(|row| (MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }, row.attempt)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            (
+                MessageKey {
+                    batch_id: BatchId(row.batch_id),
+                    seq: row.seq,
+                },
+                row.attempt,
+            )
+        })
+        .collect())
 }
 
 /// What sending needs of these batches.
-pub async fn batch_facts(connection: &mut PgConnection, batches: &[BatchId]) -> Result<HashMap<BatchId, BatchFacts>, StoreError> {
+pub async fn batch_facts(
+    connection: &mut PgConnection,
+    batches: &[BatchId],
+) -> Result<HashMap<BatchId, BatchFacts>, StoreError> {
     let batches: Vec<Uuid> = batches.iter().map(|b| b.0).collect();
     let rows = sqlx::query!(
         r#"
@@ -283,7 +307,10 @@ pub async fn lapsed(connection: &mut PgConnection, most: i64) -> Result<Vec<Laps
     .await
     .doing("look for lapsed claims")?;
     let lapsed = rows.into_iter().map(|row| Lapsed {
-        key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
+        key: MessageKey {
+            batch_id: BatchId(row.batch_id),
+            seq: row.seq,
+        },
         attempt: row.attempt,
     });
     Ok(lapsed.collect())
@@ -308,7 +335,11 @@ pub async fn unpark_due(connection: &mut PgConnection, most: i64) -> Result<Vec<
 }
 
 /// Gives back at most `most` rows parked under a closed hold.
-pub async fn unpark_hold(connection: &mut PgConnection, hold: HoldId, most: i64) -> Result<(usize, Vec<NumberId>), StoreError> {
+pub async fn unpark_hold(
+    connection: &mut PgConnection,
+    hold: HoldId,
+    most: i64,
+) -> Result<(usize, Vec<NumberId>), StoreError> {
     let rows = sqlx::query_scalar!(
         "WITH due AS (
              SELECT batch_id, seq FROM work WHERE hold_id = $1 ORDER BY batch_id, seq LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -353,7 +384,18 @@ pub async fn of_cancelled(connection: &mut PgConnection, most: i64) -> Result<Ve
     .fetch_all(connection)
     .await
     .doing("look for cancelled work")?;
-    Ok(rows.into_iter().map(|row| (MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }, row.attempt)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            (
+                MessageKey {
+                    batch_id: BatchId(row.batch_id),
+                    seq: row.seq,
+                },
+                row.attempt,
+            )
+        })
+        .collect())
 }
 
 fn distinct(mut numbers: Vec<i32>) -> Vec<NumberId> {

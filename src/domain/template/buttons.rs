@@ -31,14 +31,11 @@ impl Reader {
     }
 
     fn button(&mut self, button: &Value, count: usize, at: &str) -> Option<ButtonAction> {
-        let password =
-            (self.category == Category::Authentication).then_some(self.components.body.slots.start);
+        let password = (self.category == Category::Authentication).then_some(self.components.body.slots.start);
         match (word(button, "type").as_str(), password) {
             // Meta: what is created as OTP reads back as URL.
             ("OTP" | "COPY_CODE", Some(slot)) => Some(ButtonAction::OneTimePassword { slot }),
-            ("URL", Some(slot)) if text(button, "url").contains("{{") => {
-                Some(ButtonAction::OneTimePassword { slot })
-            }
+            ("URL", Some(slot)) if text(button, "url").contains("{{") => Some(ButtonAction::OneTimePassword { slot }),
             ("OTP", None) => {
                 self.problem(
                     format!("{at}/type"),
@@ -47,12 +44,7 @@ impl Reader {
                 None
             }
             ("QUICK_REPLY", _) => {
-                let slot = self.slot(
-                    format!("button{count}.payload"),
-                    SlotKind::Payload,
-                    PAYLOAD_CHARS,
-                    None,
-                );
+                let slot = self.slot(format!("button{count}.payload"), SlotKind::Payload, PAYLOAD_CHARS, None);
                 Some(ButtonAction::QuickReply { slot })
             }
             ("URL", _) => self.url(button, count, at),
@@ -80,10 +72,7 @@ impl Reader {
                 None
             }
             (other, _) => {
-                self.problem(
-                    format!("{at}/type"),
-                    format!("a {other} button is not supported yet"),
-                );
+                self.problem(format!("{at}/type"), format!("a {other} button is not supported yet"));
                 None
             }
         }
@@ -105,22 +94,13 @@ impl Reader {
             .split_once("}}")
             .is_none_or(|(name, after)| name.trim().is_empty() || !after.is_empty())
         {
-            self.problem(
-                format!("{at}/url"),
-                "an address has at most one variable, at its end",
-            );
+            self.problem(format!("{at}/url"), "an address has at most one variable, at its end");
             return None;
         }
         // The example given to the review is usually the whole address.
-        let example = example(button, "/example")
-            .map(|full| full.strip_prefix(fixed).unwrap_or(&full).to_owned());
+        let example = example(button, "/example").map(|full| full.strip_prefix(fixed).unwrap_or(&full).to_owned());
         let max = URL_CHARS.saturating_sub(fixed.chars().count());
-        let slot = self.slot(
-            format!("button{count}.url"),
-            SlotKind::UrlSuffix,
-            max,
-            example,
-        );
+        let slot = self.slot(format!("button{count}.url"), SlotKind::UrlSuffix, max, example);
         Some(ButtonAction::Url {
             url: fixed.to_owned(),
             slot: Some(slot),

@@ -49,16 +49,9 @@ pub(super) fn unknown(name: &str, slots: &[Slot]) -> SlotProblem {
         "is not a slot: the template has none".to_owned()
     } else {
         let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
-        format!(
-            "is not a slot of the template, which has {}",
-            names.join(", ")
-        )
+        format!("is not a slot of the template, which has {}", names.join(", "))
     };
-    let did_you_mean = near
-        .into_iter()
-        .take(3)
-        .map(|(_, slot)| slot.name.clone())
-        .collect();
+    let did_you_mean = near.into_iter().take(3).map(|(_, slot)| slot.name.clone()).collect();
     SlotProblem {
         slot: name.to_owned(),
         code: "unknown_slot",
@@ -89,10 +82,7 @@ pub(super) fn value(slot: &Slot, value: &str) -> Result<(), SlotProblem> {
     if value.len() > slot.max_chars {
         let count = value.chars().count();
         if count > slot.max_chars {
-            let reason = format!(
-                "has {count} characters, at most {} are allowed",
-                slot.max_chars
-            );
+            let reason = format!("has {count} characters, at most {} are allowed", slot.max_chars);
             return Err(problem(slot, "too_long", reason));
         }
     }
@@ -114,9 +104,7 @@ fn form(kind: SlotKind, value: &str) -> Result<(), &'static str> {
         SlotKind::Payload if value.contains(char::is_control) => {
             Err("must not contain line breaks or control characters")
         }
-        SlotKind::UrlSuffix | SlotKind::OneTimePassword | SlotKind::Coupon | SlotKind::Payload => {
-            Ok(())
-        }
+        SlotKind::UrlSuffix | SlotKind::OneTimePassword | SlotKind::Coupon | SlotKind::Payload => Ok(()),
     }
 }
 
@@ -135,9 +123,7 @@ fn line(value: &str) -> Result<(), &'static str> {
 fn media(value: &str) -> Result<(), &'static str> {
     let is_id = value.bytes().all(|b| b.is_ascii_digit());
     let is_link = value.strip_prefix("https://").is_some_and(|rest| {
-        !rest.is_empty()
-            && !rest.starts_with('/')
-            && !rest.contains(|c: char| c.is_whitespace() || c.is_control())
+        !rest.is_empty() && !rest.starts_with('/') && !rest.contains(|c: char| c.is_whitespace() || c.is_control())
     });
     if is_id || is_link {
         Ok(())

@@ -242,22 +242,13 @@ impl Template {
         let mut problems = Vec::new();
         let mut values = vec![""; self.slots.len()];
         self.place(params, &mut values, &mut problems);
-        let given = self
-            .slots
-            .iter()
-            .zip(&values)
-            .filter(|(_, value)| !value.is_empty());
+        let given = self.slots.iter().zip(&values).filter(|(_, value)| !value.is_empty());
         problems.extend(given.filter_map(|(slot, value)| check::value(slot, value).err()));
         problems
     }
 
     /// Puts each value at the place of its slot.
-    fn place<'a>(
-        &self,
-        params: &'a Params,
-        values: &mut [&'a str],
-        problems: &mut Vec<SlotProblem>,
-    ) {
+    fn place<'a>(&self, params: &'a Params, values: &mut [&'a str], problems: &mut Vec<SlotProblem>) {
         for (name, value) in params {
             let found = self
                 .position(name)

@@ -48,16 +48,11 @@ pub(super) fn components(
     for (at, component) in by_place(list, &mut reader) {
         reader.component(component, &format!("/{at}"));
     }
-    if !list
-        .iter()
-        .any(|component| word(component, "type") == "BODY")
-    {
+    if !list.iter().any(|component| word(component, "type") == "BODY") {
         reader.problem(String::new(), "a template needs a BODY");
     }
     // Buttons were read last, so the body knows by now whether it stands alone.
-    if reader.components.header.is_none()
-        && reader.components.footer.is_none()
-        && reader.components.buttons.is_empty()
+    if reader.components.header.is_none() && reader.components.footer.is_none() && reader.components.buttons.is_empty()
     {
         let body = reader.components.body.slots.clone();
         for slot in reader
@@ -82,10 +77,7 @@ fn by_place<'a>(list: &'a [Value], reader: &mut Reader) -> Vec<(usize, &'a Value
     const ORDER: [&str; 4] = ["HEADER", "BODY", "FOOTER", "BUTTONS"];
     let rank = |component: &Value| {
         let kind = word(component, "type");
-        ORDER
-            .iter()
-            .position(|known| *known == kind)
-            .unwrap_or(ORDER.len())
+        ORDER.iter().position(|known| *known == kind).unwrap_or(ORDER.len())
     };
     let mut ranked: Vec<_> = list
         .iter()
@@ -98,16 +90,10 @@ fn by_place<'a>(list: &'a [Value], reader: &mut Reader) -> Vec<(usize, &'a Value
             && one == other
             && *one < ORDER.len()
         {
-            reader.problem(
-                format!("/{at}/type"),
-                "a template has only one component of this type",
-            );
+            reader.problem(format!("/{at}/type"), "a template has only one component of this type");
         }
     }
-    ranked
-        .into_iter()
-        .map(|(_, at, component)| (at, component))
-        .collect()
+    ranked.into_iter().map(|(_, at, component)| (at, component)).collect()
 }
 
 /// A word of the provider's, in upper case; empty when it is not there.
@@ -126,10 +112,7 @@ pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 /// The text at a pointer, for examples, which the provider writes as a word or as a list of one.
 pub(super) fn example(value: &Value, pointer: &str) -> Option<String> {
     let found = value.pointer(pointer)?;
-    found
-        .as_str()
-        .or_else(|| found.get(0)?.as_str())
-        .map(ToOwned::to_owned)
+    found.as_str().or_else(|| found.get(0)?.as_str()).map(ToOwned::to_owned)
 }
 
 pub(super) struct Reader {
@@ -178,10 +161,7 @@ impl Reader {
             "FOOTER" => self.footer(component, at),
             "BUTTONS" => self.buttons(component, at),
             "" => self.problem(format!("{at}/type"), "is missing"),
-            other => self.problem(
-                format!("{at}/type"),
-                format!("{other} is not supported yet"),
-            ),
+            other => self.problem(format!("{at}/type"), format!("{other} is not supported yet")),
         }
     }
 
@@ -196,20 +176,15 @@ impl Reader {
             "DOCUMENT" => MediaKind::Document,
             "" => return self.problem(format!("{at}/format"), "is missing"),
             "LOCATION" => {
-                let reason =
-                    "LOCATION is not supported yet: a send would have to give a place, not a text";
+                let reason = "LOCATION is not supported yet: a send would have to give a place, not a text";
                 return self.problem(format!("{at}/format"), reason);
             }
             other => {
-                return self.problem(
-                    format!("{at}/format"),
-                    format!("{other} is not supported yet"),
-                );
+                return self.problem(format!("{at}/format"), format!("{other} is not supported yet"));
             }
         };
         // An upload handle is no example of what a send gives; a link is.
-        let example = example(component, "/example/header_handle")
-            .filter(|link| link.starts_with("https://"));
+        let example = example(component, "/example/header_handle").filter(|link| link.starts_with("https://"));
         let slot = self.slot("header.media", SlotKind::Media, URL_CHARS, example);
         self.components.header = Some(Header::Media { kind: media, slot });
     }
@@ -241,16 +216,10 @@ impl Reader {
             return self.problem(format!("{at}/text"), "is missing or empty");
         }
         let start = self.slots.len();
-        for (place, name) in self
-            .variables(&text, &format!("{at}/text"))
-            .into_iter()
-            .enumerate()
-        {
+        for (place, name) in self.variables(&text, &format!("{at}/text")).into_iter().enumerate() {
             let example = match self.format {
-                ParameterFormat::Positional => {
-                    example(component, &format!("/example/body_text/0/{place}"))
-                        .or_else(|| example(component, &format!("/example/body_text/{place}")))
-                }
+                ParameterFormat::Positional => example(component, &format!("/example/body_text/0/{place}"))
+                    .or_else(|| example(component, &format!("/example/body_text/{place}"))),
                 ParameterFormat::Named => named_example(component, &name),
             };
             self.slot(format!("body.{name}"), SlotKind::Text, BODY_CHARS, example);
@@ -265,10 +234,7 @@ impl Reader {
     fn preset_body(&mut self, component: &Value, at: &str) {
         let text = text(component, "text").to_owned();
         if self.variables(&text, &format!("{at}/text")).len() > 1 {
-            return self.problem(
-                format!("{at}/text"),
-                "an authentication template takes a code only",
-            );
+            return self.problem(format!("{at}/text"), "an authentication template takes a code only");
         }
         let start = self.slots.len();
         let example = example(component, "/example/body_text/0");
@@ -311,15 +277,8 @@ impl Reader {
         }
         if self.format == ParameterFormat::Positional {
             names.sort_by_key(|name| name.parse::<usize>().unwrap_or_default());
-            if names
-                .iter()
-                .zip(1..)
-                .any(|(name, place)| *name != place.to_string())
-            {
-                self.problem(
-                    at.to_owned(),
-                    "variables must be numbered from {{1}} without a gap",
-                );
+            if names.iter().zip(1..).any(|(name, place)| *name != place.to_string()) {
+                self.problem(at.to_owned(), "variables must be numbered from {{1}} without a gap");
             }
         }
         names
@@ -337,11 +296,7 @@ fn fits(format: ParameterFormat, name: &str) -> bool {
 }
 
 fn named_example(component: &Value, name: &str) -> Option<String> {
-    let examples = component
-        .pointer("/example/body_text_named_params")?
-        .as_array()?;
-    let found = examples
-        .iter()
-        .find(|example| text(example, "param_name") == name)?;
+    let examples = component.pointer("/example/body_text_named_params")?.as_array()?;
+    let found = examples.iter().find(|example| text(example, "param_name") == name)?;
     Some(text(found, "example").to_owned())
 }

@@ -2,11 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn parse(
-    category: Category,
-    format: ParameterFormat,
-    components: &Value,
-) -> Result<Template, Vec<TemplateProblem>> {
+fn parse(category: Category, format: ParameterFormat, components: &Value) -> Result<Template, Vec<TemplateProblem>> {
     Template::parse("spring_offer", "en_US", category, format, components)
 }
 
@@ -79,18 +75,7 @@ fn own_values_win_and_a_blank_one_leaves_the_default() {
         .fill(&whole(), &params(&[("percent", "30%"), ("name", " ")]))
         .unwrap();
     let values: Vec<_> = (0..7).map(|slot| filled.get(slot)).collect();
-    assert_eq!(
-        values,
-        [
-            "https://ex.test/a.png",
-            "Ann",
-            "30%",
-            "",
-            "abc",
-            "SAVE20",
-            ""
-        ]
-    );
+    assert_eq!(values, ["https://ex.test/a.png", "Ann", "30%", "", "abc", "SAVE20", ""]);
     assert!(!format!("{filled:?}").contains("Ann"));
 }
 
@@ -102,21 +87,11 @@ fn every_bad_value_is_named_with_its_code() {
         ("name", "a\tb", "body.name", "ill_formed"),
         ("name", "a     b", "body.name", "ill_formed"),
         ("name", long.as_str(), "body.name", "too_long"),
-        (
-            "header.media",
-            "http://ex.test/a.png",
-            "header.media",
-            "ill_formed",
-        ),
+        ("header.media", "http://ex.test/a.png", "header.media", "ill_formed"),
         ("header.media", "https://", "header.media", "ill_formed"),
         ("header.media", "12a", "header.media", "ill_formed"),
         ("button2.url", "a b", "button2.url", "ill_formed"),
-        (
-            "coupon_code",
-            "SAVE-TWENTY-PERCENT-NOW",
-            "coupon_code",
-            "too_long",
-        ),
+        ("coupon_code", "SAVE-TWENTY-PERCENT-NOW", "coupon_code", "too_long"),
         ("coupon_code", "SAVE 20", "coupon_code", "ill_formed"),
         ("body.nmae", "Ann", "body.nmae", "unknown_slot"),
     ];
@@ -143,12 +118,9 @@ fn good_values_at_the_edge_pass() {
 
 #[test]
 fn what_is_missing_is_told_at_once_and_not_for_defaults() {
-    let problems = offer()
-        .fill(&Params::new(), &params(&[("name", "Ann")]))
-        .unwrap_err();
+    let problems = offer().fill(&Params::new(), &params(&[("name", "Ann")])).unwrap_err();
     let slots: Vec<_> = problems.iter().map(|p| (p.slot.as_str(), p.code)).collect();
-    let missing = ["header.media", "body.percent", "button2.url", "coupon_code"]
-        .map(|slot| (slot, "missing_slot"));
+    let missing = ["header.media", "body.percent", "button2.url", "coupon_code"].map(|slot| (slot, "missing_slot"));
     assert_eq!(slots, missing);
     assert!(offer().check_names(&params(&[("name", "Ann")])).is_empty());
 }
@@ -161,10 +133,7 @@ fn an_unknown_name_gets_the_nearest_and_two_names_for_one_slot_are_refused() {
         ("unknown_slot", "body.name")
     );
     let problem = &offer().check_names(&params(&[("name", "Ann"), ("body.name", "Bob")]))[0];
-    assert_eq!(
-        (problem.code, problem.slot.as_str()),
-        ("ill_formed", "body.name")
-    );
+    assert_eq!((problem.code, problem.slot.as_str()), ("ill_formed", "body.name"));
 }
 
 #[test]
@@ -176,10 +145,7 @@ fn positional_slots_keep_their_number_and_a_lone_body_may_be_long() {
         .iter()
         .map(|s| (s.name.as_str(), s.example.as_deref(), s.max_chars))
         .collect();
-    assert_eq!(
-        slots,
-        [("body.1", Some("a"), 32_768), ("body.2", Some("b"), 32_768)]
-    );
+    assert_eq!(slots, [("body.1", Some("a"), 32_768), ("body.2", Some("b"), 32_768)]);
     assert_eq!(template.slot("2").map(|s| s.name.as_str()), Some("body.2"));
     assert!(template.slot("code").is_none());
 }
@@ -191,12 +157,7 @@ fn an_authentication_template_has_one_slot_however_it_was_read() {
     let synced = json!([{"type": "BODY", "text": "*{{1}}* is your verification code."},
         {"type": "BUTTONS", "buttons": [{"type": "URL", "text": "Copy code", "url": "https://ex.test/otp/?code=otp{{1}}"}]}]);
     for components in [created, synced] {
-        let template = parse(
-            Category::Authentication,
-            ParameterFormat::Positional,
-            &components,
-        )
-        .unwrap();
+        let template = parse(Category::Authentication, ParameterFormat::Positional, &components).unwrap();
         assert_eq!(template.slots.len(), 1);
         assert_eq!(
             template.components.buttons[0].action,
@@ -228,20 +189,14 @@ fn what_cannot_be_sent_is_refused_with_its_place() {
         (json!([body, body]), "/1/type"),
         (json!([body, {"type": "CAROUSEL", "cards": []}]), "/1/type"),
         (json!([body, {"type": "limited_time_offer"}]), "/1/type"),
-        (
-            json!([{"type": "HEADER", "format": "LOCATION"}, body]),
-            "/0/format",
-        ),
+        (json!([{"type": "HEADER", "format": "LOCATION"}, body]), "/0/format"),
         (
             json!([{"type": "HEADER", "format": "TEXT", "text": "{{a}} {{b}}"}, body]),
             "/0/text",
         ),
         (json!([{"type": "BODY", "text": "Hi {{name"}]), "/0/text"),
         (json!([{"type": "BODY", "text": "Hi {{Name}}"}]), "/0/text"),
-        (
-            json!([body, {"type": "FOOTER", "text": "{{a}}"}]),
-            "/1/text",
-        ),
+        (json!([body, {"type": "FOOTER", "text": "{{a}}"}]), "/1/text"),
         (button(json!({"type": "FLOW"})), "/1/buttons/0/type"),
         (button(json!({"type": "OTP"})), "/1/buttons/0/type"),
         (

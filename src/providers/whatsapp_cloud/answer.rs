@@ -56,17 +56,10 @@ impl ApiError {
 
     /// The provider's words: what went wrong, then the details, fit to be kept.
     pub(super) fn reason(&self, recipients: &[&str]) -> String {
-        let words = self
-            .message
-            .as_deref()
-            .or(self.title.as_deref())
-            .unwrap_or_default();
+        let words = self.message.as_deref().or(self.title.as_deref()).unwrap_or_default();
         let details = match &self.error_data {
             Some(Value::String(details)) => details.as_str(),
-            Some(data) => data
-                .get("details")
-                .and_then(Value::as_str)
-                .unwrap_or_default(),
+            Some(data) => data.get("details").and_then(Value::as_str).unwrap_or_default(),
             None => "",
         };
         let words = if details.is_empty() || details == words {
@@ -132,9 +125,7 @@ fn coded(error: &ApiError, status: StatusCode, to: &Address, table: &ErrorTable)
         _ if status == StatusCode::TOO_MANY_REQUESTS => FailureClass::ThrottledNumber,
         // A code that says what is broken stands also in a 5xx (131057 comes as 500), one that only says that the
         // message failed does not: nobody knows how far Meta came with it.
-        FailureClass::Transient | FailureClass::Message if status.is_server_error() => {
-            FailureClass::Uncertain
-        }
+        FailureClass::Transient | FailureClass::Message if status.is_server_error() => FailureClass::Uncertain,
         _ if !known && status == StatusCode::UNAUTHORIZED => FailureClass::Account,
         _ if !known && error.is_transient => FailureClass::Transient,
         class => class,

@@ -17,18 +17,13 @@ use subtle::ConstantTimeEq as _;
 use super::answer::ApiError;
 use crate::{
     domain::failure::FailureClass,
-    providers::{
-        Access, CallbackRejected, Callbacks, ErrorRow, ErrorTable, Status, StatusCallback,
-    },
+    providers::{Access, CallbackRejected, Callbacks, ErrorRow, ErrorTable, Status, StatusCallback},
 };
 
 const SIGNATURE: &str = "x-hub-signature-256";
 
 /// Meta: `GET ?hub.mode=subscribe&hub.challenge=…&hub.verify_token=…` is answered with the challenge.
-pub(super) fn challenge(
-    access: &Access,
-    query: &BTreeMap<String, String>,
-) -> Result<String, CallbackRejected> {
+pub(super) fn challenge(access: &Access, query: &BTreeMap<String, String>) -> Result<String, CallbackRejected> {
     let expected = access
         .credentials
         .get("verify_token")
@@ -39,19 +34,13 @@ pub(super) fn challenge(
         .as_bytes()
         .ct_eq(given("hub.verify_token").as_bytes());
     match query.get("hub.challenge") {
-        Some(challenge) if given("hub.mode") == "subscribe" && bool::from(is_ours) => {
-            Ok(challenge.clone())
-        }
+        Some(challenge) if given("hub.mode") == "subscribe" && bool::from(is_ours) => Ok(challenge.clone()),
         _ => Err(CallbackRejected::ChallengeWrong),
     }
 }
 
 /// Meta: `X-Hub-Signature-256: sha256=<hex of HMAC-SHA256(app secret, raw body)>`.
-pub(super) fn authenticate(
-    access: &Access,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<(), CallbackRejected> {
+pub(super) fn authenticate(access: &Access, headers: &HeaderMap, body: &[u8]) -> Result<(), CallbackRejected> {
     let secret = access
         .credentials
         .get("app_secret")
@@ -69,8 +58,7 @@ pub(super) fn authenticate(
     let mut mac = mac.map_err(|_| CallbackRejected::SignatureWrong)?;
     mac.update(body);
     // Compares in constant time.
-    mac.verify_slice(&given)
-        .map_err(|_| CallbackRejected::SignatureWrong)
+    mac.verify_slice(&given).map_err(|_| CallbackRejected::SignatureWrong)
 }
 
 /// A body, down to the depth that its type parameter says.
@@ -147,8 +135,8 @@ pub(super) fn read(body: &[u8], table: &ErrorTable) -> Result<Callbacks, Callbac
             kept: Vec::new(),
         });
     }
-    let envelope: Envelope<&RawValue> = serde_json::from_slice(body)
-        .map_err(|error| CallbackRejected::Malformed(error.to_string()))?;
+    let envelope: Envelope<&RawValue> =
+        serde_json::from_slice(body).map_err(|error| CallbackRejected::Malformed(error.to_string()))?;
     let mut callbacks = Callbacks::default();
     for raw in envelope.entry {
         match serde_json::from_str::<Entry<'_, &RawValue>>(raw.get()) {
@@ -190,12 +178,7 @@ fn only_statuses(body: &[u8], table: &ErrorTable) -> Option<Vec<StatusCallback>>
     Some(statuses)
 }
 
-fn read_change(
-    entry: &Entry<'_, &RawValue>,
-    raw: &RawValue,
-    table: &ErrorTable,
-    callbacks: &mut Callbacks,
-) {
+fn read_change(entry: &Entry<'_, &RawValue>, raw: &RawValue, table: &ErrorTable, callbacks: &mut Callbacks) {
     let Ok(change) = serde_json::from_str::<Change<'_, &RawValue>>(raw.get()) else {
         callbacks.kept.push(("unparsed", raw.get().to_owned()));
         return;
@@ -256,9 +239,7 @@ impl StatusBody<'_> {
             other => Status::Other(other.to_owned()),
         };
         Some(StatusCallback {
-            token: self
-                .biz_opaque_callback_data
-                .and_then(|text| text.parse().ok()),
+            token: self.biz_opaque_callback_data.and_then(|text| text.parse().ok()),
             provider_message_id: self.id,
             provider_number_id: number.to_owned(),
             status,
@@ -267,11 +248,8 @@ impl StatusBody<'_> {
     }
 
     fn failure(&self, table: &ErrorTable) -> Status {
-        let recipients = [
-            self.recipient_id.as_deref(),
-            self.recipient_user_id.as_deref(),
-        ]
-        .map(Option::unwrap_or_default);
+        let recipients =
+            [self.recipient_id.as_deref(), self.recipient_user_id.as_deref()].map(Option::unwrap_or_default);
         let errors = self
             .errors
             .and_then(|raw| serde_json::from_str::<Vec<ApiError>>(raw.get()).ok());

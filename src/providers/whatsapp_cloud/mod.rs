@@ -18,17 +18,11 @@ use serde::{
 
 use crate::{
     domain::{Channel, failure::Outcome},
-    providers::{
-        Access, CallbackRejected, Callbacks, ErrorTable, Gate, Provider, SendRequest,
-        http::HttpClient,
-    },
+    providers::{Access, CallbackRejected, Callbacks, ErrorTable, Gate, Provider, SendRequest, http::HttpClient},
 };
 
 static ERRORS: LazyLock<ErrorTable> = LazyLock::new(|| {
-    #[expect(
-        clippy::expect_used,
-        reason = "the table is compiled in and a test reads it"
-    )]
+    #[expect(clippy::expect_used, reason = "the table is compiled in and a test reads it")]
     ErrorTable::from_toml(include_str!("errors.toml")).expect("errors.toml is a table of codes")
 });
 
@@ -51,19 +45,10 @@ impl WhatsappCloud {
             return Outcome::Refused(ERRORS.refusal("credentials_missing".to_owned(), reason));
         };
         let Access {
-            base_url,
-            api_version,
-            ..
+            base_url, api_version, ..
         } = &*request.access;
-        let url = format!(
-            "{base_url}/{api_version}/{}/messages",
-            request.provider_number_id
-        );
-        match self
-            .client
-            .post_json(&url, bearer, request::body(request), gate)
-            .await
-        {
+        let url = format!("{base_url}/{api_version}/{}/messages", request.provider_number_id);
+        match self.client.post_json(&url, bearer, request::body(request), gate).await {
             Ok(answer) => answer::outcome(&answer, &request.to, &ERRORS),
             Err(outcome) => outcome,
         }
@@ -84,20 +69,11 @@ impl Provider for WhatsappCloud {
         join_all(requests.iter().map(|request| self.send_one(request, gate))).await
     }
 
-    fn challenge(
-        &self,
-        access: &Access,
-        query: &BTreeMap<String, String>,
-    ) -> Result<String, CallbackRejected> {
+    fn challenge(&self, access: &Access, query: &BTreeMap<String, String>) -> Result<String, CallbackRejected> {
         callbacks::challenge(access, query)
     }
 
-    fn authenticate(
-        &self,
-        access: &Access,
-        headers: &HeaderMap,
-        body: &[u8],
-    ) -> Result<(), CallbackRejected> {
+    fn authenticate(&self, access: &Access, headers: &HeaderMap, body: &[u8]) -> Result<(), CallbackRejected> {
         callbacks::authenticate(access, headers, body)
     }
 

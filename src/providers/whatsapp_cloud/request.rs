@@ -154,18 +154,13 @@ fn components<'a>(template: &'a Template, filled: &'a Filled) -> Vec<Component<'
         });
     }
     if !parts.body.slots.is_empty() {
-        let parameters = template
-            .slots
-            .iter()
-            .enumerate()
-            .skip(parts.body.slots.start);
-        let parameters =
-            parameters
-                .take(parts.body.slots.len())
-                .map(|(at, slot)| Parameter::Text {
-                    parameter_name: template.parameter_name(slot),
-                    text: filled.get(at),
-                });
+        let parameters = template.slots.iter().enumerate().skip(parts.body.slots.start);
+        let parameters = parameters
+            .take(parts.body.slots.len())
+            .map(|(at, slot)| Parameter::Text {
+                parameter_name: template.parameter_name(slot),
+                text: filled.get(at),
+            });
         components.push(Component {
             r#type: "body",
             button: None,
@@ -219,10 +214,7 @@ fn filename(link: &str) -> Option<&str> {
 }
 
 /// The parameter of a button; none where it needs none.
-fn button_parameter<'a>(
-    action: &ButtonAction,
-    filled: &'a Filled,
-) -> Option<(&'static str, Parameter<'a>)> {
+fn button_parameter<'a>(action: &ButtonAction, filled: &'a Filled) -> Option<(&'static str, Parameter<'a>)> {
     let text = |slot: usize| Parameter::Text {
         parameter_name: None,
         text: filled.get(slot),

@@ -23,11 +23,7 @@ fn request(to: &str, template: Template, params: &[(&str, &str)]) -> SendRequest
         .collect();
     let filled = template.fill(&Params::new(), &own).unwrap();
     SendRequest {
-        access: Arc::new(Access::new(
-            "http://127.0.0.1:9/",
-            "v25.0",
-            Credentials::default(),
-        )),
+        access: Arc::new(Access::new("http://127.0.0.1:9/", "v25.0", Credentials::default())),
         provider_number_id: "106500000000001".into(),
         template: Arc::new(template),
         filled,
@@ -47,16 +43,10 @@ fn written(request: &SendRequest) -> Value {
 #[test]
 fn every_known_code_has_one_row_with_advice_in_both_languages() {
     let listed: BTreeSet<&str> = CODES.lines().collect();
-    assert_eq!(
-        listed.len(),
-        CODES.lines().count(),
-        "a code is listed twice"
-    );
+    assert_eq!(listed.len(), CODES.lines().count(), "a code is listed twice");
     let table = &*ERRORS;
     for code in listed {
-        let row = table
-            .get(code)
-            .unwrap_or_else(|| panic!("{code} has no row"));
+        let row = table.get(code).unwrap_or_else(|| panic!("{code} has no row"));
         let texts = [&row.meaning, &row.advice.en, &row.advice.ja];
         assert!(texts.iter().all(|text| text.trim().len() > 5), "{code}");
         assert!(!row.advice.ja.is_ascii(), "{code}");
@@ -91,10 +81,7 @@ fn a_template_without_variables_has_no_components() {
         "messaging_product": "whatsapp", "recipient_type": "individual", "to": "+16505550001", "type": "template",
         "biz_opaque_callback_data": TOKEN, "template": {"name": "spring_offer", "language": {"code": "en_US"}},
     });
-    assert_eq!(
-        written(&request("+16505550001", plain.clone(), &[])),
-        expected
-    );
+    assert_eq!(written(&request("+16505550001", plain.clone(), &[])), expected);
     let by_id = written(&request("US.13491208655302741918", plain, &[]));
     assert_eq!(
         (by_id.get("to"), &by_id["recipient"]),
@@ -152,20 +139,14 @@ fn headers_are_text_or_an_uploaded_file() {
         image,
         &[("header.media", "1037000000000001")],
     );
-    assert_eq!(
-        written,
-        json!({"type": "image", "image": {"id": "1037000000000001"}})
-    );
+    assert_eq!(written, json!({"type": "image", "image": {"id": "1037000000000001"}}));
 }
 
 #[test]
 fn a_one_time_password_is_written_for_body_and_button() {
-    let components = json!([{"type": "BODY"}, {"type": "BUTTONS", "buttons": [{"type": "OTP", "otp_type": "COPY_CODE"}]}]);
-    let template = template(
-        Category::Authentication,
-        ParameterFormat::Positional,
-        &components,
-    );
+    let components =
+        json!([{"type": "BODY"}, {"type": "BUTTONS", "buttons": [{"type": "OTP", "otp_type": "COPY_CODE"}]}]);
+    let template = template(Category::Authentication, ParameterFormat::Positional, &components);
     let written = written(&request("+16505550001", template, &[("code", "123456")]));
     let expected = json!([
         {"type": "body", "parameters": [{"type": "text", "text": "123456"}]},
@@ -187,11 +168,7 @@ async fn a_send_is_answered_for_each_request_and_needs_a_token() {
     let without_token = request("+16505550001", plain.clone(), &[]);
     let mut unreachable = request("+16505550001", plain, &[]);
     let secrets = [("access_token".to_owned(), "t0ken".to_owned().into())];
-    unreachable.access = Arc::new(Access::new(
-        "http://127.0.0.1:1/",
-        "v25.0",
-        Credentials(secrets.into()),
-    ));
+    unreachable.access = Arc::new(Access::new("http://127.0.0.1:1/", "v25.0", Credentials(secrets.into())));
     assert!(!format!("{unreachable:?}").contains("t0ken"));
     let open: Gate = Arc::new(|| true);
     let outcomes = provider.send(&[without_token, unreachable], &open).await;

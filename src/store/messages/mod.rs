@@ -47,7 +47,16 @@ pub struct Change {
 impl Change {
     /// A change without particulars.
     pub const fn new(key: MessageKey, attempt: i16, event: MessageEvent) -> Self {
-        Self { key, attempt, event, at: None, provider_message_id: None, failure: None, next: Next::Ready, only_numbers: None }
+        Self {
+            key,
+            attempt,
+            event,
+            at: None,
+            provider_message_id: None,
+            failure: None,
+            next: Next::Ready,
+            only_numbers: None,
+        }
     }
 }
 
@@ -159,7 +168,7 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     };
     let mut plan = plan::Plan::new(work, messages, batches, rules);
     let applied: Vec<_> = changes.iter().map(|change| Some(plan.take(change))).collect();
-    let (holds, holds_opened) = rows::open_holds(&mut tx, plan.wanted_holds()).await?;
+    let (holds, holds_opened) = rows::open_holds(&mut tx, plan.wanted_holds(), &plan.seen_holds()).await?;
     let plan = plan.finish(&holds);
     rows::write_messages(&mut tx, &plan.messages).await?;
     rows::write_attempts(&mut tx, &plan.attempts).await?;
@@ -169,5 +178,9 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     rows::insert_work(&mut tx, &plan.revived).await?;
     rows::add_tallies(&mut tx, &plan.tallies).await?;
     tx.commit().await.doing("commit a group of changes")?;
-    Ok(Outcome { applied, woken: plan.woken, holds_opened })
+    Ok(Outcome {
+        applied,
+        woken: plan.woken,
+        holds_opened,
+    })
 }

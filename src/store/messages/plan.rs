@@ -112,6 +112,15 @@ pub(super) struct FailedWrite {
 /// Messages moved from one state to another, by batch: the tally deltas.
 pub(super) type Tallies = BTreeMap<BatchId, [i32; 10]>;
 
+/// The holds of a group, locked until its commit so that a closing one cannot miss what is parked under it.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    /// Those that were asked for, by scope and cause.
+    pub(super) asked: HashMap<(HoldScope, String), HoldId>,
+    /// Those that were seen open and still are.
+    pub(super) open: std::collections::HashSet<HoldId>,
+}
+
 /// Everything to be written.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
@@ -169,18 +178,35 @@ impl Plan {
         batches: HashMap<BatchId, BatchRow>,
         rules: Rules,
     ) -> Self {
-        Self { work, messages, batches, rules, entries: HashMap::new(), attempts: Vec::new() }
+        Self {
+            work,
+            messages,
+            batches,
+            rules,
+            entries: HashMap::new(),
+            attempts: Vec::new(),
+        }
     }
 
     /// Applies one change to what is known of its message.
     pub(super) fn take(&mut self, change: &Change) -> Applied {
-        let Some(row) = self.messages.get(&change.key) else { return Applied::Unmatched };
-        if change.only_numbers.as_ref().is_some_and(|numbers| !numbers.contains(&row.number)) {
+        let Some(row) = self.messages.get(&change.key) else {
+            return Applied::Unmatched;
+        };
+        if change
+            .only_numbers
+            .as_ref()
+            .is_some_and(|numbers| !numbers.contains(&row.number))
+        {
             return Applied::Unmatched;
         }
         let work = self.work.get(&change.key);
         let latest = work.map_or(row.attempt, |w| w.attempt.max(row.attempt));
-        let age = if change.attempt < latest { Age::Older } else { Age::Current };
+        let age = if change.attempt < latest {
+            Age::Older
+        } else {
+            Age::Current
+        };
         if change.event == MessageEvent::Unknown && work.is_some_and(|w| w.stage != Stage::Calling) {
             // Returned or already unsure: nobody called for it since.
             return Applied::Stale;
@@ -200,13 +226,21 @@ impl Plan {
         let state = entry.write.state.unwrap_or(entry.found);
         let transition = state.apply(age, event);
         if let (Some(failure), true) = (&failure, transition != Transition::Wait) {
-            let attempt = AttemptWrite { key: change.key, attempt: change.attempt, outcome: event, failure: failure.clone(), at: change.at };
+            let attempt = AttemptWrite {
+                key: change.key,
+                attempt: change.attempt,
+                outcome: event,
+                failure: failure.clone(),
+                at: change.at,
+            };
             self.attempts.push(attempt);
         }
         entry.stamp(change, event, age);
         match transition {
             Transition::Wait => Applied::Wait,
-            Transition::Stay if state == MessageState::Pending && event == MessageEvent::Returned && age == Age::Current => {
+            Transition::Stay
+                if state == MessageState::Pending && event == MessageEvent::Returned && age == Age::Current =>
+            {
                 entry.next = Some((change.next.clone(), change.attempt));
                 Applied::Moved { from: state, to: state }
             }
@@ -222,8 +256,12 @@ impl Plan {
     fn within_life(&self, change: &Change) -> (MessageEvent, Option<Failure>) {
         let left = self.batches.get(&change.key.batch_id).map_or(Duration::MAX, |b| b.left);
         match (change.event, &change.next) {
-            (MessageEvent::Returned, Next::Wait { after, .. }) if *after >= left => (MessageEvent::Refused, change.failure.clone()),
-            (MessageEvent::FailedForNow, Next::Wait { after, .. }) if *after >= left => (MessageEvent::Failed, change.failure.clone()),
+            (MessageEvent::Returned, Next::Wait { after, .. }) if *after >= left => {
+                (MessageEvent::Refused, change.failure.clone())
+            }
+            (MessageEvent::FailedForNow, Next::Wait { after, .. }) if *after >= left => {
+                (MessageEvent::Failed, change.failure.clone())
+            }
             _ => (change.event, change.failure.clone()),
         }
     }
@@ -243,9 +281,21 @@ impl Plan {
         wanted
     }
 
+    /// The holds that work is to be parked under because they were seen open.
+    pub(super) fn seen_holds(&self) -> Vec<i64> {
+        let seen = self.entries.values().filter_map(|entry| match &entry.next {
+            Some((Next::ParkUnder(hold), _)) => Some(hold.0),
+            _ => None,
+        });
+        seen.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+
     /// What is to be written, in key order.
-    pub(super) fn finish(self, holds: &HashMap<(HoldScope, String), HoldId>) -> Writes {
-        let mut writes = Writes { attempts: self.attempts, ..Writes::default() };
+    pub(super) fn finish(self, holds: &Holds) -> Writes {
+        let mut writes = Writes {
+            attempts: self.attempts,
+            ..Writes::default()
+        };
         let mut entries: Vec<_> = self.entries.into_iter().collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
         for (key, entry) in entries {
@@ -263,10 +313,26 @@ impl Plan {
             if let (true, false, Some(batch)) = (is_failed, was_failed, self.batches.get(&key.batch_id)) {
                 let (failure, at) = entry.failure.clone().unwrap_or_else(|| (expired(), None));
                 let (attempt, number, template) = (entry.write.attempt, batch.number, batch.template);
-                writes.failed.push(FailedWrite { key, attempt, number, template, failure, at });
+                writes.failed.push(FailedWrite {
+                    key,
+                    attempt,
+                    number,
+                    template,
+                    failure,
+                    at,
+                });
             }
             let batch = self.batches.get(&key.batch_id);
-            write_work(&mut writes, key, &entry, to, self.work.get(&key), batch, self.rules, holds);
+            write_work(
+                &mut writes,
+                key,
+                &entry,
+                to,
+                self.work.get(&key),
+                batch,
+                self.rules,
+                holds,
+            );
             if entry.touched {
                 writes.messages.push((key, entry.write));
             }
@@ -334,7 +400,7 @@ fn write_work(
     work: Option<&WorkRow>,
     batch: Option<&BatchRow>,
     rules: Rules,
-    holds: &HashMap<(HoldScope, String), HoldId>,
+    holds: &Holds,
 ) {
     if !to.has_work() {
         if work.is_some() {
@@ -348,13 +414,22 @@ fn write_work(
         (_, None) => return,
         (_, Some((Next::Ready, _))) => ("ready", Duration::ZERO, charged, None),
         (_, Some((Next::Wait { after, charged: counts }, _))) => ("ready", *after, charged + i16::from(*counts), None),
-        (_, Some((Next::ParkUnder(hold), _))) => ("parked", Duration::MAX, charged, Some(*hold)),
-        (_, Some((Next::Park(hold), _))) => match holds.get(&(hold.scope.clone(), hold.cause.clone())) {
+        (_, Some((Next::ParkUnder(hold), _))) if holds.open.contains(hold) => {
+            ("parked", Duration::MAX, charged, Some(*hold))
+        }
+        (_, Some((Next::ParkUnder(_), _))) => ("ready", Duration::ZERO, charged, None),
+        (_, Some((Next::Park(hold), _))) => match holds.asked.get(&(hold.scope.clone(), hold.cause.clone())) {
             Some(id) => ("parked", hold.lasts.unwrap_or(Duration::MAX), charged, Some(*id)),
             None => ("ready", Duration::ZERO, charged, None),
         },
     };
-    let write = WorkWrite { key, stage, wait, charged, hold };
+    let write = WorkWrite {
+        key,
+        stage,
+        wait,
+        charged,
+        hold,
+    };
     if let Some(work) = work {
         if stage == "ready" {
             writes.woken.push(work.number);
@@ -362,7 +437,13 @@ fn write_work(
         writes.again.push(write);
     } else if let Some(batch) = batch {
         let attempt = entry.write.attempt;
-        writes.revived.push(WorkInsert { write, number: batch.number, attempt, lane: batch.lane.clone(), group: batch.group });
+        writes.revived.push(WorkInsert {
+            write,
+            number: batch.number,
+            attempt,
+            lane: batch.lane.clone(),
+            group: batch.group,
+        });
     }
 }
 

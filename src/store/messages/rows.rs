@@ -9,12 +9,12 @@ use uuid::Uuid;
 use super::{
     NewHold,
     plan::{
-        AttemptWrite, BatchRow, FailedWrite, MessageRow, MessageWrite, Stage, Stamp, Tallies, WorkInsert, WorkRow, WorkWrite,
+        AttemptWrite, BatchRow, FailedWrite, Holds, MessageRow, MessageWrite, Stage, Stamp, Tallies, WorkInsert,
+        WorkRow, WorkWrite,
     },
 };
 use crate::{
     domain::{
-        hold::HoldScope,
         ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId},
         message::MessageState,
     },
@@ -33,7 +33,10 @@ fn seconds(wait: Duration) -> f64 {
 }
 
 /// Locks the work rows of these messages, by key.
-pub(super) async fn lock_work(tx: &mut PgConnection, keys: &[MessageKey]) -> Result<HashMap<MessageKey, WorkRow>, StoreError> {
+pub(super) async fn lock_work(
+    tx: &mut PgConnection,
+    keys: &[MessageKey],
+) -> Result<HashMap<MessageKey, WorkRow>, StoreError> {
     let (batches, seqs) = columns(keys.iter());
     let rows = sqlx::query!(
         r#"
@@ -55,14 +58,28 @@ pub(super) async fn lock_work(tx: &mut PgConnection, keys: &[MessageKey]) -> Res
             "parked" => Stage::Parked,
             _ => Stage::Unsure,
         };
-        let key = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq };
-        (key, WorkRow { stage, attempt: row.attempt, charged: row.charged, number: NumberId(row.number_id) })
+        let key = MessageKey {
+            batch_id: BatchId(row.batch_id),
+            seq: row.seq,
+        };
+        (
+            key,
+            WorkRow {
+                stage,
+                attempt: row.attempt,
+                charged: row.charged,
+                number: NumberId(row.number_id),
+            },
+        )
     });
     Ok(rows.collect())
 }
 
 /// Locks these messages, by key.
-pub(super) async fn lock_messages(tx: &mut PgConnection, keys: &[MessageKey]) -> Result<HashMap<MessageKey, MessageRow>, StoreError> {
+pub(super) async fn lock_messages(
+    tx: &mut PgConnection,
+    keys: &[MessageKey],
+) -> Result<HashMap<MessageKey, MessageRow>, StoreError> {
     let (batches, seqs) = columns(keys.iter());
     let rows = sqlx::query!(
         r#"
@@ -79,15 +96,28 @@ pub(super) async fn lock_messages(tx: &mut PgConnection, keys: &[MessageKey]) ->
     .await
     .doing("lock messages")?;
     let rows = rows.into_iter().map(|row| {
-        let key = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq };
+        let key = MessageKey {
+            batch_id: BatchId(row.batch_id),
+            seq: row.seq,
+        };
         let state = row.state.parse().unwrap_or(MessageState::Pending);
-        (key, MessageRow { state, attempt: row.attempt, number: NumberId(row.number_id) })
+        (
+            key,
+            MessageRow {
+                state,
+                attempt: row.attempt,
+                number: NumberId(row.number_id),
+            },
+        )
     });
     Ok(rows.collect())
 }
 
 /// What bad news needs of the batches of these messages.
-pub(super) async fn read_batches(tx: &mut PgConnection, keys: &[MessageKey]) -> Result<HashMap<BatchId, BatchRow>, StoreError> {
+pub(super) async fn read_batches(
+    tx: &mut PgConnection,
+    keys: &[MessageKey],
+) -> Result<HashMap<BatchId, BatchRow>, StoreError> {
     let mut ids: Vec<Uuid> = keys.iter().map(|key| key.batch_id.0).collect();
     ids.dedup();
     let rows = sqlx::query!(
@@ -116,12 +146,23 @@ pub(super) async fn read_batches(tx: &mut PgConnection, keys: &[MessageKey]) -> 
     Ok(rows.collect())
 }
 
-/// Opens the holds that are not open yet; says which id each scope and cause has, and which are new.
+/// Opens the holds that are not open yet, and locks those that were seen open; says which are new.
 pub(super) async fn open_holds(
     tx: &mut PgConnection,
     wanted: Vec<&NewHold>,
-) -> Result<(HashMap<(HoldScope, String), HoldId>, Vec<NewHold>), StoreError> {
-    let (mut ids, mut opened) = (HashMap::new(), Vec::new());
+    seen: &[i64],
+) -> Result<(Holds, Vec<NewHold>), StoreError> {
+    let (mut holds, mut opened) = (Holds::default(), Vec::new());
+    if !seen.is_empty() {
+        let open = sqlx::query_scalar!(
+            "SELECT id FROM hold WHERE id = ANY ($1) AND closed_at IS NULL ORDER BY id FOR SHARE",
+            seen
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .doing("lock holds")?;
+        holds.open = open.into_iter().map(HoldId).collect();
+    }
     for hold in wanted {
         let row = sqlx::query!(
             r#"
@@ -140,12 +181,14 @@ pub(super) async fn open_holds(
         .fetch_one(&mut *tx)
         .await
         .doing("open a hold")?;
-        ids.insert((hold.scope.clone(), hold.cause.clone()), HoldId(row.id));
+        holds
+            .asked
+            .insert((hold.scope.clone(), hold.cause.clone()), HoldId(row.id));
         if row.new {
             opened.push(hold.clone());
         }
     }
-    Ok((ids, opened))
+    Ok((holds, opened))
 }
 
 /// Two arrays for one time column: whether it is set, and the provider's time if it is not now.
@@ -153,7 +196,10 @@ fn stamps<'a>(writes: impl Iterator<Item = &'a Option<Stamp>>) -> (Vec<bool>, Ve
     writes.map(|stamp| (stamp.is_some(), stamp.flatten())).unzip()
 }
 
-pub(super) async fn write_messages(tx: &mut PgConnection, writes: &[(MessageKey, MessageWrite)]) -> Result<(), StoreError> {
+pub(super) async fn write_messages(
+    tx: &mut PgConnection,
+    writes: &[(MessageKey, MessageWrite)],
+) -> Result<(), StoreError> {
     if writes.is_empty() {
         return Ok(());
     }
@@ -240,7 +286,11 @@ pub(super) async fn write_attempts(tx: &mut PgConnection, writes: &[AttemptWrite
     Ok(())
 }
 
-pub(super) async fn write_failures(tx: &mut PgConnection, failed: &[FailedWrite], lifted: &[MessageKey]) -> Result<(), StoreError> {
+pub(super) async fn write_failures(
+    tx: &mut PgConnection,
+    failed: &[FailedWrite],
+    lifted: &[MessageKey],
+) -> Result<(), StoreError> {
     if !lifted.is_empty() {
         let (batches, seqs) = columns(lifted.iter());
         sqlx::query!(

@@ -8,11 +8,7 @@ fn read(status: u16, body: &str) -> Outcome {
         retry_after: None,
         body: body.as_bytes().to_vec(),
     };
-    outcome(
-        &answer,
-        &Address::from_store("+16505550001".to_owned()),
-        &ERRORS,
-    )
+    outcome(&answer, &Address::from_store("+16505550001".to_owned()), &ERRORS)
 }
 
 fn refused(status: u16, body: &str) -> (String, FailureClass) {
@@ -76,20 +72,8 @@ const CODED: &[Coded] = &[
     (429, 999, "", "999", FailureClass::ThrottledNumber),
     (400, 131_056, "", "131056", FailureClass::ThrottledPair),
     (400, 100, "", "100", FailureClass::Config),
-    (
-        400,
-        100,
-        r#","error_subcode":33"#,
-        "33",
-        FailureClass::Number,
-    ),
-    (
-        400,
-        100,
-        r#","error_subcode":7"#,
-        "100",
-        FailureClass::Config,
-    ),
+    (400, 100, r#","error_subcode":33"#, "33", FailureClass::Number),
+    (400, 100, r#","error_subcode":7"#, "100", FailureClass::Config),
     (403, 217, "", "200", FailureClass::Account),
     (400, 131_215, "", "131020", FailureClass::Config),
     (401, 190, "", "190", FailureClass::Account),
@@ -102,20 +86,8 @@ const CODED: &[Coded] = &[
     (500, 131_057, "", "131057", FailureClass::Number),
     (500, 1, "", "1", FailureClass::Uncertain),
     (400, 1, "", "1", FailureClass::Message),
-    (
-        500,
-        999,
-        r#","is_transient":true"#,
-        "999",
-        FailureClass::Uncertain,
-    ),
-    (
-        400,
-        999,
-        r#","is_transient":true"#,
-        "999",
-        FailureClass::Transient,
-    ),
+    (500, 999, r#","is_transient":true"#, "999", FailureClass::Uncertain),
+    (400, 999, r#","is_transient":true"#, "999", FailureClass::Transient),
     (400, 999, "", "999", FailureClass::Message),
 ];
 
@@ -123,11 +95,7 @@ const CODED: &[Coded] = &[
 fn each_code_has_its_class() {
     for (status, code, rest, kept, class) in CODED {
         let body = format!(r#"{{"error":{{"message":"x","code":{code}{rest}}}}}"#);
-        assert_eq!(
-            refused(*status, &body),
-            ((*kept).to_owned(), *class),
-            "{status} {body}"
-        );
+        assert_eq!(refused(*status, &body), ((*kept).to_owned(), *class), "{status} {body}");
     }
 }
 
@@ -194,11 +162,7 @@ fn a_wait_is_the_answers_own_before_the_tables() {
             retry_after,
             body: body.clone(),
         };
-        match outcome(
-            &answer,
-            &Address::from_store("+16505550001".to_owned()),
-            &ERRORS,
-        ) {
+        match outcome(&answer, &Address::from_store("+16505550001".to_owned()), &ERRORS) {
             Outcome::Refused(refusal) => refusal.wait.map(|wait| wait.as_secs()),
             other => panic!("{other:?}"),
         }

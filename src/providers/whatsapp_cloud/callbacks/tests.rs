@@ -3,19 +3,14 @@ use chrono::{TimeZone as _, Utc};
 use super::*;
 use crate::providers::{Credentials, whatsapp_cloud::ERRORS};
 
-const STATUSES: &str =
-    include_str!("../../../../tests/fixtures/whatsapp_cloud/callback_statuses.json");
+const STATUSES: &str = include_str!("../../../../tests/fixtures/whatsapp_cloud/callback_statuses.json");
 const MIXED: &str = include_str!("../../../../tests/fixtures/whatsapp_cloud/callback_mixed.json");
 
 fn access(secrets: &[(&str, &str)]) -> Access {
     let secrets = secrets
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned().into()));
-    Access::new(
-        "https://graph.test",
-        "v25.0",
-        Credentials(secrets.collect()),
-    )
+    Access::new("https://graph.test", "v25.0", Credentials(secrets.collect()))
 }
 
 #[test]
@@ -34,11 +29,7 @@ fn the_challenge_is_answered_to_meta_only() {
         challenge(&ours, &query("subscribe", "v3rify")),
         Ok("1158201444".to_owned())
     );
-    for (mode, token) in [
-        ("subscribe", "v3rifx"),
-        ("subscribe", ""),
-        ("unsubscribe", "v3rify"),
-    ] {
+    for (mode, token) in [("subscribe", "v3rifx"), ("subscribe", ""), ("unsubscribe", "v3rify")] {
         assert_eq!(
             challenge(&ours, &query(mode, token)),
             Err(CallbackRejected::ChallengeWrong)
@@ -49,18 +40,14 @@ fn the_challenge_is_answered_to_meta_only() {
         Err(CallbackRejected::ChallengeWrong)
     );
     let missing = challenge(&access(&[]), &query("subscribe", ""));
-    assert_eq!(
-        missing,
-        Err(CallbackRejected::SecretMissing("verify_token"))
-    );
+    assert_eq!(missing, Err(CallbackRejected::SecretMissing("verify_token")));
 }
 
 #[test]
 fn the_signature_covers_the_raw_bytes() {
     let ours = access(&[("app_secret", "s3cret")]);
     let check = |signature: &str, body: &[u8]| {
-        let headers =
-            HeaderMap::from_iter([(SIGNATURE.parse().unwrap(), signature.parse().unwrap())]);
+        let headers = HeaderMap::from_iter([(SIGNATURE.parse().unwrap(), signature.parse().unwrap())]);
         authenticate(&ours, &headers, body)
     };
     // printf '{"a":1}' | openssl dgst -sha256 -hmac s3cret
@@ -113,12 +100,7 @@ fn every_status_of_every_entry_is_read() {
         delivered.",
         Some(86_400),
     );
-    let unwell = failed(
-        "131000",
-        FailureClass::Transient,
-        "Something went wrong",
-        None,
-    );
+    let unwell = failed("131000", FailureClass::Transient, "Something went wrong", None);
     let strange = failed("999999", FailureClass::Message, "New for ***", None);
     let silent = failed(
         "unknown_code",
@@ -138,29 +120,20 @@ fn every_status_of_every_entry_is_read() {
     ];
     assert_eq!(told, expected);
     let first = &read.statuses[0];
-    let token = "v1.0a1b2c3d.0192d0c7-7d2a-7aaa-8aaa-123456789abc.17.2"
-        .parse()
-        .ok();
+    let token = "v1.0a1b2c3d.0192d0c7-7d2a-7aaa-8aaa-123456789abc.17.2".parse().ok();
     assert_eq!(
         (&first.token, first.provider_number_id.as_str()),
         (&token, "106500000000001")
     );
     assert_eq!(first.at, Utc.timestamp_opt(1_750_030_073, 0).unwrap());
     // Another sender's data, and a time as a number.
-    assert_eq!(
-        (&read.statuses[3].token, read.statuses[3].at),
-        (&None, first.at)
-    );
+    assert_eq!((&read.statuses[3].token, read.statuses[3].at), (&None, first.at));
 }
 
 #[test]
 fn what_is_no_status_is_kept_and_costs_no_status() {
     let read = read(MIXED.as_bytes(), &ERRORS).unwrap();
-    let ids: Vec<_> = read
-        .statuses
-        .iter()
-        .map(|s| s.provider_message_id.as_str())
-        .collect();
+    let ids: Vec<_> = read.statuses.iter().map(|s| s.provider_message_id.as_str()).collect();
     assert_eq!(ids, ["wamid.GOOD", "wamid.WITH_INBOUND"]);
     let kinds: Vec<_> = read.kept.iter().map(|(kind, _)| *kind).collect();
     let expected = [
@@ -184,35 +157,17 @@ fn what_is_no_status_is_kept_and_costs_no_status() {
     let paused: serde_json::Value = serde_json::from_str(&read.kept[3].1).unwrap();
     assert_eq!(
         (&paused["field"], &paused["time"]),
-        (
-            &"message_template_status_update".into(),
-            &1_739_321_024.into()
-        )
+        (&"message_template_status_update".into(), &1_739_321_024.into())
     );
 }
 
 #[test]
 fn a_body_that_is_not_metas_is_refused() {
-    for body in [
-        "",
-        "no",
-        "[]",
-        "{}",
-        r#"{"entry":1}"#,
-        "{\"entry\":[\"\u{0}",
-    ] {
+    for body in ["", "no", "[]", "{}", r#"{"entry":1}"#, "{\"entry\":[\"\u{0}"] {
         assert!(
-            matches!(
-                read(body.as_bytes(), &ERRORS),
-                Err(CallbackRejected::Malformed(_))
-            ),
+            matches!(read(body.as_bytes(), &ERRORS), Err(CallbackRejected::Malformed(_))),
             "{body}"
         );
     }
-    assert!(
-        read(br#"{"entry":[]}"#, &ERRORS)
-            .unwrap()
-            .statuses
-            .is_empty()
-    );
+    assert!(read(br#"{"entry":[]}"#, &ERRORS).unwrap().statuses.is_empty());
 }

@@ -1,0 +1,398 @@
+//! The claimer: one loop per process over all its numbers. Looks for due work, claims a step ahead of the pace, and
+//! hands each message to its number's actor.
+
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Shared, clock, gate::Pass, leases::LeaseEvent, number::Number, send::Prepared, settle, turns::Turns};
+use crate::{
+    domain::{
+        failure::{FailureClass, Refusal},
+        hold::Route,
+        ids::{BatchId, NumberId, TemplateId},
+        lane::Lane,
+        message::MessageEvent,
+        pacing::Tick,
+    },
+    store::{
+        self, Link, StoreError,
+        messages::Change,
+        work::{BatchFacts, ClaimedMessage, Want},
+    },
+};
+
+/// Groups looked at in one go; more come into view as these are served.
+const LOOK_MOST: i64 = 10_000;
+/// How long before the end of a claim its call must have started, beyond what a call may take.
+const SETTLE_ROOM: Duration = Duration::from_secs(5);
+
+struct Leased {
+    actor: Rc<Number>,
+    turns: Turns,
+    look_at: Tick,
+}
+
+pub(super) struct Claimer {
+    shared: Rc<Shared>,
+    link: Link,
+    events: mpsc::UnboundedReceiver<LeaseEvent>,
+    wakes: broadcast::Receiver<Arc<[NumberId]>>,
+    numbers: HashMap<NumberId, Leased>,
+    routes: HashMap<(NumberId, TemplateId), Arc<Route>>,
+    registry_version: i64,
+    tries: u32,
+}
+
+impl Claimer {
+    pub(super) fn new(
+        shared: Rc<Shared>,
+        events: mpsc::UnboundedReceiver<LeaseEvent>,
+        wakes: broadcast::Receiver<Arc<[NumberId]>>,
+    ) -> Self {
+        let link = Link::new(shared.store.clone(), "claim");
+        Self {
+            shared,
+            link,
+            events,
+            wakes,
+            numbers: HashMap::new(),
+            routes: HashMap::new(),
+            registry_version: 0,
+            tries: 0,
+        }
+    }
+
+    /// Claims until `stop`; then returns what is not called and leaves the open calls to the caller.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            self.follow_registry();
+            if let Err(error) = self.step().await {
+                self.link.reset();
+                self.tries += 1;
+                tracing::warn!(error = %store::chain(&error), "could not claim; trying again");
+                tokio::time::sleep(super::PERSIST.wait_after(self.tries)).await;
+            } else {
+                self.tries = 0;
+            }
+            self.wait(&stop).await;
+        }
+        for number in self.numbers.values() {
+            number.actor.close(&self.shared);
+        }
+    }
+
+    /// One look and one claim, whatever the number of numbers.
+    async fn step(&mut self) -> Result<(), StoreError> {
+        self.look().await?;
+        let wants = self.wants();
+        if wants.is_empty() {
+            return Ok(());
+        }
+        let claim_id = Uuid::new_v4();
+        let asked = clock::now();
+        let provider = &self.shared.settings.provider;
+        let call = Duration::from_millis(provider.timeout_ms + provider.connect_timeout_ms);
+        let claimed = match store::work::claim(self.link.get().await?, &wants, claim_id, call + SETTLE_ROOM).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.read_back(claim_id).await;
+                return Err(error);
+            }
+        };
+        metrics::counter!("dispatch_claimed_total").increment(claimed.len() as u64);
+        self.note_drained(&wants, &claimed);
+        let facts = self.facts(&claimed).await;
+        for message in claimed {
+            self.hand_over(message, &facts, asked + SETTLE_ROOM);
+        }
+        Ok(())
+    }
+
+    /// Reads which groups have due work, of the numbers that were woken or not looked at for a while.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let now = clock::now();
+        let due: Vec<NumberId> = self
+            .numbers
+            .iter()
+            .filter(|(_, n)| n.look_at <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let found = store::work::look(self.link.get().await?, &due, LOOK_MOST).await?;
+        let poll = Duration::from_millis(self.shared.settings.dispatch.poll_ms);
+        let mut by_number: HashMap<NumberId, Vec<(Lane, Uuid, Duration)>> = HashMap::new();
+        for group in found {
+            by_number
+                .entry(group.number)
+                .or_default()
+                .push((group.lane, group.group, group.due_in));
+        }
+        for id in due {
+            let Some(number) = self.numbers.get_mut(&id) else {
+                continue;
+            };
+            number
+                .turns
+                .found(by_number.remove(&id).unwrap_or_default().into_iter(), now);
+            number.look_at = number.turns.next_due().map_or(now + poll, |next| next.min(now + poll));
+        }
+        Ok(())
+    }
+
+    /// What each number has room for and no hold over it.
+    fn wants(&mut self) -> Vec<Want> {
+        let snapshot = self.shared.directory.current();
+        let gates = &self.shared.gates;
+        let now = clock::now();
+        if !gates.is_fresh(now) {
+            return Vec::new();
+        }
+        let mut wants = Vec::new();
+        for (id, number) in &mut self.numbers {
+            if !number.actor.held.is_good(now) {
+                continue;
+            }
+            for urgent in [true, false] {
+                let room = number.actor.room(urgent);
+                if room == 0 {
+                    continue;
+                }
+                let open = |lane, group| gates.lets_group(&snapshot, *id, lane, group);
+                for turn in number.turns.take(urgent, room, open) {
+                    let (lease, lane, group, most) = (number.actor.held.lease, turn.lane, turn.group, turn.most);
+                    wants.push(Want {
+                        number: *id,
+                        lease,
+                        lane,
+                        group,
+                        most,
+                    });
+                }
+            }
+        }
+        wants
+    }
+
+    /// A group that gave less than it was asked for has nothing more that is due.
+    fn note_drained(&mut self, wants: &[Want], claimed: &[ClaimedMessage]) {
+        let mut got: HashMap<(NumberId, Lane, Uuid), usize> = HashMap::new();
+        for message in claimed {
+            *got.entry((message.number(), message.lane(), message.group()))
+                .or_default() += 1;
+        }
+        for want in wants {
+            let got = got
+                .get(&(want.number, want.lane, want.group))
+                .copied()
+                .unwrap_or_default();
+            if let (true, Some(number)) = (got < want.most, self.numbers.get_mut(&want.number)) {
+                number.turns.drained(want.lane, want.group);
+            }
+        }
+    }
+
+    /// What the batches of the claim say. Without it nothing can be sent, and everything goes back.
+    async fn facts(&mut self, claimed: &[ClaimedMessage]) -> HashMap<BatchId, BatchFacts> {
+        let batches: HashSet<BatchId> = claimed.iter().map(|m| m.key().batch_id).collect();
+        if batches.is_empty() {
+            return HashMap::new();
+        }
+        let batches: Vec<BatchId> = batches.into_iter().collect();
+        let read = match self.link.get().await {
+            Ok(connection) => store::work::batch_facts(connection, &batches).await,
+            Err(error) => Err(error),
+        };
+        read.unwrap_or_else(|error| {
+            self.link.reset();
+            tracing::warn!(error = %store::chain(&error), "could not read the batches of a claim; it goes back");
+            HashMap::new()
+        })
+    }
+
+    /// Gives a claimed message to its number, or settles what must not be called.
+    fn hand_over(&mut self, message: ClaimedMessage, facts: &HashMap<BatchId, BatchFacts>, call_by: Tick) {
+        let (key, attempt, charged) = (message.key(), message.attempt(), message.charged());
+        let settle = |change| self.shared.settle.settle(change);
+        let (Some(facts), Some(number)) = (facts.get(&key.batch_id), self.numbers.get(&message.number())) else {
+            return settle(settle::not_called(key, attempt, None));
+        };
+        if facts.cancelled || facts.expired {
+            let event = if facts.cancelled {
+                MessageEvent::Cancelled
+            } else {
+                MessageEvent::Expired
+            };
+            return settle(Change::new(key, attempt, event));
+        }
+        let snapshot = self.shared.directory.current();
+        let (Some(row), Some(template)) = (
+            snapshot.numbers.get(&message.number()),
+            snapshot.templates.get(&facts.template),
+        ) else {
+            return settle(settle::not_called(key, attempt, None));
+        };
+        let route = self
+            .routes
+            .entry((row.id, template.id))
+            .or_insert_with(|| Arc::new(snapshot.route(row, template)));
+        let seen = self.shared.gates.version();
+        if let Some(stop) = self.shared.gates.stops(route, key.batch_id) {
+            return settle(settle::not_called(key, attempt, Some(stop)));
+        }
+        let tenant = row.account.tenant;
+        let refused = |refusal| settle::refused(key, attempt, charged, refusal, route, tenant, &self.shared.retry);
+        let filled = match template.template.fill(&facts.defaults, message.params()) {
+            Ok(filled) => filled,
+            Err(problems) => return settle(refused(unfillable(&problems))),
+        };
+        let pass = Pass {
+            held: Arc::clone(&number.actor.held),
+            gates: Arc::clone(&self.shared.gates),
+            seen,
+            route: Arc::clone(route),
+            batch: key.batch_id,
+            call_by,
+            freeze: self.shared.freeze.clone(),
+        };
+        match Prepared::new(&self.shared, message, row, &template.template, filled, pass) {
+            Ok(prepared) => number.actor.push(prepared),
+            Err((_, refusal)) => settle(refused(refusal)),
+        }
+    }
+
+    /// After a lost answer: what the claim took, if it was committed, goes back uncalled.
+    async fn read_back(&mut self, claim_id: Uuid) {
+        loop {
+            self.link.reset();
+            let read = match self.link.get().await {
+                Ok(connection) => store::work::claimed_by(connection, claim_id).await,
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(claimed) => {
+                    for (key, attempt) in claimed {
+                        self.shared.settle.settle(settle::not_called(key, attempt, None));
+                    }
+                    return;
+                }
+                Err(error) => {
+                    self.tries += 1;
+                    tracing::warn!(error = %store::chain(&error), "could not read a claim back; trying again");
+                    tokio::time::sleep(super::PERSIST.wait_after(self.tries)).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for something to do: room, a wake-up, a lease, or the next due time.
+    async fn wait(&mut self, stop: &CancellationToken) {
+        let next = self
+            .numbers
+            .values()
+            .map(|n| n.look_at)
+            .min()
+            .unwrap_or_else(|| clock::now() + Duration::from_secs(1));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = self.shared.hungry.notified() => {}
+            () = tokio::time::sleep_until(clock::instant(next)) => {}
+            woken = self.wakes.recv() => self.woken(woken.ok()),
+            Some(event) = self.events.recv() => self.leased(event),
+        }
+        while let Ok(event) = self.events.try_recv() {
+            self.leased(event);
+        }
+        while let Ok(woken) = self.wakes.try_recv() {
+            self.woken(Some(woken));
+        }
+    }
+
+    /// Numbers to look at now; without names (wake-ups were missed) all of them.
+    fn woken(&mut self, numbers: Option<Arc<[NumberId]>>) {
+        let now = clock::now();
+        match numbers {
+            Some(numbers) => {
+                for id in numbers.iter() {
+                    if let Some(number) = self.numbers.get_mut(id) {
+                        number.look_at = now;
+                    }
+                }
+            }
+            None => self.numbers.values_mut().for_each(|number| number.look_at = now),
+        }
+    }
+
+    fn leased(&mut self, event: LeaseEvent) {
+        match event {
+            LeaseEvent::Taken {
+                number,
+                held,
+                not_before,
+            } => {
+                if let Some(before) = self.numbers.remove(&number) {
+                    before.actor.close(&self.shared);
+                }
+                let actor = Number::start(&self.shared, number, held, not_before);
+                self.numbers.insert(
+                    number,
+                    Leased {
+                        actor,
+                        turns: Turns::default(),
+                        look_at: clock::now(),
+                    },
+                );
+            }
+            LeaseEvent::Lost(number) => {
+                if let Some(lost) = self.numbers.remove(&number) {
+                    lost.actor.close(&self.shared);
+                }
+            }
+            LeaseEvent::HandOver(number, drained) => self.drain(number, drained),
+        }
+    }
+
+    /// Returns what is not called; when the open calls have ended, the keeper gives the lease up.
+    fn drain(&mut self, number: NumberId, drained: oneshot::Sender<()>) {
+        let Some(leaving) = self.numbers.remove(&number) else {
+            return;
+        };
+        leaving.actor.close(&self.shared);
+        tokio::task::spawn_local(async move {
+            leaving.actor.drained().await;
+            drained.send(()).ok();
+        });
+    }
+
+    /// After a change of the registry: new limits, new routes.
+    fn follow_registry(&mut self) {
+        let version = self.shared.directory.current().version;
+        if version != self.registry_version {
+            self.registry_version = version;
+            self.routes.clear();
+            for number in self.numbers.values() {
+                number.actor.set_limit(&self.shared);
+            }
+        }
+    }
+}
+
+/// The slots do not fit the template as it is now: it was changed after the job was accepted.
+fn unfillable(problems: &[crate::domain::template::SlotProblem]) -> Refusal {
+    let reason = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    Refusal {
+        code: "slots_changed".to_owned(),
+        class: FailureClass::Config,
+        reason,
+        wait: None,
+    }
+}

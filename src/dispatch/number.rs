@@ -1,0 +1,203 @@
+//! The actor of one leased number: takes claimed messages lane by lane and starts each call at its pace.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    Shared, clock,
+    gate::Held,
+    send::{self, Prepared},
+    settle,
+};
+use crate::domain::{
+    ids::NumberId,
+    pacing::{Pace, Tick},
+};
+
+/// A number as the claimer sees it.
+#[derive(Debug)]
+pub(super) struct Number {
+    pub(super) id: NumberId,
+    pub(super) held: Arc<Held>,
+    queue: RefCell<[VecDeque<Prepared>; 3]>,
+    pace: RefCell<Option<Pace>>,
+    step: Cell<usize>,
+    in_flight: Cell<usize>,
+    /// The most open calls: two seconds of the limit.
+    in_flight_most: Cell<usize>,
+    closed: Cell<bool>,
+    changed: Notify,
+}
+
+impl Number {
+    /// An actor for a number that may send from `not_before` on.
+    pub(super) fn start(shared: &Rc<Shared>, id: NumberId, held: Arc<Held>, not_before: Tick) -> Rc<Self> {
+        let number = Rc::new(Self {
+            id,
+            held,
+            queue: RefCell::default(),
+            pace: RefCell::new(None),
+            step: Cell::new(1),
+            in_flight: Cell::new(0),
+            in_flight_most: Cell::new(1),
+            closed: Cell::new(false),
+            changed: Notify::new(),
+        });
+        number.set_limit(shared);
+        if let Some(pace) = number.pace.borrow_mut().as_mut() {
+            pace.not_before(not_before);
+        }
+        tokio::task::spawn_local(Rc::clone(&number).run(Rc::clone(shared)));
+        number
+    }
+
+    /// Takes the limit from the registry; called again when that changes. The log of calls is kept.
+    pub(super) fn set_limit(&self, shared: &Shared) {
+        let settings = &shared.settings;
+        let limit = shared
+            .directory
+            .current()
+            .numbers
+            .get(&self.id)
+            .and_then(|n| n.limit_per_s);
+        let mut pace = self.pace.borrow_mut();
+        let Some(limit) = limit.and_then(|l| usize::try_from(l).ok()) else {
+            *pace = None;
+            self.step.set(settings.dispatch.step_max_unlimited);
+            self.in_flight_most.set(settings.dispatch.in_flight_max);
+            return;
+        };
+        match pace.as_mut() {
+            Some(pace) => pace.set_limit(limit),
+            None => {
+                let (jitter, late) = (settings.pacing.jitter_ms, settings.pacing.late_ms);
+                *pace = Some(Pace::new(
+                    limit,
+                    Duration::from_millis(jitter),
+                    Duration::from_millis(late),
+                ));
+            }
+        }
+        let step_ms = usize::try_from(settings.dispatch.step_ms).unwrap_or(250);
+        self.step
+            .set((limit * step_ms / 1000).clamp(1, settings.dispatch.step_max));
+        self.in_flight_most
+            .set((limit * 2).min(settings.dispatch.in_flight_max));
+    }
+
+    /// How many messages to claim now: one step ahead, asked for when half of it is gone. Authentication has its own room.
+    pub(super) fn room(&self, urgent: bool) -> usize {
+        if self.closed.get() {
+            return 0;
+        }
+        let queue = self.queue.borrow();
+        let waiting = if urgent {
+            queue[0].len()
+        } else {
+            queue[1].len() + queue[2].len()
+        };
+        let step = self.step.get();
+        if waiting * 2 <= step { step - waiting } else { 0 }
+    }
+
+    /// Takes over a claimed message.
+    pub(super) fn push(&self, prepared: Prepared) {
+        self.queue.borrow_mut()[prepared.claimed.lane() as usize].push_back(prepared);
+        self.changed.notify_one();
+    }
+
+    /// Starts nothing more and returns what was not called. [`Number::drained`] says when the open calls have ended.
+    pub(super) fn close(&self, shared: &Shared) {
+        self.closed.set(true);
+        let queue = std::mem::take(&mut *self.queue.borrow_mut());
+        for prepared in queue.into_iter().flatten() {
+            let (key, attempt) = (prepared.claimed.key(), prepared.claimed.attempt());
+            shared
+                .settle
+                .settle(settle::not_called(key, attempt, prepared.pass.check().err()));
+        }
+        self.changed.notify_one();
+    }
+
+    /// Waits until no call is open; only after [`Number::close`].
+    pub(super) async fn drained(&self) {
+        while self.in_flight.get() > 0 {
+            self.changed.notified().await;
+        }
+    }
+
+    async fn run(self: Rc<Self>, shared: Rc<Shared>) {
+        while !self.closed.get() {
+            match self.next() {
+                Next::Send(prepared) => self.call(&shared, prepared).await,
+                Next::At(at) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(clock::instant(at)) => {}
+                        () = self.changed.notified() => {}
+                    }
+                }
+                Next::Nothing => self.changed.notified().await,
+            }
+        }
+    }
+
+    /// What may start now. A message is taken from its queue together with its place in the pace.
+    fn next(&self) -> Next {
+        if self.in_flight.get() >= self.in_flight_most.get() {
+            return Next::Nothing;
+        }
+        let mut queue = self.queue.borrow_mut();
+        let mut pace = self.pace.borrow_mut();
+        let [authentication, utility, marketing] = &mut *queue;
+        let now = clock::now();
+        let mut wake_at = None;
+        if !authentication.is_empty() {
+            match pace.as_mut().map_or(Ok(()), |pace| pace.take_urgent(now)) {
+                Ok(()) => return authentication.pop_front().map_or(Next::Nothing, Next::Send),
+                Err(at) => wake_at = Some(at),
+            }
+        }
+        let bulk = if utility.is_empty() { marketing } else { utility };
+        if wake_at.is_none() && !bulk.is_empty() {
+            match pace.as_mut().map_or(Ok(()), |pace| pace.take_bulk(now)) {
+                Ok(()) => return bulk.pop_front().map_or(Next::Nothing, Next::Send),
+                Err(at) => wake_at = Some(at),
+            }
+        }
+        wake_at.map_or(Next::Nothing, Next::At)
+    }
+
+    /// Starts a call. Waits only while the whole process has as many open as it may.
+    async fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Prepared) {
+        let Ok(permit) = Arc::clone(&shared.in_flight).acquire_owned().await else {
+            return;
+        };
+        self.in_flight.set(self.in_flight.get() + 1);
+        if self.room(false) > 0 || self.room(true) > 0 {
+            shared.hungry.notify_one();
+        }
+        let (number, shared) = (Rc::clone(self), Rc::clone(shared));
+        let calls = shared.calls.clone();
+        tokio::task::spawn_local(calls.track_future(async move {
+            send::send(shared, prepared, permit).await;
+            let was_full = number.in_flight.get() >= number.in_flight_most.get();
+            number.in_flight.set(number.in_flight.get() - 1);
+            if was_full || number.closed.get() {
+                number.changed.notify_one();
+            }
+        }));
+    }
+}
+
+enum Next {
+    Send(Prepared),
+    At(Tick),
+    Nothing,
+}

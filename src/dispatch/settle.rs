@@ -1,0 +1,210 @@
+//! What an outcome means for the message, and the loop that writes outcomes in bulk.
+//!
+//! An outcome is a fact: it is guarded by (batch, seq, attempt) and never by the lease. A worker that lost its lease
+//! or its database settles what it knows, before anything else, and runs a group again until it is committed.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::{
+    gate::{Gates, Stop},
+    send::Prepared,
+};
+use crate::{
+    domain::{
+        failure::{FailureClass, Outcome, Reaction, Refusal},
+        hold::{Resume, Route},
+        ids::{MessageKey, TenantId},
+        message::MessageEvent,
+        retry::RetryPolicy,
+    },
+    settings::Settings,
+    store::{
+        Link, Store, chain,
+        messages::{self, Change, Failure, NewHold, Next, Rules},
+    },
+};
+
+/// Takes changes from every actor; the loop writes them.
+#[derive(Debug, Clone)]
+pub struct Settler {
+    queue: Rc<std::cell::RefCell<Option<mpsc::UnboundedSender<Change>>>>,
+}
+
+impl Settler {
+    /// Settles a change, sooner or later and for certain.
+    pub fn settle(&self, change: Change) {
+        if let Some(queue) = self.queue.borrow().as_ref() {
+            // The loop outlives every sender: it ends only after `close`.
+            queue.send(change).ok();
+        }
+    }
+
+    /// No more changes will come; the loop ends when all are written.
+    pub fn close(&self) {
+        self.queue.borrow_mut().take();
+    }
+}
+
+/// Starts the loop on the current thread.
+pub(super) fn start(store: &Store, settings: &Settings, gates: Arc<Gates>) -> (Settler, JoinHandle<()>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let rules = Rules {
+        grace: Duration::from_secs(settings.uncertain.grace_s),
+    };
+    let most = settings.dispatch.settle_max;
+    let link = Link::new(store.clone(), "settle");
+    let task = tokio::task::spawn_local(run(link, receiver, most, rules, gates));
+    (
+        Settler {
+            queue: Rc::new(std::cell::RefCell::new(Some(sender))),
+        },
+        task,
+    )
+}
+
+/// While one group is being written the next one gathers, so groups grow with the load and nothing waits to fill one.
+async fn run(mut link: Link, mut queue: mpsc::UnboundedReceiver<Change>, most: usize, rules: Rules, gates: Arc<Gates>) {
+    let mut group = Vec::with_capacity(most);
+    while queue.recv_many(&mut group, most).await > 0 {
+        let outcome = write(&mut link, &group, rules).await;
+        for hold in &outcome.holds_opened {
+            tracing::error!(hold.scope = %hold.scope, hold.cause = hold.cause, detail = hold.detail,
+                "a hold was opened; mend the cause, then `campaign-dispatch holds close`");
+            metrics::counter!("holds_opened_total").increment(1);
+        }
+        if !outcome.holds_opened.is_empty() {
+            gates.nudge();
+        }
+        metrics::counter!("dispatch_settled_total").increment(group.len() as u64);
+        group.clear();
+    }
+}
+
+async fn write(link: &mut Link, group: &[Change], rules: Rules) -> messages::Outcome {
+    for tries in 1.. {
+        let done = match link.get().await {
+            Ok(connection) => messages::apply(connection, group, rules).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(outcome) => return outcome,
+            Err(error) => {
+                link.reset();
+                tracing::warn!(error = %chain(&error), outcomes = group.len(), "could not settle; trying again");
+                tokio::time::sleep(super::PERSIST.wait_after(tries)).await;
+            }
+        }
+    }
+    messages::Outcome::default()
+}
+
+/// What an outcome does to its message.
+pub(super) fn decide(prepared: &Prepared, outcome: Outcome, policy: &RetryPolicy) -> Change {
+    let claimed = &prepared.claimed;
+    let key = claimed.key();
+    match outcome {
+        Outcome::Accepted {
+            provider_message_id, ..
+        } => Change {
+            provider_message_id: Some(provider_message_id),
+            ..Change::new(key, claimed.attempt(), MessageEvent::Accepted)
+        },
+        Outcome::NotCalled => not_called(key, claimed.attempt(), prepared.pass.check().err()),
+        Outcome::Refused(refusal) => refused(
+            key,
+            claimed.attempt(),
+            claimed.charged(),
+            refusal,
+            prepared.route(),
+            prepared.tenant,
+            policy,
+        ),
+    }
+}
+
+/// Uncharged, back to where it came from.
+pub(super) fn not_called(key: MessageKey, attempt: i16, stop: Option<Stop>) -> Change {
+    let next = match stop {
+        Some(Stop::Held(hold)) => Next::ParkUnder(hold),
+        Some(Stop::Cancelled) => return Change::new(key, attempt, MessageEvent::Cancelled),
+        Some(Stop::LeaseLost | Stop::Blind | Stop::TooLate) | None => Next::Ready,
+    };
+    Change {
+        next,
+        ..Change::new(key, attempt, MessageEvent::Returned)
+    }
+}
+
+/// What a refusal does to its message, by its class.
+pub(super) fn refused(
+    key: MessageKey,
+    attempt: i16,
+    charged: i16,
+    refusal: Refusal,
+    route: &Route,
+    tenant: TenantId,
+    policy: &RetryPolicy,
+) -> Change {
+    let tries = u32::try_from(attempt).unwrap_or(1);
+    let (event, next) = match refusal.class.reaction() {
+        Reaction::Later { charged: true } if !policy.allows(charged + 1) => (MessageEvent::Refused, Next::Ready),
+        Reaction::Later { charged } => {
+            let after = refusal.wait.map_or_else(
+                || wait(refusal.class, tries, policy),
+                |wait| spread(wait, refusal.class, tries),
+            );
+            (MessageEvent::Returned, Next::Wait { after, charged })
+        }
+        Reaction::Fail => (MessageEvent::Refused, Next::Ready),
+        Reaction::Unknown => (MessageEvent::Unknown, Next::Ready),
+        Reaction::Park(scope) => {
+            let hold = NewHold {
+                tenant: Some(tenant),
+                scope: route.fault(scope),
+                cause: refusal.code.clone(),
+                detail: refusal.reason.clone(),
+                resume: if refusal.wait.is_some() {
+                    Resume::Time
+                } else {
+                    Resume::Person
+                },
+                lasts: refusal.wait,
+            };
+            (MessageEvent::Returned, Next::Park(hold))
+        }
+    };
+    let failure = Failure {
+        code: refusal.code,
+        class: refusal.class,
+        reason: refusal.reason,
+    };
+    Change {
+        next,
+        failure: Some(failure),
+        ..Change::new(key, attempt, event)
+    }
+}
+
+/// The wait of a class without a clock of its own.
+fn wait(class: FailureClass, tries: u32, policy: &RetryPolicy) -> Duration {
+    match class {
+        FailureClass::ThrottledPair => pair_wait(tries),
+        _ => policy.wait_after(tries),
+    }
+}
+
+/// The provider's clock; for a pair it grows with each try.
+fn spread(wait: Duration, class: FailureClass, tries: u32) -> Duration {
+    if class == FailureClass::ThrottledPair {
+        wait.max(pair_wait(tries))
+    } else {
+        wait
+    }
+}
+
+/// Meta asks for 4^X seconds between tries of one pair of number and recipient, X from 0.
+fn pair_wait(tries: u32) -> Duration {
+    Duration::from_secs(4_u64.pow(tries.saturating_sub(1).min(5)))
+}
