@@ -2,3 +2,5 @@
 
 pub mod domain;
 pub mod providers;
+pub mod registry;
+pub mod simulator;
