@@ -4,5 +4,7 @@ pub mod broker;
 pub mod dispatch;
 pub mod domain;
 pub mod providers;
+pub mod registry;
 pub mod settings;
+pub mod simulator;
 pub mod store;

@@ -1,0 +1,4 @@
+//! Who sends and with what: tenants, producers, accounts, numbers and templates.
+
+pub mod credential;
+pub mod file;
