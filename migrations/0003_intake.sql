@@ -106,7 +106,8 @@ CREATE TABLE callback_waiting (
     account_id integer     NOT NULL REFERENCES account,
     event      jsonb       NOT NULL,
     tries      integer     NOT NULL DEFAULT 0,
-    next_try_at timestamptz NOT NULL
+    next_try_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE callback_waiting IS 'callbacks that came before what they are about; tried again, then kept as unmatched';
 CREATE INDEX callback_waiting_by_time ON callback_waiting (next_try_at);

@@ -1,6 +1,7 @@
 //! Sends message campaigns for businesses, at exactly the pace each number allows.
 
 pub mod broker;
+pub mod callbacks;
 pub mod dispatch;
 pub mod domain;
 pub mod providers;
@@ -8,3 +9,4 @@ pub mod registry;
 pub mod settings;
 pub mod simulator;
 pub mod store;
+pub mod upkeep;

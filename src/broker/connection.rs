@@ -81,11 +81,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Starts the supervisor.
-    pub(super) fn start(
-        settings: LinkSettings,
-        tasks: &TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub(super) fn start(settings: LinkSettings, tasks: &TaskTracker, shutdown: CancellationToken) -> Self {
         let (sender, current) = watch::channel(None);
         tasks.spawn(supervise(settings, sender, shutdown));
         Self { current }
@@ -103,10 +99,7 @@ impl Link {
 
     /// Whether there is a connection now.
     pub(super) fn is_connected(&self) -> bool {
-        self.current
-            .borrow()
-            .as_ref()
-            .is_some_and(|session| session.stands())
+        self.current.borrow().as_ref().is_some_and(|session| session.stands())
     }
 
     /// Gives the connection up as if it had been lost.
@@ -117,11 +110,7 @@ impl Link {
     }
 }
 
-async fn supervise(
-    settings: LinkSettings,
-    sender: watch::Sender<Option<Arc<Session>>>,
-    shutdown: CancellationToken,
-) {
+async fn supervise(settings: LinkSettings, sender: watch::Sender<Option<Arc<Session>>>, shutdown: CancellationToken) {
     let mut tries = 0;
     while !shutdown.is_cancelled() {
         let attempt = tokio::select! {
@@ -217,7 +206,6 @@ async fn watch_over(session: &Session, purpose: &str, shutdown: &CancellationTok
 async fn say_goodbye(session: &Session) {
     session.broken.cancel();
     if session.connection.status().connected() {
-        let _closed =
-            time::timeout(CLOSE_TIMEOUT, session.connection.close(200, "bye".into())).await;
+        let _closed = time::timeout(CLOSE_TIMEOUT, session.connection.close(200, "bye".into())).await;
     }
 }

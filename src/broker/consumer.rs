@@ -9,10 +9,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::{
     Channel,
-    options::{
-        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions,
-        BasicRejectOptions,
-    },
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
 use tokio::time::{self, Instant};
@@ -87,12 +84,7 @@ impl std::fmt::Debug for Live {
 }
 
 impl Consumer {
-    pub(super) fn new(
-        link: Link,
-        queue: String,
-        prefetch: u16,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(link: Link, queue: String, prefetch: u16, shutdown: CancellationToken) -> Self {
         Self {
             link,
             queue,
@@ -165,14 +157,8 @@ impl Consumer {
         self.live = None;
         self.tries += 1;
         self.not_before = Some(Instant::now() + RECONNECT.wait_after(self.tries));
-        let reason = error
-            .and_then(std::error::Error::source)
-            .map(ToString::to_string);
-        tracing::warn!(
-            queue = self.queue,
-            reason,
-            "the consumer was lost; it is made again"
-        );
+        let reason = error.and_then(std::error::Error::source).map(ToString::to_string);
+        tracing::warn!(queue = self.queue, reason, "the consumer was lost; it is made again");
     }
 
     /// Acknowledges deliveries, those of an older generation excepted. A run from the oldest on costs one frame.
@@ -218,10 +204,7 @@ impl Consumer {
             return;
         }
         if let Some(acker) = live.unacked.remove(&tag.number)
-            && !matches!(
-                acker.reject(BasicRejectOptions { requeue: false }).await,
-                Ok(true)
-            )
+            && !matches!(acker.reject(BasicRejectOptions { requeue: false }).await, Ok(true))
         {
             self.give_up(None);
         }

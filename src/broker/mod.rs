@@ -101,15 +101,8 @@ impl Broker {
     ///
     /// # Errors
     /// [`BrokerError::Url`] when the address cannot be read.
-    pub fn start(
-        options: &BrokerOptions,
-        shutdown: CancellationToken,
-    ) -> Result<Self, BrokerError> {
-        let uri: lapin::uri::AMQPUri = options
-            .url
-            .expose_secret()
-            .parse()
-            .map_err(BrokerError::Url)?;
+    pub fn start(options: &BrokerOptions, shutdown: CancellationToken) -> Result<Self, BrokerError> {
+        let uri: lapin::uri::AMQPUri = options.url.expose_secret().parse().map_err(BrokerError::Url)?;
         let tasks = TaskTracker::new();
         let link = |purpose| {
             let settings = connection::LinkSettings {
@@ -121,13 +114,7 @@ impl Broker {
             Link::start(settings, &tasks, shutdown.clone())
         };
         let (publishing, consuming) = (link("publish"), link("consume"));
-        let wakes = Wakes::start(
-            &publishing,
-            &consuming,
-            &options.topology,
-            &tasks,
-            &shutdown,
-        );
+        let wakes = Wakes::start(&publishing, &consuming, &options.topology, &tasks, &shutdown);
         Ok(Self(Arc::new(Shared {
             topology: options.topology.clone(),
             confirm_timeout: options.confirm_timeout,
@@ -157,12 +144,7 @@ impl Broker {
 
     /// A consumer with a channel of its own. `prefetch` is the number of unacknowledged messages it may hold.
     pub fn consumer(&self, queue: String, prefetch: u16) -> Consumer {
-        Consumer::new(
-            self.0.consuming.clone(),
-            queue,
-            prefetch,
-            self.0.shutdown.clone(),
-        )
+        Consumer::new(self.0.consuming.clone(), queue, prefetch, self.0.shutdown.clone())
     }
 
     /// Wake-ups of holders of numbers, in this process and in others.

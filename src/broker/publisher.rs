@@ -45,12 +45,7 @@ struct Request {
 }
 
 impl Publisher {
-    pub(super) fn start(
-        link: Link,
-        timeout: Duration,
-        tasks: &TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub(super) fn start(link: Link, timeout: Duration, tasks: &TaskTracker, shutdown: CancellationToken) -> Self {
         let (queue, requests) = mpsc::channel(LINE);
         let publishing = Publishing {
             link,
@@ -74,11 +69,7 @@ impl Publisher {
     }
 
     /// Publishes all and waits for the confirms; a broker that is down is waited for too.
-    pub async fn publish_within(
-        &self,
-        messages: Vec<Publication>,
-        limit: Duration,
-    ) -> Result<(), PublishError> {
+    pub async fn publish_within(&self, messages: Vec<Publication>, limit: Duration) -> Result<(), PublishError> {
         if messages.is_empty() {
             return Ok(());
         }
@@ -147,13 +138,7 @@ impl Publishing {
                     () = time::sleep_until(next.unwrap_or(now)), if next.is_some() => {}
                 }
             }
-            while self
-                .open
-                .iter()
-                .map(|open| open.request.messages.len())
-                .sum::<usize>()
-                < ROUND_MAX
-            {
+            while self.open.iter().map(|open| open.request.messages.len()).sum::<usize>() < ROUND_MAX {
                 let Ok(request) = self.requests.try_recv() else {
                     break;
                 };
@@ -245,25 +230,22 @@ impl Open {
     fn record(&mut self, verdicts: &mut impl Iterator<Item = Verdict>) -> bool {
         let mut is_refused = false;
         let unroutable = &mut self.unroutable;
-        self.request
-            .messages
-            .retain(|(message, _)| match verdicts.next() {
-                Some(Verdict::Taken) => false,
-                Some(Verdict::Unroutable) => {
-                    unroutable.push(message.message_id.clone());
-                    false
-                }
-                Some(Verdict::Again) => {
-                    is_refused = true;
-                    true
-                }
-                // Not in this round.
-                None => true,
-            });
+        self.request.messages.retain(|(message, _)| match verdicts.next() {
+            Some(Verdict::Taken) => false,
+            Some(Verdict::Unroutable) => {
+                unroutable.push(message.message_id.clone());
+                false
+            }
+            Some(Verdict::Again) => {
+                is_refused = true;
+                true
+            }
+            // Not in this round.
+            None => true,
+        });
         if is_refused {
             self.tries += 1;
-            self.not_before =
-                Instant::now() + RECONNECT.wait_after(self.tries).min(Duration::from_secs(1));
+            self.not_before = Instant::now() + RECONNECT.wait_after(self.tries).min(Duration::from_secs(1));
         }
         self.request.messages.is_empty()
     }
@@ -350,12 +332,7 @@ fn own_identity(message: &Publication) -> Identity {
 }
 
 fn identity(returned: &BasicReturnMessage) -> Option<Identity> {
-    let id = returned
-        .delivery
-        .properties
-        .message_id()
-        .as_ref()?
-        .to_string();
+    let id = returned.delivery.properties.message_id().as_ref()?.to_string();
     Some((
         id,
         returned.delivery.exchange.to_string(),

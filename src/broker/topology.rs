@@ -80,9 +80,7 @@ pub struct Description {
 impl Topology {
     /// Names under another prefix, so that several installations can share a broker.
     pub fn with_prefix(prefix: &str) -> Self {
-        Self {
-            prefix: prefix.into(),
-        }
+        Self { prefix: prefix.into() }
     }
 
     /// The exchange that jobs and callbacks are published to.
@@ -162,11 +160,7 @@ impl Topology {
                 "fanout",
                 "tells the processes which numbers have new work; losing it is harmless",
             ),
-            exchange(
-                self.events(),
-                "topic",
-                "what happened, for whoever binds a queue",
-            ),
+            exchange(self.events(), "topic", "what happened, for whoever binds a queue"),
         ];
         let end = |name: String, purpose| Queue {
             exchange: name.clone(),
@@ -178,10 +172,7 @@ impl Topology {
         let taken = |key: &str, purpose| {
             let mut arguments = quorum();
             arguments.insert("x-dead-letter-exchange", Argument::Text(self.dead()));
-            arguments.insert(
-                "x-dead-letter-strategy",
-                Argument::Text("at-least-once".to_owned()),
-            );
+            arguments.insert("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned()));
             // at-least-once silently becomes at-most-once without it.
             arguments.insert("x-overflow", Argument::Text("reject-publish".to_owned()));
             Queue {
@@ -219,12 +210,7 @@ impl Topology {
                 ..ExchangeDeclareOptions::default()
             };
             channel
-                .exchange_declare(
-                    short(&exchange.name),
-                    kind,
-                    options,
-                    table(&exchange.arguments),
-                )
+                .exchange_declare(short(&exchange.name), kind, options, table(&exchange.arguments))
                 .await
                 .map_err(|source| BrokerError::Declare {
                     name: exchange.name.clone(),
@@ -267,10 +253,7 @@ impl Topology {
         let description = self.describe();
         for queue in description.queues.iter().rev() {
             let removed = channel
-                .queue_delete(
-                    short(&queue.name),
-                    lapin::options::QueueDeleteOptions::default(),
-                )
+                .queue_delete(short(&queue.name), lapin::options::QueueDeleteOptions::default())
                 .await;
             removed.map_err(|source| BrokerError::Declare {
                 name: queue.name.clone(),
@@ -279,9 +262,7 @@ impl Topology {
         }
         for exchange in description.exchanges.iter().rev() {
             let options = lapin::options::ExchangeDeleteOptions::default();
-            let removed = channel
-                .exchange_delete(short(&exchange.name), options)
-                .await;
+            let removed = channel.exchange_delete(short(&exchange.name), options).await;
             removed.map_err(|source| BrokerError::Declare {
                 name: exchange.name.clone(),
                 source,
@@ -338,11 +319,7 @@ impl fmt::Display for Description {
                 .try_for_each(|(name, value)| writeln!(f, "    {name} = {value}"))?;
         }
         for queue in &self.queues {
-            writeln!(
-                f,
-                "queue {} (quorum, durable): {}",
-                queue.name, queue.purpose
-            )?;
+            writeln!(f, "queue {} (quorum, durable): {}", queue.name, queue.purpose)?;
             let key = if queue.routing_key.is_empty() {
                 "everything"
             } else {
@@ -365,13 +342,7 @@ mod tests {
     #[test]
     fn dead_letter_targets_are_declared_before_their_users() {
         let description = Topology::default().describe();
-        let place = |name: &str| {
-            description
-                .queues
-                .iter()
-                .position(|q| q.name == name)
-                .unwrap()
-        };
+        let place = |name: &str| description.queues.iter().position(|q| q.name == name).unwrap();
         for queue in &description.queues {
             if let Some(Argument::Text(target)) = queue.arguments.get("x-dead-letter-exchange") {
                 assert!(place(target) < place(&queue.name), "{}", queue.name);

@@ -86,12 +86,7 @@ impl Wakes {
 }
 
 /// Publishes what was announced here, merged while the previous one is being written.
-async fn tell(
-    link: Link,
-    exchange: String,
-    origin: Uuid,
-    mut outgoing: mpsc::UnboundedReceiver<Arc<[NumberId]>>,
-) {
+async fn tell(link: Link, exchange: String, origin: Uuid, mut outgoing: mpsc::UnboundedReceiver<Arc<[NumberId]>>) {
     let mut channel: Option<Channel> = None;
     while let Some(first) = outgoing.recv().await {
         let mut numbers: BTreeSet<NumberId> = first.iter().copied().collect();
@@ -106,11 +101,7 @@ async fn tell(
             origin,
             numbers: numbers.into_iter().collect(),
         };
-        let told = time::timeout(
-            WRITE_TIMEOUT,
-            tell_once(&link, &exchange, &message, &mut channel),
-        )
-        .await;
+        let told = time::timeout(WRITE_TIMEOUT, tell_once(&link, &exchange, &message, &mut channel)).await;
         if !matches!(told, Ok(Ok(()))) {
             channel = None;
         }
@@ -149,12 +140,7 @@ async fn tell_once(
 }
 
 /// Hears the other processes through an exclusive queue that ends with this one.
-async fn hear(
-    link: Link,
-    exchange: String,
-    origin: Uuid,
-    here: broadcast::Sender<Arc<[NumberId]>>,
-) {
+async fn hear(link: Link, exchange: String, origin: Uuid, here: broadcast::Sender<Arc<[NumberId]>>) {
     let mut tries = 0;
     loop {
         match hear_once(&link, &exchange, origin, &here, &mut tries).await {

@@ -21,6 +21,7 @@ use crate::{
         lane::Lane,
         message::MessageEvent,
         pacing::Tick,
+        retry::PERSIST,
     },
     store::{
         self, Link, StoreError,
@@ -78,7 +79,7 @@ impl Claimer {
                 self.link.reset();
                 self.tries += 1;
                 tracing::warn!(error = %store::chain(&error), "could not claim; trying again");
-                tokio::time::sleep(super::PERSIST.wait_after(self.tries)).await;
+                tokio::time::sleep(PERSIST.wait_after(self.tries)).await;
             } else {
                 self.tries = 0;
             }
@@ -288,7 +289,7 @@ impl Claimer {
                 Err(error) => {
                     self.tries += 1;
                     tracing::warn!(error = %store::chain(&error), "could not read a claim back; trying again");
-                    tokio::time::sleep(super::PERSIST.wait_after(self.tries)).await;
+                    tokio::time::sleep(PERSIST.wait_after(self.tries)).await;
                 }
             }
         }

@@ -135,10 +135,3 @@ impl Dispatch {
         refresh.await.ok();
     }
 }
-
-/// Waits between tries of something that must succeed: a fifth of a second to five seconds, with jitter.
-pub(crate) const PERSIST: RetryPolicy = RetryPolicy {
-    base: Duration::from_millis(200),
-    ceiling: Duration::from_secs(5),
-    charged_cap: i16::MAX,
-};

@@ -17,7 +17,7 @@ use crate::{
         hold::{Resume, Route},
         ids::{MessageKey, TenantId},
         message::MessageEvent,
-        retry::RetryPolicy,
+        retry::{PERSIST, RetryPolicy},
     },
     settings::Settings,
     store::{
@@ -93,7 +93,7 @@ async fn write(link: &mut Link, group: &[Change], rules: Rules) -> messages::Out
             Err(error) => {
                 link.reset();
                 tracing::warn!(error = %chain(&error), outcomes = group.len(), "could not settle; trying again");
-                tokio::time::sleep(super::PERSIST.wait_after(tries)).await;
+                tokio::time::sleep(PERSIST.wait_after(tries)).await;
             }
         }
     }

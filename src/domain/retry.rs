@@ -4,6 +4,14 @@ use std::time::Duration;
 
 use backoff::{ExponentialBackoffBuilder, backoff::Backoff as _};
 
+/// Waits between tries of our own that must succeed in the end (a database or broker that is away): a fifth of a second
+/// to five seconds.
+pub const PERSIST: RetryPolicy = RetryPolicy {
+    base: Duration::from_millis(200),
+    ceiling: Duration::from_secs(5),
+    charged_cap: i16::MAX,
+};
+
 /// Exponential backoff with full jitter: the n-th wait is drawn evenly from zero to `base · 2ⁿ⁻¹`, at most `ceiling`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {

@@ -4,9 +4,11 @@
 //! order (lease, work, message, attempt, failure, tally, hold, outbox), each by key; only the database's clock decides
 //! what is due, leased or expired.
 
+pub mod callbacks;
 pub mod holds;
 pub mod leases;
 pub mod messages;
+pub mod partitions;
 pub mod registry;
 pub mod vault;
 pub mod work;

@@ -316,7 +316,28 @@ pub async fn lapsed(connection: &mut PgConnection, most: i64) -> Result<Vec<Laps
     Ok(lapsed.collect())
 }
 
-/// Gives parked work back whose hold or life has ended by the clock; the claim parks it again, or ends it. The numbers
+/// Parked work whose message's life has ended, at most `most`: to be settled as expired.
+pub async fn parked_expired(connection: &mut PgConnection, most: i64) -> Result<Vec<Lapsed>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT w.batch_id, w.seq, w.attempt FROM work w JOIN batch b ON b.batch_id = w.batch_id
+         WHERE w.stage <> 'ready' AND w.stage = 'parked' AND w.wake_at <= now() AND b.expires_at <= now()
+         ORDER BY w.wake_at LIMIT $1",
+        most
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for expired work")?;
+    let expired = rows.into_iter().map(|row| Lapsed {
+        key: MessageKey {
+            batch_id: BatchId(row.batch_id),
+            seq: row.seq,
+        },
+        attempt: row.attempt,
+    });
+    Ok(expired.collect())
+}
+
+/// Gives parked work back whose hold has ended by the clock; the claim parks it again if another covers it. The numbers
 /// concerned are returned, for a wake-up.
 pub async fn unpark_due(connection: &mut PgConnection, most: i64) -> Result<Vec<NumberId>, StoreError> {
     let rows = sqlx::query_scalar!(
