@@ -156,9 +156,7 @@ pub struct ErrorRow {
 }
 
 /// Advice in the languages the product speaks.
-#[derive(
-    Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema, utoipa::ToSchema,
-)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Advice {
     /// English.
@@ -193,19 +191,10 @@ pub trait Provider: fmt::Debug + Send + Sync {
     async fn send(&self, requests: &[SendRequest], gate: &Gate) -> Vec<Outcome>;
 
     /// Answers the provider's verification of the callback URL: the body to reply with.
-    fn challenge(
-        &self,
-        access: &Access,
-        query: &BTreeMap<String, String>,
-    ) -> Result<String, CallbackRejected>;
+    fn challenge(&self, access: &Access, query: &BTreeMap<String, String>) -> Result<String, CallbackRejected>;
 
     /// Checks that the provider wrote the callback.
-    fn authenticate(
-        &self,
-        access: &Access,
-        headers: &::http::HeaderMap,
-        body: &[u8],
-    ) -> Result<(), CallbackRejected>;
+    fn authenticate(&self, access: &Access, headers: &::http::HeaderMap, body: &[u8]) -> Result<(), CallbackRejected>;
 
     /// Reads an authenticated callback. Unknown fields and words are kept, never an error.
     fn read_callbacks(&self, body: &[u8]) -> Result<Callbacks, CallbackRejected>;
