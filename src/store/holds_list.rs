@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A hold with what waits under it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct HoldRow {
     /// Row id.
     pub id: i64,
