@@ -1,6 +1,9 @@
 //! Sends message campaigns for businesses, at exactly the pace each number allows.
 
+pub mod checklist;
 pub mod domain;
+pub mod http;
 pub mod providers;
+pub mod registry;
 pub mod settings;
 pub mod store;
