@@ -1,5 +1,6 @@
 //! Sends message campaigns for businesses, at exactly the pace each number allows.
 
+pub mod broker;
 pub mod checklist;
 pub mod domain;
 pub mod http;

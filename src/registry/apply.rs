@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     domain::{hold::HoldScope, ids::{AccountId, TenantId}, named, template::Template},
@@ -19,9 +18,9 @@ use crate::{
         file::{AccountEntry, DEFAULT_TENANT, NumberEntry, RegistryFile, TemplateEntry},
     },
     store::{
-        Store, StoreError,
+        Connection, Store, StoreError,
         accounts::{self, AccountFields, NumberFields, TemplateFields},
-        holds_list,
+        commit, holds_list,
         registry::bump,
         vault::{Vault, VaultError},
     },
@@ -107,8 +106,7 @@ pub struct Means<'a> {
 
 /// Makes the registry what `update` says, on behalf of `tenant`: only `default` may write for others.
 pub async fn apply(means: Means<'_>, tenant: TenantId, update: &RegistryUpdate) -> Result<Applied, ApplyError> {
-    let mut connection = means.store.connect("registry").await?;
-    let mut transaction = connection.begin().await.map_err(|e| StoreError::Query("begin", e))?;
+    let mut transaction = means.store.begin().await?;
     accounts::lock(&mut transaction).await?;
     let default = accounts::find_tenant(&mut transaction, DEFAULT_TENANT).await?;
     let mut applying = Applying {
@@ -129,7 +127,7 @@ pub async fn apply(means: Means<'_>, tenant: TenantId, update: &RegistryUpdate) 
     if applied.count(Became::Unchanged) < applied.changes.len() {
         bump(&mut transaction).await?;
     }
-    transaction.commit().await.map_err(|e| StoreError::Query("commit the registry", e))?;
+    commit(transaction, "commit the registry").await?;
     Ok(applied)
 }
 
@@ -141,7 +139,7 @@ fn by_itself(file: &RegistryFile) -> Vec<Problem> {
 type AccountKey = (String, String);
 
 struct Applying<'a> {
-    connection: &'a mut PgConnection,
+    connection: &'a mut Connection,
     means: Means<'a>,
     only: Option<TenantId>,
     secrets: &'a BTreeMap<String, BTreeMap<String, SecretString>>,

@@ -7,14 +7,14 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use sqlx::Connection as _;
 use uuid::Uuid;
 
 use crate::{
     domain::{ids::TenantId, named},
     registry::{Problem, file::DEFAULT_TENANT},
     store::{
-        Store, StoreError, accounts,
+        Connection, Store, StoreError, accounts,
+        commit,
         registry::bump,
         tokens::{self, NewToken, TokenRow},
     },
@@ -136,11 +136,7 @@ pub async fn create(
     request: &TokenRequest,
 ) -> Result<NewlyMade, TokenError> {
     let mut problems = check(request);
-    let mut connection = store.connect("tokens").await?;
-    let mut transaction = connection
-        .begin()
-        .await
-        .map_err(|e| StoreError::Query("begin", e))?;
+    let mut transaction = store.begin().await?;
     accounts::lock(&mut transaction).await?;
     let default = accounts::find_tenant(&mut transaction, DEFAULT_TENANT).await?;
     let tenant = match (&request.tenant, caller) {
@@ -184,15 +180,12 @@ pub async fn create(
         return Err(TokenError::Refused(problems));
     }
     let made = keep(&mut transaction, tenant, request).await?;
-    transaction
-        .commit()
-        .await
-        .map_err(|e| StoreError::Query("commit a token", e))?;
+    commit(transaction, "commit a token").await?;
     Ok(made)
 }
 
 async fn keep(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut Connection,
     tenant: TenantId,
     request: &TokenRequest,
 ) -> Result<NewlyMade, StoreError> {
@@ -245,13 +238,13 @@ pub fn hash(token: &str) -> [u8; 32] {
 
 /// Who holds the token of this hash.
 pub async fn authenticate(store: &Store, hash: &[u8; 32]) -> Result<Option<Caller>, StoreError> {
-    let mut connection = store.pool().acquire().await.map_err(StoreError::Connect)?;
+    let mut connection = store.acquire().await?;
     Ok(tokens::find(&mut connection, hash).await?.map(Caller::from))
 }
 
 /// A tenant's tokens, the newest first.
 pub async fn list(store: &Store, tenant: TenantId) -> Result<Vec<TokenInfo>, StoreError> {
-    let mut connection = store.pool().acquire().await.map_err(StoreError::Connect)?;
+    let mut connection = store.acquire().await?;
     let rows = tokens::list(&mut connection, tenant).await?;
     let shown = rows.into_iter().map(|row| TokenInfo {
         id: row.id,
@@ -266,6 +259,6 @@ pub async fn list(store: &Store, tenant: TenantId) -> Result<Vec<TokenInfo>, Sto
 
 /// Makes a token useless; says whether there was one to revoke.
 pub async fn revoke(store: &Store, tenant: TenantId, id: Uuid) -> Result<bool, StoreError> {
-    let mut connection = store.pool().acquire().await.map_err(StoreError::Connect)?;
+    let mut connection = store.acquire().await?;
     tokens::revoke(&mut connection, tenant, id).await
 }
