@@ -7,4 +7,5 @@ pub mod http;
 pub mod providers;
 pub mod registry;
 pub mod settings;
+pub mod simulator;
 pub mod store;
