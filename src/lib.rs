@@ -3,7 +3,9 @@
 pub mod broker;
 pub mod callbacks;
 pub mod dispatch;
+pub mod checklist;
 pub mod domain;
+pub mod http;
 pub mod providers;
 pub mod registry;
 pub mod settings;

@@ -16,7 +16,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::registry::credential::{CredentialError, CredentialSource};
+pub use crate::{domain::template::ParameterFormat, registry::credential::{CredentialError, CredentialSource}};
 use crate::{
     domain::{Category, Channel},
     providers::Credentials,
@@ -132,17 +132,6 @@ pub struct TemplateEntry {
     /// Its parts as the provider lists them (for WhatsApp: `[{"type":"BODY","text":"Hello {{1}}"}]`).
     #[serde(default)]
     pub components: Vec<serde_json::Value>,
-}
-
-/// How the variables of a template are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ParameterFormat {
-    /// `{{1}}`, `{{2}}`.
-    #[default]
-    Positional,
-    /// `{{name}}`.
-    Named,
 }
 
 fn default_tenant() -> String {

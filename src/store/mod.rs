@@ -9,7 +9,11 @@ pub mod holds;
 pub mod leases;
 pub mod messages;
 pub mod partitions;
+pub mod accounts;
+pub mod checklist;
+pub mod holds_list;
 pub mod registry;
+pub mod tokens;
 pub mod vault;
 pub mod work;
 
@@ -17,7 +21,8 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
-    ConnectOptions as _, Connection as _, PgConnection, PgPool,
+    ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres, Transaction,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -135,6 +140,17 @@ impl<T> Doing<T> for Result<T, sqlx::Error> {
     }
 }
 
+/// What a statement runs on.
+pub type Connection = PgConnection;
+
+/// Ends a transaction so that what it did stays.
+pub async fn commit(
+    transaction: Transaction<'static, Postgres>,
+    what: &'static str,
+) -> Result<(), StoreError> {
+    transaction.commit().await.doing(what)
+}
+
 /// How to reach the database, and a pool for everything that is not hot.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -164,6 +180,16 @@ impl Store {
     /// The pool of API, imports and checks.
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// A connection of the pool.
+    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        self.pool.acquire().await.map_err(StoreError::Connect)
+    }
+
+    /// A transaction on a connection of the pool; dropped without [`commit`], nothing happened.
+    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        self.pool.begin().await.map_err(StoreError::Connect)
     }
 
     /// A connection of one's own, for a hot path.

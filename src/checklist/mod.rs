@@ -1,0 +1,305 @@
+//! What operators ask: which batches, which messages, what failed and what to do about it, what is held and why.
+//!
+//! Reads only, but for closing a hold. Every question starts from the tenant of who asks; addresses are masked unless
+//! the caller may see them whole. Pages go by key, so that the thousandth costs what the first does.
+
+mod failures;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub use failures::{AdvisedFailure, failures};
+
+use crate::{
+    domain::{
+        Channel,
+        address::Address,
+        ids::{BatchId, HoldId, MessageKey, TenantId},
+        message::MessageState,
+    },
+    store::{
+        Connection, Store, StoreError,
+        checklist::{
+            self,
+            batches::{self, BatchFilter, BatchRow},
+            messages::{self, AttemptRow, List, MessageFilter, MessageRow},
+            refused::{self, ImportRow, RejectedImportRow, RejectedJobRow, RejectedRecipientRow},
+        },
+        holds_list::{self, Closed, HoldRow},
+    },
+};
+
+/// Rows of a page when nobody says how many.
+const PAGE: u16 = 50;
+/// Rows of a page at most.
+const PAGE_MAX: u16 = 500;
+
+/// A part of a list.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// What to give as `after` for the rows that follow; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// Cuts what was read with one row too many.
+    fn cut(mut items: Vec<T>, limit: u16, key: impl Fn(&T) -> String) -> Self {
+        let more = items.len() > usize::from(limit);
+        items.truncate(usize::from(limit));
+        let next = items.last().filter(|_| more).map(key);
+        Self { items, next }
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ChecklistError {
+    /// No number of the tenant reads so.
+    #[error("there is no business number `{given}`")]
+    UnknownNumber {
+        /// What was given.
+        given: String,
+        /// The numbers there are.
+        known: Vec<String>,
+    },
+    /// `after` is not what a page gave as `next`.
+    #[error("`after` is not what an earlier page gave as `next`")]
+    NotACursor,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A message as lists show it.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Message {
+    /// `<batch id>.<seq>`.
+    pub id: String,
+    /// Its row.
+    #[serde(flatten)]
+    pub row: MessageRow,
+}
+
+/// A message with the calls for it.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MessageWithAttempts {
+    /// The message.
+    #[serde(flatten)]
+    pub message: Message,
+    /// Calls that did not end accepted, in order.
+    pub attempts: Vec<AttemptRow>,
+}
+
+/// Which batches, as people write it.
+#[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct BatchQuery {
+    /// Only of this business number.
+    pub number: Option<String>,
+    /// Only of this producer.
+    pub producer: Option<String>,
+    /// Only of this job.
+    pub job_id: Option<String>,
+    /// Rows of the page, 50 unless told, at most 500.
+    pub limit: Option<u16>,
+    /// `next` of the page before.
+    pub after: Option<String>,
+}
+
+/// Which messages, as people write it.
+#[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct MessageQuery {
+    /// sent, pending, failed, uncertain or all.
+    #[param(inline)]
+    pub list: Option<List>,
+    /// Only of this batch.
+    pub batch: Option<Uuid>,
+    /// Only of this business number.
+    pub number: Option<String>,
+    /// Only to this recipient.
+    pub recipient: Option<String>,
+    /// Only in this state.
+    #[param(inline)]
+    pub state: Option<MessageState>,
+    /// Rows of the page, 50 unless told, at most 500.
+    pub limit: Option<u16>,
+    /// `next` of the page before.
+    pub after: Option<String>,
+}
+
+fn size(limit: Option<u16>) -> u16 {
+    limit.unwrap_or(PAGE).clamp(1, PAGE_MAX)
+}
+
+/// In a query `+` means a space; a number that lost its `+` so gets it back.
+fn with_plus(text: &str) -> String {
+    match text.strip_prefix(' ') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_digit()) => format!("+{rest}"),
+        _ => text.trim().to_owned(),
+    }
+}
+
+fn key<T: std::str::FromStr>(after: Option<&str>) -> Result<Option<T>, ChecklistError> {
+    after.map(str::parse).transpose().map_err(|_| ChecklistError::NotACursor)
+}
+
+async fn number_ids(connection: &mut Connection, tenant: TenantId, given: Option<&str>) -> Result<Option<Vec<i32>>, ChecklistError> {
+    let Some(given) = given.map(with_plus) else { return Ok(None) };
+    let ids = checklist::number_ids(connection, tenant, &given).await?;
+    if ids.is_empty() {
+        let known = checklist::business_numbers(connection, tenant).await?;
+        return Err(ChecklistError::UnknownNumber { given, known });
+    }
+    Ok(Some(ids))
+}
+
+/// A page of batches.
+pub async fn list_batches(store: &Store, tenant: TenantId, query: &BatchQuery) -> Result<Page<BatchRow>, ChecklistError> {
+    let (mut connection, limit) = (store.acquire().await?, size(query.limit));
+    let filter = BatchFilter {
+        numbers: number_ids(&mut connection, tenant, query.number.as_deref()).await?,
+        producer: query.producer.clone(),
+        job_id: query.job_id.clone(),
+        after: key(query.after.as_deref())?,
+        limit: i64::from(limit) + 1,
+    };
+    let rows = batches::list(&mut connection, tenant, &filter).await?;
+    Ok(Page::cut(rows, limit, |row| row.batch_id.to_string()))
+}
+
+/// One batch.
+pub async fn find_batch(store: &Store, tenant: TenantId, batch: BatchId) -> Result<Option<BatchRow>, ChecklistError> {
+    Ok(batches::find(&mut *store.acquire().await?, tenant, batch).await?)
+}
+
+/// A page of the recipients of a batch that were refused; none when there is no such batch.
+pub async fn list_rejected_recipients(
+    store: &Store,
+    tenant: TenantId,
+    batch: BatchId,
+    limit: Option<u16>,
+    after: Option<&str>,
+) -> Result<Option<Page<RejectedRecipientRow>>, ChecklistError> {
+    let (mut connection, limit) = (store.acquire().await?, size(limit));
+    if batches::find(&mut connection, tenant, batch).await?.is_none() {
+        return Ok(None);
+    }
+    let (row, pointer) = row_key(after)?;
+    let row = i32::try_from(row).map_err(|_| ChecklistError::NotACursor)?;
+    let rows = refused::recipients(&mut connection, batch, (row, pointer), i64::from(limit) + 1).await?;
+    Ok(Some(Page::cut(rows, limit, |r| format!("{}:{}", r.row, r.pointer))))
+}
+
+fn row_key(after: Option<&str>) -> Result<(i64, &str), ChecklistError> {
+    let Some(after) = after else { return Ok((0, "")) };
+    let (row, field) = after.split_once(':').ok_or(ChecklistError::NotACursor)?;
+    Ok((row.parse().map_err(|_| ChecklistError::NotACursor)?, field))
+}
+
+/// A page of messages; `whole` shows addresses in full.
+pub async fn list_messages(store: &Store, tenant: TenantId, query: &MessageQuery, whole: bool) -> Result<Page<Message>, ChecklistError> {
+    let (mut connection, limit) = (store.acquire().await?, size(query.limit));
+    let list = match (query.list.unwrap_or(List::All), query.state) {
+        // The state says where to look, which is cheaper than to look everywhere.
+        (List::All, Some(state)) => List::of(state),
+        (list, _) => list,
+    };
+    let filter = MessageFilter {
+        list,
+        batch: query.batch.map(BatchId),
+        numbers: number_ids(&mut connection, tenant, query.number.as_deref()).await?,
+        recipient: query.recipient.as_deref().map(canonical),
+        state: query.state,
+        after: key::<MessageKey>(query.after.as_deref())?,
+        limit: i64::from(limit) + 1,
+    };
+    let rows = messages::list(&mut connection, tenant, &filter).await?;
+    let shown = rows.into_iter().map(|row| shown(row, whole)).collect();
+    Ok(Page::cut(shown, limit, |message| message.id.clone()))
+}
+
+/// A number in any of its spellings is looked up in the one that is kept; everything else as given.
+fn canonical(given: &str) -> String {
+    let given = with_plus(given);
+    Address::parse(Channel::Whatsapp, &given).map_or(given, |address| address.as_str().to_owned())
+}
+
+fn shown(mut row: MessageRow, whole: bool) -> Message {
+    if !whole {
+        row.recipient = Address::from_store(row.recipient).masked();
+    }
+    let id = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }.to_string();
+    Message { id, row }
+}
+
+/// One message with its calls.
+pub async fn find_message(store: &Store, tenant: TenantId, key: MessageKey, whole: bool) -> Result<Option<MessageWithAttempts>, ChecklistError> {
+    let mut connection = store.acquire().await?;
+    let Some(row) = messages::find(&mut connection, tenant, key).await? else { return Ok(None) };
+    let attempts = messages::attempts(&mut connection, key).await?;
+    Ok(Some(MessageWithAttempts { message: shown(row, whole), attempts }))
+}
+
+/// A page of jobs that were refused whole.
+pub async fn list_rejected_jobs(store: &Store, tenant: TenantId, limit: Option<u16>, after: Option<&str>) -> Result<Page<RejectedJobRow>, ChecklistError> {
+    let limit = size(limit);
+    let rows = refused::jobs(&mut *store.acquire().await?, tenant, key(after)?, i64::from(limit) + 1).await?;
+    Ok(Page::cut(rows, limit, |row| row.id.to_string()))
+}
+
+/// A page of imports.
+pub async fn list_imports(store: &Store, tenant: TenantId, limit: Option<u16>, after: Option<&str>) -> Result<Page<ImportRow>, ChecklistError> {
+    let limit = size(limit);
+    let rows = refused::imports(&mut *store.acquire().await?, tenant, key(after)?, i64::from(limit) + 1).await?;
+    Ok(Page::cut(rows, limit, |row| row.id.to_string()))
+}
+
+/// One import.
+pub async fn find_import(store: &Store, tenant: TenantId, id: Uuid) -> Result<Option<ImportRow>, ChecklistError> {
+    Ok(refused::find_import(&mut *store.acquire().await?, tenant, id).await?)
+}
+
+/// A page of the rows of an import that were refused; none when there is no such import.
+pub async fn list_rejected_rows(
+    store: &Store,
+    tenant: TenantId,
+    import: Uuid,
+    limit: Option<u16>,
+    after: Option<&str>,
+) -> Result<Option<Page<RejectedImportRow>>, ChecklistError> {
+    let (mut connection, limit) = (store.acquire().await?, size(limit));
+    if refused::find_import(&mut connection, tenant, import).await?.is_none() {
+        return Ok(None);
+    }
+    let rows = refused::import_rows(&mut connection, import, row_key(after)?, i64::from(limit) + 1).await?;
+    Ok(Some(Page::cut(rows, limit, |r| format!("{}:{}", r.row, r.field))))
+}
+
+/// A page of holds.
+pub async fn list_holds(store: &Store, tenant: TenantId, open: Option<bool>, limit: Option<u16>, after: Option<&str>) -> Result<Page<HoldRow>, ChecklistError> {
+    let (limit, before) = (size(limit), key(after)?.map(HoldId));
+    let rows = holds_list::list(&mut *store.acquire().await?, tenant, open, before, i64::from(limit) + 1).await?;
+    Ok(Page::cut(rows, limit, |row| row.id.to_string()))
+}
+
+/// Closes a hold in the name of `by`. A hold on everybody needs the caller to be one who may speak for `everybody`.
+pub async fn close_hold(store: &Store, tenant: TenantId, everybody: bool, hold: HoldId, by: &str, reason: &str) -> Result<Closed, ChecklistError> {
+    Ok(holds_list::close(&mut *store.acquire().await?, tenant, everybody, hold, by, reason).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plus_lost_in_a_query_comes_back() {
+        assert_eq!(with_plus(" 819012345678"), "+819012345678");
+        assert_eq!(with_plus("+819012345678"), "+819012345678");
+        assert_eq!(canonical("+81 90-1234-5678"), "+819012345678");
+        assert_eq!(canonical("US.1349"), "US.1349");
+    }
+}

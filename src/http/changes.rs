@@ -1,0 +1,173 @@
+//! What a person changes: holds, the registry, tokens. And the registry as it stands.
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use uuid::Uuid;
+
+use crate::{
+    checklist,
+    domain::ids::{HoldId, TenantId},
+    http::{
+        HttpState,
+        error::{ApiError, Errors},
+        extract::{BodyLimit, id, json, read},
+    },
+    registry::{
+        Problem,
+        apply::{self, Applied, RegistryUpdate},
+        file::DEFAULT_TENANT,
+        shown::{self, AccountInfo, NumberInfo, TemplateInfo},
+        tokens::{self, Caller, NewlyMade, TokenInfo, TokenRequest},
+    },
+    store::{holds_list::Closed, registry::Snapshot},
+};
+
+const SMALL_BYTES: usize = 64 << 10;
+const REGISTRY_BYTES: usize = 16 << 20;
+
+/// Why a hold is closed.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloseHold {
+    /// For whoever asks later.
+    pub reason: String,
+}
+
+fn small(state: &HttpState) -> BodyLimit {
+    BodyLimit { bytes: SMALL_BYTES, time: state.body_timeout(), instead: "such a request is small" }
+}
+
+#[utoipa::path(post, path = "/v1/holds/{hold}/close", tag = "holds", params(("hold" = i64, Path)), request_body = CloseHold, responses(
+    (status = 204, description = "Closed; what waits is given back within seconds"),
+    (status = 404, body = Errors), (status = 409, body = Errors, description = "Closed before")))]
+pub(super) async fn close_hold(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+    Path(hold): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let hold = HoldId(id(&hold, "hold")?);
+    let CloseHold { reason } = json(&read(&headers, body, small(&state)).await?)?;
+    if reason.trim().is_empty() {
+        let problem = Problem::new("/reason", "empty", "say why, for whoever asks later");
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
+    }
+    let everybody = speaks_for_everybody(&*current(&state).await?, caller.tenant);
+    match checklist::close_hold(&state.store, caller.tenant, everybody, hold, &caller.name, reason.trim()).await? {
+        Closed::Now => {
+            tracing::info!(hold.id = hold.0, token.name = caller.name, "a hold was closed");
+            Ok(StatusCode::NO_CONTENT)
+        }
+        Closed::Before => Err(ApiError::whole(StatusCode::CONFLICT, "closed_before", "this hold is closed already")),
+        Closed::Unknown => Err(ApiError::not_found("hold")),
+    }
+}
+
+/// Holds on all tenants are closed by the tenant that runs the installation.
+fn speaks_for_everybody(snapshot: &Snapshot, tenant: TenantId) -> bool {
+    snapshot.tenants.get(&tenant).is_some_and(|name| name == DEFAULT_TENANT)
+}
+
+/// The registry as it is now: another process may have changed it a moment ago.
+async fn current(state: &HttpState) -> Result<Arc<Snapshot>, ApiError> {
+    state.directory.refresh().await?;
+    Ok(state.directory.current())
+}
+
+#[utoipa::path(put, path = "/v1/registry", tag = "registry",
+    request_body(content = Object, description = "`registry`: a registry file (registry.schema.json); `secrets`: values by name, by `<tenant>/<account>`"), responses(
+    (status = 200, body = Applied, description = "What became of each object; applying twice changes nothing"),
+    (status = 422, body = Errors, description = "Nothing was applied; every reason")))]
+pub(super) async fn put_registry(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Applied>, ApiError> {
+    let limit = BodyLimit { bytes: REGISTRY_BYTES, time: state.body_timeout(), instead: "apply it in parts" };
+    let update: RegistryUpdate = json(&read(&headers, body, limit).await?)?;
+    let means = apply::Means { store: &state.store, vault: state.directory.vault(), providers: &state.providers };
+    let applied = apply::apply(means, caller.tenant, &update).await?;
+    state.directory.refresh().await?;
+    tracing::info!(token.name = caller.name, objects = applied.changes.len(), "the registry was applied");
+    Ok(Json(applied))
+}
+
+#[utoipa::path(get, path = "/v1/accounts", tag = "registry", responses((status = 200, body = Vec<AccountInfo>)))]
+pub(super) async fn accounts(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<AccountInfo>>, ApiError> {
+    Ok(Json(shown::accounts(&*current(&state).await?, caller.tenant)))
+}
+
+#[utoipa::path(get, path = "/v1/accounts/{name}", tag = "registry", params(("name" = String, Path)), responses(
+    (status = 200, body = AccountInfo), (status = 404, body = Errors)))]
+pub(super) async fn account(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Result<Json<AccountInfo>, ApiError> {
+    let found = shown::account(&*current(&state).await?, caller.tenant, &name);
+    found.map(Json).ok_or_else(|| ApiError::not_found("account"))
+}
+
+#[utoipa::path(get, path = "/v1/numbers", tag = "registry", responses((status = 200, body = Vec<NumberInfo>)))]
+pub(super) async fn numbers(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<NumberInfo>>, ApiError> {
+    Ok(Json(shown::numbers(&*current(&state).await?, caller.tenant)))
+}
+
+#[utoipa::path(get, path = "/v1/templates", tag = "registry", responses((status = 200, body = Vec<TemplateInfo>)))]
+pub(super) async fn templates(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<TemplateInfo>>, ApiError> {
+    Ok(Json(shown::templates(&*current(&state).await?, caller.tenant)))
+}
+
+#[utoipa::path(get, path = "/v1/templates/{id}", tag = "registry", params(("id" = i32, Path)), responses(
+    (status = 200, body = TemplateInfo), (status = 404, body = Errors)))]
+pub(super) async fn template(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+    Path(template): Path<String>,
+) -> Result<Json<TemplateInfo>, ApiError> {
+    let found = shown::template(&*current(&state).await?, caller.tenant, id(&template, "template")?);
+    found.map(Json).ok_or_else(|| ApiError::not_found("template"))
+}
+
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = TokenRequest, responses(
+    (status = 201, body = NewlyMade, description = "The token is shown here and never again"),
+    (status = 422, body = Errors)))]
+pub(super) async fn create_token(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<NewlyMade>), ApiError> {
+    let request: TokenRequest = json(&read(&headers, body, small(&state)).await?)?;
+    let made = tokens::create(&state.store, Some(caller.tenant), &request).await?;
+    tracing::info!(token.name = caller.name, made = request.name, "a token was made");
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", responses((status = 200, body = Vec<TokenInfo>)))]
+pub(super) async fn list_tokens(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<TokenInfo>>, ApiError> {
+    Ok(Json(tokens::list(&state.store, caller.tenant).await?))
+}
+
+#[utoipa::path(delete, path = "/v1/tokens/{token}", tag = "tokens", params(("token" = Uuid, Path, description = "Its id")), responses(
+    (status = 204, description = "Revoked; works nowhere after a second"), (status = 404, body = Errors)))]
+pub(super) async fn revoke_token(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+    Path(token): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    if tokens::revoke(&state.store, caller.tenant, id(&token, "token")?).await? {
+        tracing::info!(token.name = caller.name, revoked = token, "a token was revoked");
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(ApiError::not_found("token"))
+    }
+}

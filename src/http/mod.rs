@@ -1,0 +1,132 @@
+//! The API: routes, tokens, limits, errors. What it answers is made by the stages; this is where the routes, the one
+//! body of refusals and the limits are.
+//!
+//! As the outermost stage it calls intake, registry and checklist; nothing but `app` calls it.
+
+mod auth;
+mod changes;
+mod error;
+mod extract;
+mod lists;
+pub mod openapi;
+mod system;
+mod trace;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    http::StatusCode,
+    middleware::{from_fn, from_fn_with_state},
+    response::{IntoResponse as _, Response},
+    routing::{MethodRouter, delete, get, post, put},
+};
+use futures_util::future::BoxFuture;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+
+pub use error::{ApiError, Errors};
+pub use system::Check;
+
+use crate::{
+    http::auth::Gate,
+    providers,
+    registry::tokens::Scope,
+    settings,
+    store::{Store, registry::Directory},
+};
+
+/// Longer than any list takes; a request that hangs is cut here.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Says what the process needs and whether it is there.
+pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Vec<Check>> + Send + Sync>;
+
+/// What the API works on.
+#[derive(Clone)]
+pub struct HttpState {
+    /// The database.
+    pub store: Store,
+    /// The registry.
+    pub directory: Directory,
+    /// The adapters.
+    pub providers: providers::Registry,
+    /// What `/metrics` renders.
+    pub metrics: PrometheusHandle,
+    /// What `/readyz` asks.
+    pub readiness: Readiness,
+    /// Limits.
+    pub settings: settings::Http,
+    /// The largest job.
+    pub inline_bytes: usize,
+}
+
+impl fmt::Debug for HttpState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpState").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl HttpState {
+    fn body_timeout(&self) -> Duration {
+        Duration::from_secs(self.settings.body_timeout_s)
+    }
+}
+
+/// The whole API but for the callbacks, which `app` adds.
+pub fn router(state: HttpState) -> Router {
+    let gate = Arc::new(Gate::new(state.store.clone(), state.settings.requests_per_s));
+    let guarded = |scope: Scope, routes: Router<HttpState>| {
+        routes.route_layer(from_fn_with_state((Arc::clone(&gate), scope), auth::admit))
+    };
+    let quick = Router::new()
+        .merge(guarded(Scope::Read, read_routes()))
+        .merge(guarded(Scope::Operate, Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold))))
+        .merge(guarded(Scope::Admin, admin_routes()))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN));
+    Router::new()
+        .merge(quick)
+        .route("/healthz", get(system::alive))
+        .route("/readyz", get(system::ready))
+        .route("/metrics", get(system::metrics))
+        .route("/openapi.json", get(system::contract))
+        .fallback(async || ApiError::not_found("path; /openapi.json lists them"))
+        .method_not_allowed_fallback(async || {
+            ApiError::whole(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this path takes another method; see /openapi.json")
+        })
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(trace::trace))
+        .with_state(state)
+}
+
+fn read_routes() -> Router<HttpState> {
+    let routes: [(&str, MethodRouter<HttpState>); 13] = [
+        ("/v1/batches", get(lists::batches)),
+        ("/v1/batches/{batch}", get(lists::batch)),
+        ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
+        ("/v1/messages", get(lists::messages)),
+        ("/v1/messages/{message}", get(lists::message)),
+        ("/v1/failures", get(lists::failures)),
+        ("/v1/jobs/rejected", get(lists::rejected_jobs)),
+        ("/v1/holds", get(lists::holds)),
+        ("/v1/accounts", get(changes::accounts)),
+        ("/v1/accounts/{name}", get(changes::account)),
+        ("/v1/numbers", get(changes::numbers)),
+        ("/v1/templates", get(changes::templates)),
+        ("/v1/templates/{id}", get(changes::template)),
+    ];
+    routes.into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method))
+}
+
+fn admin_routes() -> Router<HttpState> {
+    Router::new()
+        .route("/v1/registry", put(changes::put_registry))
+        .route("/v1/tokens", get(changes::list_tokens).post(changes::create_token))
+        .route("/v1/tokens/{token}", delete(changes::revoke_token))
+}
+
+/// A panic is one request's misfortune; the hook has logged it.
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands over the payload")]
+fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    error::internal().into_response()
+}

@@ -1,0 +1,42 @@
+//! The contract of the API, made from the handlers.
+
+use utoipa::{
+    Modify, OpenApi as _,
+    openapi::{
+        OpenApi,
+        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+    },
+};
+
+use crate::http::{changes, lists};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "campaign-dispatch",
+        description = "Send jobs in, checklists out. Every refusal has the body `Errors`; 401 without a token, 403 without the scope, 429 with Retry-After above the token's rate."
+    ),
+    paths(
+        lists::batches, lists::batch, lists::batch_rejected, lists::messages, lists::message, lists::failures,
+        lists::rejected_jobs, lists::holds, changes::close_hold, changes::put_registry, changes::accounts,
+        changes::account, changes::numbers, changes::templates, changes::template, changes::create_token,
+        changes::list_tokens, changes::revoke_token,
+    ),
+    modifiers(&Bearer)
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, openapi: &mut OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        openapi.components.get_or_insert_default().add_security_scheme("token", scheme);
+        openapi.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    }
+}
+
+/// The document served at `/openapi.json`.
+pub fn document() -> OpenApi {
+    Document::openapi()
+}

@@ -1,0 +1,53 @@
+//! Failures by code.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
+
+use crate::{
+    domain::ids::BatchId,
+    store::{Doing as _, StoreError},
+};
+
+/// All failures of one code.
+#[derive(Debug, Clone, sqlx::FromRow, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct FailureRow {
+    /// Who said it.
+    pub provider: String,
+    /// Its code.
+    pub code: String,
+    /// What it means.
+    pub class: String,
+    /// How many messages.
+    pub messages: i64,
+    /// The first failure.
+    pub first_at: DateTime<Utc>,
+    /// The latest failure.
+    pub last_at: DateTime<Utc>,
+    /// The provider's words for one of them.
+    pub sample: String,
+}
+
+/// Failures of these numbers, perhaps of one batch only, the most frequent first.
+pub async fn by_code(
+    connection: &mut PgConnection,
+    numbers: &[i32],
+    batch: Option<BatchId>,
+) -> Result<Vec<FailureRow>, StoreError> {
+    let mut sql = QueryBuilder::<Postgres>::new(
+        "SELECT a.provider, s.code, s.class, sum(s.messages)::bigint AS messages, min(s.first_at) AS first_at,
+                max(s.last_at) AS last_at, min(s.sample) AS sample
+         FROM (SELECT f.number_id, f.code, f.class, count(*) AS messages, min(f.failed_at) AS first_at,
+                      max(f.failed_at) AS last_at, min(f.reason) AS sample
+               FROM failed_message f WHERE f.number_id = ANY(",
+    );
+    sql.push_bind(numbers.to_vec()).push(")");
+    if let Some(batch) = batch {
+        sql.push(" AND f.batch_id = ").push_bind(batch.0);
+    }
+    sql.push(
+        " GROUP BY f.number_id, f.code, f.class) s
+         JOIN business_number n ON n.id = s.number_id JOIN account a ON a.id = n.account_id
+         GROUP BY a.provider, s.code, s.class ORDER BY messages DESC, s.code",
+    );
+    sql.build_query_as().fetch_all(connection).await.doing("count failures")
+}

@@ -1,0 +1,63 @@
+//! What operators ask: read-only, by keyset, on the indexes there are.
+//!
+//! A page is found in two steps inside one statement: its keys on the narrow tables, then its rows in the views of the
+//! schema `checklist`, which any other tool reads too. No statement may read a column that is not in the index it
+//! walks for more rows than a page has.
+
+pub mod batches;
+pub mod failures;
+pub mod messages;
+pub mod refused;
+
+use sqlx::PgConnection;
+
+use crate::{
+    domain::ids::TenantId,
+    store::{Doing as _, StoreError},
+};
+
+/// The rows of a tenant's numbers that read `business_number` (one per account that has it).
+pub async fn number_ids(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    business_number: &str,
+) -> Result<Vec<i32>, StoreError> {
+    sqlx::query_scalar!(
+        "SELECT n.id FROM business_number n JOIN account a ON a.id = n.account_id
+         WHERE a.tenant_id = $1 AND n.business_number = $2 ORDER BY n.id",
+        tenant.0,
+        business_number
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for a number")
+}
+
+/// All numbers of a tenant, as people write them.
+pub async fn business_numbers(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar!(
+        "SELECT DISTINCT n.business_number FROM business_number n JOIN account a ON a.id = n.account_id
+         WHERE a.tenant_id = $1 ORDER BY 1",
+        tenant.0
+    )
+    .fetch_all(connection)
+    .await
+    .doing("list numbers")
+}
+
+/// The rows of all numbers of a tenant.
+pub async fn all_number_ids(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+) -> Result<Vec<i32>, StoreError> {
+    sqlx::query_scalar!(
+        "SELECT n.id FROM business_number n JOIN account a ON a.id = n.account_id WHERE a.tenant_id = $1",
+        tenant.0
+    )
+    .fetch_all(connection)
+    .await
+    .doing("list numbers")
+}

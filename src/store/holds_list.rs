@@ -1,0 +1,155 @@
+//! Holds as people and the registry see them. Opening by dispatch, parking and releasing are in `store::holds`.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::{
+    domain::{
+        hold::{HoldScope, Resume},
+        ids::{HoldId, TenantId},
+    },
+    store::{Doing as _, StoreError},
+};
+
+/// A hold with what waits under it.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct HoldRow {
+    /// Row id.
+    pub id: i64,
+    /// What it covers.
+    pub scope: String,
+    /// Why, in one word.
+    pub cause: String,
+    /// Why, in a sentence.
+    pub detail: String,
+    /// Who or what ends it.
+    pub resume: String,
+    /// When it opened.
+    pub since: DateTime<Utc>,
+    /// When it ends by itself.
+    pub until: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub closed_at: Option<DateTime<Utc>>,
+    /// Who ended it.
+    pub closed_by: Option<String>,
+    /// Why it was ended.
+    pub reason: Option<String>,
+    /// Messages parked under it.
+    pub parked: i64,
+}
+
+/// What became of a wish to close a hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// It is closed now.
+    Now,
+    /// It was closed before.
+    Before,
+    /// There is no such hold of this tenant.
+    Unknown,
+}
+
+/// A tenant's holds and those on everybody, the newest first, below `before`.
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    open: Option<bool>,
+    before: Option<HoldId>,
+    limit: i64,
+) -> Result<Vec<HoldRow>, StoreError> {
+    sqlx::query_as!(
+        HoldRow,
+        r#"SELECT id, scope, cause, detail, resume, since, until, closed_at, closed_by, reason,
+                  (SELECT count(*) FROM work w WHERE w.hold_id = h.id) AS "parked!"
+           FROM hold h
+           WHERE (tenant_id = $1 OR tenant_id IS NULL)
+             AND ($2::boolean IS NULL OR (closed_at IS NULL) = $2)
+             AND ($3::bigint IS NULL OR id < $3)
+           ORDER BY id DESC LIMIT $4"#,
+        tenant.0,
+        open,
+        before.map(|id| id.0),
+        limit
+    )
+    .fetch_all(connection)
+    .await
+    .doing("list holds")
+}
+
+/// Closes a hold of this tenant, or one on everybody when `everybody` is set. What waits is given back by upkeep.
+pub async fn close(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    everybody: bool,
+    id: HoldId,
+    by: &str,
+    reason: &str,
+) -> Result<Closed, StoreError> {
+    let was_open = sqlx::query_scalar!(
+        r#"WITH found AS (
+               SELECT id, closed_at IS NULL AS open FROM hold
+               WHERE id = $1 AND (tenant_id = $2 OR (tenant_id IS NULL AND $3))
+               FOR UPDATE
+           ), closed AS (
+               UPDATE hold SET closed_at = now(), closed_by = $4, reason = $5
+               FROM found WHERE hold.id = found.id AND found.open
+           )
+           SELECT open AS "open!" FROM found"#,
+        id.0,
+        tenant.0,
+        everybody,
+        by,
+        reason
+    )
+    .fetch_optional(connection)
+    .await
+    .doing("close a hold")?;
+    Ok(match was_open {
+        Some(true) => Closed::Now,
+        Some(false) => Closed::Before,
+        None => Closed::Unknown,
+    })
+}
+
+/// Opens a hold that the provider's status asks for, unless it is open already.
+pub async fn open_for_status(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    scope: &HoldScope,
+    cause: &str,
+    detail: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO hold (tenant_id, scope, cause, detail, resume) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (scope, cause) WHERE closed_at IS NULL DO UPDATE SET detail = excluded.detail",
+        tenant.0,
+        scope.to_string(),
+        cause,
+        detail,
+        Resume::Status.as_str()
+    )
+    .execute(connection)
+    .await
+    .doing("open a hold")?;
+    Ok(())
+}
+
+/// Closes the hold of a status that is good again.
+pub async fn close_for_status(
+    connection: &mut PgConnection,
+    scope: &HoldScope,
+    cause: &str,
+    reason: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE hold SET closed_at = now(), closed_by = 'registry', reason = $3
+         WHERE scope = $1 AND cause = $2 AND closed_at IS NULL",
+        scope.to_string(),
+        cause,
+        reason
+    )
+    .execute(connection)
+    .await
+    .doing("close a hold")?;
+    Ok(())
+}
