@@ -1,0 +1,31 @@
+//! What the process writes to standard error, and the numbers it counts.
+
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::Log;
+
+/// Starts logging to standard error. `RUST_LOG` wins over the settings. Called again, it changes nothing.
+pub fn init_tracing(log: &Log) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.filter));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if log.format == "json" { lines.json().try_init() } else { lines.try_init() };
+    // Another subscriber is in place already: that of a test.
+    started.ok();
+}
+
+/// The process's counters, as `/metrics` shows them.
+pub fn metrics_handle() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    let handle = HANDLE.get_or_init(|| {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("another recorder counts; /metrics will be empty");
+        }
+        handle
+    });
+    handle.clone()
+}
