@@ -326,8 +326,10 @@ pub async fn start(settings: SimulatorSettings) -> Result<Running, SimulatorErro
     })
 }
 
-/// Answers calls and posts callbacks until `ended`. Callers may keep connections and slow answers open; nobody is owed a
-/// graceful end.
+/// How long the end waits for calls in progress; a slow answer may take longer and is left to itself.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Answers calls and posts callbacks until `ended`, then closes the connections that wait for a call.
 async fn serve(
     simulator: Arc<Simulator>,
     listener: TcpListener,
@@ -342,9 +344,15 @@ async fn serve(
     }
     tracker.close();
     let service = control::router(Arc::clone(&simulator)).into_make_service_with_connect_info::<Cut>();
+    let server =
+        axum::serve(CuttableListener(listener), service).with_graceful_shutdown(ended.clone().cancelled_owned());
+    let patience = async {
+        ended.cancelled().await;
+        tokio::time::sleep(PATIENCE).await;
+    };
     tokio::select! {
-        _ = axum::serve(CuttableListener(listener), service) => {}
-        () = ended.cancelled() => {}
+        _ = server => {}
+        () = patience => {}
     }
     ended.cancel();
     tracker.wait().await;

@@ -440,3 +440,12 @@ async fn callbacks_misbehave_on_request() {
     assert_eq!((counts.forged, counts.forged_taken), (1, 0));
     world.running.stop().await;
 }
+
+#[tokio::test]
+async fn after_the_end_nobody_is_answered() {
+    let World { running, client } = world(None, |_| ()).await;
+    let url = format!("{}/_sim/healthz", running.url());
+    assert!(client.get(&url).send().await.is_ok());
+    running.stop().await;
+    assert!(client.get(&url).send().await.is_err());
+}

@@ -42,6 +42,9 @@ pub enum RegistryProblem {
         #[source]
         source: CredentialError,
     },
+    /// A number or template names an account that the file does not have.
+    #[error("{0} names an account that is not in the file")]
+    AccountMissing(String),
     /// Two numbers have the same id, so a call would not say which it means.
     #[error("two numbers have the id {0}")]
     NumberTwice(String),
@@ -144,7 +147,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(file: &RegistryFile, base_dir: &Path) -> Result<Self, Vec<RegistryProblem>> {
         let mut world = Self::default();
-        let mut problems = Vec::new();
+        let mut problems = without_account(file);
         for entry in file.accounts.iter().filter(|entry| entry.provider == PROVIDER) {
             match account(entry, file, base_dir) {
                 Ok(account) => world.add(Arc::new(account), entry, file, &mut problems),
@@ -195,6 +198,27 @@ impl World {
     pub(super) fn account(&self, waba_id: &str) -> Option<&Arc<Account>> {
         self.accounts.iter().find(|account| account.waba_id == waba_id)
     }
+}
+
+/// The registry takes references to what the database holds; the simulator has nothing but the file.
+fn without_account(file: &RegistryFile) -> Vec<RegistryProblem> {
+    let is_missing = |name: &str, tenant: &str| {
+        !file
+            .accounts
+            .iter()
+            .any(|account| account.name == name && account.tenant == tenant)
+    };
+    let numbers = file
+        .numbers
+        .iter()
+        .filter(|number| is_missing(&number.account, &number.tenant));
+    let templates = file
+        .templates
+        .iter()
+        .filter(|template| is_missing(&template.account, &template.tenant));
+    let numbers = numbers.map(|number| format!("number {}", number.business_number));
+    let templates = templates.map(|template| format!("template {}", template.name));
+    numbers.chain(templates).map(RegistryProblem::AccountMissing).collect()
 }
 
 fn account(entry: &AccountEntry, file: &RegistryFile, base_dir: &Path) -> Result<Account, Vec<RegistryProblem>> {
