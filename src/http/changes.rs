@@ -34,7 +34,7 @@ const REGISTRY_BYTES: usize = 16 << 20;
 /// Why a hold is closed.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct CloseHold {
+pub(super) struct CloseHold {
     /// For whoever asks later.
     pub reason: String,
 }

@@ -28,7 +28,7 @@ use crate::{
 /// A part of a list.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-pub struct PageQuery {
+pub(super) struct PageQuery {
     /// Rows of the page, 50 unless told, at most 500.
     pub limit: Option<u16>,
     /// `next` of the page before.
@@ -38,7 +38,7 @@ pub struct PageQuery {
 /// Which failures.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-pub struct FailureQuery {
+pub(super) struct FailureQuery {
     /// Only of this batch.
     pub batch: Option<Uuid>,
     /// Only of this business number.
@@ -48,7 +48,7 @@ pub struct FailureQuery {
 /// Which holds.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-pub struct HoldQuery {
+pub(super) struct HoldQuery {
     /// Only open ones, or only closed ones.
     pub open: Option<bool>,
     /// Rows of the page, 50 unless told, at most 500.
