@@ -2,8 +2,8 @@
 
 pub mod broker;
 pub mod callbacks;
-pub mod dispatch;
 pub mod checklist;
+pub mod dispatch;
 pub mod domain;
 pub mod http;
 pub mod providers;

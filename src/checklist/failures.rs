@@ -69,7 +69,9 @@ pub async fn failures(
 
 fn unknown_advice() -> Advice {
     Advice {
-        en: "This code is not in our table. Read the provider's words, and ask the provider before sending again.".to_owned(),
-        ja: "このコードは一覧にありません。プロバイダの説明を読み、再送する前にプロバイダへ確認してください。".to_owned(),
+        en: "This code is not in our table. Read the provider's words, and ask the provider before sending again."
+            .to_owned(),
+        ja: "このコードは一覧にありません。プロバイダの説明を読み、再送する前にプロバイダへ確認してください。"
+            .to_owned(),
     }
 }

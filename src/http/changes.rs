@@ -40,7 +40,11 @@ pub(super) struct CloseHold {
 }
 
 fn small(state: &HttpState) -> BodyLimit {
-    BodyLimit { bytes: SMALL_BYTES, time: state.body_timeout(), instead: "such a request is small" }
+    BodyLimit {
+        bytes: SMALL_BYTES,
+        time: state.body_timeout(),
+        instead: "such a request is small",
+    }
 }
 
 #[utoipa::path(post, path = "/v1/holds/{hold}/close", tag = "holds", params(("hold" = i64, Path)), request_body = CloseHold, responses(
@@ -60,12 +64,25 @@ pub(super) async fn close_hold(
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
     }
     let everybody = speaks_for_everybody(&*current(&state).await?, caller.tenant);
-    match checklist::close_hold(&state.store, caller.tenant, everybody, hold, &caller.name, reason.trim()).await? {
+    match checklist::close_hold(
+        &state.store,
+        caller.tenant,
+        everybody,
+        hold,
+        &caller.name,
+        reason.trim(),
+    )
+    .await?
+    {
         Closed::Now => {
             tracing::info!(hold.id = hold.0, token.name = caller.name, "a hold was closed");
             Ok(StatusCode::NO_CONTENT)
         }
-        Closed::Before => Err(ApiError::whole(StatusCode::CONFLICT, "closed_before", "this hold is closed already")),
+        Closed::Before => Err(ApiError::whole(
+            StatusCode::CONFLICT,
+            "closed_before",
+            "this hold is closed already",
+        )),
         Closed::Unknown => Err(ApiError::not_found("hold")),
     }
 }
@@ -91,17 +108,32 @@ pub(super) async fn put_registry(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Applied>, ApiError> {
-    let limit = BodyLimit { bytes: REGISTRY_BYTES, time: state.body_timeout(), instead: "apply it in parts" };
+    let limit = BodyLimit {
+        bytes: REGISTRY_BYTES,
+        time: state.body_timeout(),
+        instead: "apply it in parts",
+    };
     let update: RegistryUpdate = json(&read(&headers, body, limit).await?)?;
-    let means = apply::Means { store: &state.store, vault: state.directory.vault(), providers: &state.providers };
+    let means = apply::Means {
+        store: &state.store,
+        vault: state.directory.vault(),
+        providers: &state.providers,
+    };
     let applied = apply::apply(means, caller.tenant, &update).await?;
     state.directory.refresh().await?;
-    tracing::info!(token.name = caller.name, objects = applied.changes.len(), "the registry was applied");
+    tracing::info!(
+        token.name = caller.name,
+        objects = applied.changes.len(),
+        "the registry was applied"
+    );
     Ok(Json(applied))
 }
 
 #[utoipa::path(get, path = "/v1/accounts", tag = "registry", responses((status = 200, body = Vec<AccountInfo>)))]
-pub(super) async fn accounts(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<AccountInfo>>, ApiError> {
+pub(super) async fn accounts(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<AccountInfo>>, ApiError> {
     Ok(Json(shown::accounts(&*current(&state).await?, caller.tenant)))
 }
 
@@ -117,12 +149,18 @@ pub(super) async fn account(
 }
 
 #[utoipa::path(get, path = "/v1/numbers", tag = "registry", responses((status = 200, body = Vec<NumberInfo>)))]
-pub(super) async fn numbers(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<NumberInfo>>, ApiError> {
+pub(super) async fn numbers(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<NumberInfo>>, ApiError> {
     Ok(Json(shown::numbers(&*current(&state).await?, caller.tenant)))
 }
 
 #[utoipa::path(get, path = "/v1/templates", tag = "registry", responses((status = 200, body = Vec<TemplateInfo>)))]
-pub(super) async fn templates(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<TemplateInfo>>, ApiError> {
+pub(super) async fn templates(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<TemplateInfo>>, ApiError> {
     Ok(Json(shown::templates(&*current(&state).await?, caller.tenant)))
 }
 
@@ -153,7 +191,10 @@ pub(super) async fn create_token(
 }
 
 #[utoipa::path(get, path = "/v1/tokens", tag = "tokens", responses((status = 200, body = Vec<TokenInfo>)))]
-pub(super) async fn list_tokens(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<TokenInfo>>, ApiError> {
+pub(super) async fn list_tokens(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<TokenInfo>>, ApiError> {
     Ok(Json(tokens::list(&state.store, caller.tenant).await?))
 }
 

@@ -65,7 +65,9 @@ pub(super) async fn batches(
     Extension(caller): Extension<Caller>,
     Asked(query): Asked<BatchQuery>,
 ) -> Result<Json<Page<BatchRow>>, ApiError> {
-    Ok(Json(checklist::list_batches(&state.store, caller.tenant, &query).await?))
+    Ok(Json(
+        checklist::list_batches(&state.store, caller.tenant, &query).await?,
+    ))
 }
 
 #[utoipa::path(get, path = "/v1/batches/{batch}", tag = "checklist", params(("batch" = Uuid, Path)), responses(
@@ -88,7 +90,8 @@ pub(super) async fn batch_rejected(
     Asked(page): Asked<PageQuery>,
 ) -> Result<Json<Page<RejectedRecipientRow>>, ApiError> {
     let (store, batch) = (&state.store, id(&batch, "batch")?);
-    let found = checklist::list_rejected_recipients(store, caller.tenant, batch, page.limit, page.after.as_deref()).await?;
+    let found =
+        checklist::list_rejected_recipients(store, caller.tenant, batch, page.limit, page.after.as_deref()).await?;
     found.map(Json).ok_or_else(|| ApiError::not_found("batch"))
 }
 
@@ -101,7 +104,9 @@ pub(super) async fn messages(
     Asked(query): Asked<MessageQuery>,
 ) -> Result<Json<Page<Message>>, ApiError> {
     let whole = caller.may(Scope::Pii);
-    Ok(Json(checklist::list_messages(&state.store, caller.tenant, &query, whole).await?))
+    Ok(Json(
+        checklist::list_messages(&state.store, caller.tenant, &query, whole).await?,
+    ))
 }
 
 #[utoipa::path(get, path = "/v1/messages/{message}", tag = "checklist",
@@ -126,7 +131,9 @@ pub(super) async fn failures(
     Asked(query): Asked<FailureQuery>,
 ) -> Result<Json<Vec<AdvisedFailure>>, ApiError> {
     let (number, batch) = (query.number.as_deref(), query.batch.map(BatchId));
-    Ok(Json(checklist::failures(&state.store, &state.providers, caller.tenant, number, batch).await?))
+    Ok(Json(
+        checklist::failures(&state.store, &state.providers, caller.tenant, number, batch).await?,
+    ))
 }
 
 #[utoipa::path(get, path = "/v1/jobs/rejected", tag = "jobs", params(PageQuery), responses(
@@ -147,6 +154,12 @@ pub(super) async fn holds(
     Extension(caller): Extension<Caller>,
     Asked(query): Asked<HoldQuery>,
 ) -> Result<Json<Page<HoldRow>>, ApiError> {
-    let list = checklist::list_holds(&state.store, caller.tenant, query.open, query.limit, query.after.as_deref());
+    let list = checklist::list_holds(
+        &state.store,
+        caller.tenant,
+        query.open,
+        query.limit,
+        query.after.as_deref(),
+    );
     Ok(Json(list.await?))
 }

@@ -63,7 +63,9 @@ pub struct HttpState {
 
 impl fmt::Debug for HttpState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpState").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("HttpState")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -81,9 +83,15 @@ pub fn router(state: HttpState) -> Router {
     };
     let quick = Router::new()
         .merge(guarded(Scope::Read, read_routes()))
-        .merge(guarded(Scope::Operate, Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold))))
+        .merge(guarded(
+            Scope::Operate,
+            Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold)),
+        ))
         .merge(guarded(Scope::Admin, admin_routes()))
-        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN));
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::GATEWAY_TIMEOUT,
+            ANSWER_WITHIN,
+        ));
     Router::new()
         .merge(quick)
         .route("/healthz", get(system::alive))
@@ -92,7 +100,11 @@ pub fn router(state: HttpState) -> Router {
         .route("/openapi.json", get(system::contract))
         .fallback(async || ApiError::not_found("path; /openapi.json lists them"))
         .method_not_allowed_fallback(async || {
-            ApiError::whole(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this path takes another method; see /openapi.json")
+            ApiError::whole(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "wrong_method",
+                "this path takes another method; see /openapi.json",
+            )
         })
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(trace::trace))
@@ -115,7 +127,9 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/templates", get(changes::templates)),
         ("/v1/templates/{id}", get(changes::template)),
     ];
-    routes.into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method))
+    routes
+        .into_iter()
+        .fold(Router::new(), |router, (path, method)| router.route(path, method))
 }
 
 fn admin_routes() -> Router<HttpState> {

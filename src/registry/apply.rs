@@ -11,7 +11,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{hold::HoldScope, ids::{AccountId, TenantId}, named, template::Template},
+    domain::{
+        hold::HoldScope,
+        ids::{AccountId, TenantId},
+        named,
+        template::Template,
+    },
     providers::{self, Credentials},
     registry::{
         Problem,
@@ -132,7 +137,10 @@ pub async fn apply(means: Means<'_>, tenant: TenantId, update: &RegistryUpdate) 
 }
 
 fn by_itself(file: &RegistryFile) -> Vec<Problem> {
-    file.problems().into_iter().map(|p| Problem::new(p.field, "invalid", p.reason)).collect()
+    file.problems()
+        .into_iter()
+        .map(|p| Problem::new(p.field, "invalid", p.reason))
+        .collect()
 }
 
 /// An account of this file or of the database, as numbers and templates refer to it.
@@ -181,7 +189,11 @@ impl Applying<'_> {
     }
 
     fn became(&mut self, kind: &str, name: impl Into<String>, became: Became) {
-        self.applied.changes.push(Change { kind: kind.to_owned(), name: name.into(), became });
+        self.applied.changes.push(Change {
+            kind: kind.to_owned(),
+            name: name.into(),
+            became,
+        });
     }
 
     async fn tenant_entry(&mut self, row: usize, name: &str) -> Result<(), ApplyError> {
@@ -194,7 +206,15 @@ impl Applying<'_> {
         if found.is_none() {
             accounts::insert_tenant(self.connection, name).await?;
         }
-        self.became("tenant", name, if found.is_some() { Became::Unchanged } else { Became::Created });
+        self.became(
+            "tenant",
+            name,
+            if found.is_some() {
+                Became::Unchanged
+            } else {
+                Became::Created
+            },
+        );
         Ok(())
     }
 
@@ -218,7 +238,9 @@ impl Applying<'_> {
 
     async fn producer(&mut self, row: usize, name: &str, tenant: &str) -> Result<(), ApplyError> {
         let at = format!("/producers/{row}");
-        let Some(tenant) = self.tenant(&at, tenant).await? else { return Ok(()) };
+        let Some(tenant) = self.tenant(&at, tenant).await? else {
+            return Ok(());
+        };
         let became = match accounts::find_producer(self.connection, name).await? {
             Some(owner) if owner == tenant => Became::Unchanged,
             Some(_) => {
@@ -238,7 +260,9 @@ impl Applying<'_> {
     async fn account(&mut self, at: &str, entry: &AccountEntry) -> Result<Option<AccountId>, ApplyError> {
         let before = self.problems.len();
         let required = self.check_provider(at, entry);
-        let Some(tenant) = self.tenant(at, &entry.tenant).await? else { return Ok(None) };
+        let Some(tenant) = self.tenant(at, &entry.tenant).await? else {
+            return Ok(None);
+        };
         let found = accounts::find_account(self.connection, tenant, &entry.name).await?;
         if let Some(found) = &found
             && (found.fields.provider != entry.provider || found.fields.channel != entry.channel.as_str())
@@ -265,13 +289,23 @@ impl Applying<'_> {
             self.became("account", &entry.name, Became::Created);
             return Ok(Some(id));
         };
-        let fresh = given.filter(|given| !self.means.vault.open(&found.credentials).is_ok_and(|old| same(&old, given)));
+        let fresh = given.filter(|given| {
+            !self
+                .means
+                .vault
+                .open(&found.credentials)
+                .is_ok_and(|old| same(&old, given))
+        });
         if fresh.is_none() && found.fields == fields {
             self.became("account", &entry.name, Became::Unchanged);
             return Ok(Some(found.id));
         }
-        let sealed = fresh.map(|new| Ok::<_, VaultError>((self.means.vault.seal(&new)?, self.digest(&new)))).transpose()?;
-        let secrets = sealed.as_ref().map(|(sealed, digest)| (sealed.as_slice(), digest.as_slice()));
+        let sealed = fresh
+            .map(|new| Ok::<_, VaultError>((self.means.vault.seal(&new)?, self.digest(&new))))
+            .transpose()?;
+        let secrets = sealed
+            .as_ref()
+            .map(|(sealed, digest)| (sealed.as_slice(), digest.as_slice()));
         accounts::update_account(self.connection, found.id, &fields, secrets).await?;
         self.became("account", &entry.name, Became::Updated);
         Ok(Some(found.id))
@@ -282,7 +316,8 @@ impl Applying<'_> {
         let Some(provider) = self.means.providers.get(&entry.provider) else {
             let known: Vec<_> = self.means.providers.names().collect();
             let reason = format!("there is no provider `{}`; known: {}", entry.provider, known.join(", "));
-            let problem = Problem::new(format!("{at}/provider"), "unknown_provider", reason).near(&entry.provider, known);
+            let problem =
+                Problem::new(format!("{at}/provider"), "unknown_provider", reason).near(&entry.provider, known);
             self.refuse(problem);
             return &[];
         };
@@ -295,7 +330,13 @@ impl Applying<'_> {
     }
 
     /// The secrets that came with the file, complete; none when the account keeps the ones it has.
-    fn given_secrets(&mut self, at: &str, entry: &AccountEntry, required: &[&str], exists: bool) -> Option<Credentials> {
+    fn given_secrets(
+        &mut self,
+        at: &str,
+        entry: &AccountEntry,
+        required: &[&str],
+        exists: bool,
+    ) -> Option<Credentials> {
         let given = self.secrets.get(&secrets_key(entry));
         if given.is_none() && exists {
             return None;
@@ -304,7 +345,11 @@ impl Applying<'_> {
         for name in required {
             if given.get(*name).is_none_or(|secret| secret.expose_secret().is_empty()) {
                 let reason = format!("this provider needs the credential `{name}`");
-                self.refuse(Problem::new(format!("{at}/credentials/{name}"), "missing_credential", reason));
+                self.refuse(Problem::new(
+                    format!("{at}/credentials/{name}"),
+                    "missing_credential",
+                    reason,
+                ));
             }
         }
         Some(Credentials(given))
@@ -313,21 +358,38 @@ impl Applying<'_> {
     /// Accounts that share the secret which signs callbacks are one app at the provider. One without it is alone.
     fn digest(&self, credentials: &Credentials) -> Vec<u8> {
         let alone = || SecretString::from(uuid::Uuid::new_v4().to_string());
-        self.means.vault.digest(&credentials.get(APP_SECRET).cloned().unwrap_or_else(alone))
+        self.means
+            .vault
+            .digest(&credentials.get(APP_SECRET).cloned().unwrap_or_else(alone))
     }
 
     fn unused_secrets(&mut self, file: &RegistryFile) {
-        let strays: Vec<_> =
-            self.secrets.keys().filter(|key| !file.accounts.iter().any(|a| secrets_key(a) == **key)).cloned().collect();
+        let strays: Vec<_> = self
+            .secrets
+            .keys()
+            .filter(|key| !file.accounts.iter().any(|a| secrets_key(a) == **key))
+            .cloned()
+            .collect();
         for key in strays {
             let pointer = format!("/secrets/{}", key.replace('~', "~0").replace('/', "~1"));
-            self.refuse(Problem::new(pointer, "unknown_account", "no account of this file is called `<tenant>/<account>` so"));
+            self.refuse(Problem::new(
+                pointer,
+                "unknown_account",
+                "no account of this file is called `<tenant>/<account>` so",
+            ));
         }
     }
 
     /// The account a number or template belongs to: of this file, else of the database.
-    async fn owner(&mut self, at: &str, tenant: &str, account: &str) -> Result<Option<(TenantId, AccountId)>, ApplyError> {
-        let Some(tenant_id) = self.tenant(at, tenant).await? else { return Ok(None) };
+    async fn owner(
+        &mut self,
+        at: &str,
+        tenant: &str,
+        account: &str,
+    ) -> Result<Option<(TenantId, AccountId)>, ApplyError> {
+        let Some(tenant_id) = self.tenant(at, tenant).await? else {
+            return Ok(None);
+        };
         let key = (tenant.to_owned(), account.to_owned());
         if let Some(known) = self.accounts.get(&key) {
             return Ok(known.map(|id| (tenant_id, id)));
@@ -346,19 +408,32 @@ impl Applying<'_> {
     }
 
     async fn number(&mut self, at: &str, entry: &NumberEntry) -> Result<(), ApplyError> {
-        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else { return Ok(()) };
+        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else {
+            return Ok(());
+        };
         let limit = entry.limit.map(|limit| i32::try_from(limit.get())).transpose();
         let Ok(limit_per_s) = limit else {
-            self.refuse(Problem::new(format!("{at}/limit"), "too_large", "no provider allows so much: leave it out for unlimited"));
+            self.refuse(Problem::new(
+                format!("{at}/limit"),
+                "too_large",
+                "no provider allows so much: leave it out for unlimited",
+            ));
             return Ok(());
         };
         let status = entry.status.trim().to_lowercase();
-        let fields = NumberFields { provider_number_id: entry.provider_number_id.clone(), limit_per_s, status };
+        let fields = NumberFields {
+            provider_number_id: entry.provider_number_id.clone(),
+            limit_per_s,
+            status,
+        };
         let name = &entry.business_number;
         let found = accounts::find_number(self.connection, account, name).await?;
         let status_moved = found.as_ref().is_none_or(|(_, old)| old.status != fields.status);
         let (id, became) = match found {
-            None => (accounts::insert_number(self.connection, account, name, &fields).await?, Became::Created),
+            None => (
+                accounts::insert_number(self.connection, account, name, &fields).await?,
+                Became::Created,
+            ),
             Some((id, old)) if old == fields => (id, Became::Unchanged),
             Some((id, _)) => {
                 accounts::update_number(self.connection, id, &fields).await?;
@@ -367,14 +442,28 @@ impl Applying<'_> {
         };
         self.became("number", name, became);
         let good = matches!(fields.status.as_str(), "connected" | "flagged");
-        let hold = StatusHold { tenant, scope: HoldScope::Number(id), cause: NUMBER_CAUSE, status: &fields.status, good };
+        let hold = StatusHold {
+            tenant,
+            scope: HoldScope::Number(id),
+            cause: NUMBER_CAUSE,
+            status: &fields.status,
+            good,
+        };
         self.status_hold(&hold, status_moved).await
     }
 
     async fn template(&mut self, at: &str, entry: &TemplateEntry) -> Result<(), ApplyError> {
-        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else { return Ok(()) };
+        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else {
+            return Ok(());
+        };
         let components = serde_json::Value::Array(entry.components.clone());
-        let parsed = Template::parse(&entry.name, &entry.language, entry.category, entry.parameter_format, &components);
+        let parsed = Template::parse(
+            &entry.name,
+            &entry.language,
+            entry.category,
+            entry.parameter_format,
+            &components,
+        );
         if let Err(problems) = parsed {
             for problem in problems {
                 let pointer = format!("{at}/components{}", problem.pointer);
@@ -392,7 +481,8 @@ impl Applying<'_> {
         let status_moved = found.as_ref().is_none_or(|(_, old)| old.status != fields.status);
         let (id, became) = match found {
             None => {
-                let id = accounts::insert_template(self.connection, account, &entry.name, &entry.language, &fields).await?;
+                let id =
+                    accounts::insert_template(self.connection, account, &entry.name, &entry.language, &fields).await?;
                 (id, Became::Created)
             }
             Some((id, old)) if old == fields => (id, Became::Unchanged),
@@ -403,7 +493,13 @@ impl Applying<'_> {
         };
         self.became("template", format!("{} ({})", entry.name, entry.language), became);
         let good = fields.status == "approved";
-        let hold = StatusHold { tenant, scope: HoldScope::Template(id), cause: TEMPLATE_CAUSE, status: &fields.status, good };
+        let hold = StatusHold {
+            tenant,
+            scope: HoldScope::Template(id),
+            cause: TEMPLATE_CAUSE,
+            status: &fields.status,
+            good,
+        };
         self.status_hold(&hold, status_moved).await
     }
 
@@ -435,7 +531,9 @@ pub fn secrets_key(entry: &AccountEntry) -> String {
 
 fn same(old: &Credentials, new: &Credentials) -> bool {
     let plain = |c: &Credentials| -> Vec<(String, String)> {
-        c.0.iter().map(|(name, secret)| (name.clone(), secret.expose_secret().to_owned())).collect()
+        c.0.iter()
+            .map(|(name, secret)| (name.clone(), secret.expose_secret().to_owned()))
+            .collect()
     };
     plain(old) == plain(new)
 }

@@ -16,7 +16,10 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::{domain::template::ParameterFormat, registry::credential::{CredentialError, CredentialSource}};
+pub use crate::{
+    domain::template::ParameterFormat,
+    registry::credential::{CredentialError, CredentialSource},
+};
 use crate::{
     domain::{Category, Channel},
     providers::Credentials,

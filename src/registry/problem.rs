@@ -40,11 +40,7 @@ impl Problem {
             .filter(|(likeness, _)| *likeness >= ALIKE)
             .collect();
         alike.sort_by(|a, b| b.0.total_cmp(&a.0));
-        self.did_you_mean = alike
-            .into_iter()
-            .take(SHOWN)
-            .map(|(_, name)| name.to_owned())
-            .collect();
+        self.did_you_mean = alike.into_iter().take(SHOWN).map(|(_, name)| name.to_owned()).collect();
         self
     }
 }
@@ -55,10 +51,8 @@ mod tests {
 
     #[test]
     fn the_nearest_name_comes_first() {
-        let problem = Problem::new("/account", "unknown_account", "is not known").near(
-            "shop-jp",
-            ["warehouse", "shop-us", "shop-jp1"],
-        );
+        let problem = Problem::new("/account", "unknown_account", "is not known")
+            .near("shop-jp", ["warehouse", "shop-us", "shop-jp1"]);
         assert_eq!(problem.did_you_mean, ["shop-jp1", "shop-us"]);
     }
 }

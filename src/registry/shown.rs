@@ -137,17 +137,13 @@ pub fn templates(snapshot: &Snapshot, tenant: TenantId) -> Vec<TemplateInfo> {
         .values()
         .filter_map(|t| template_info(snapshot, tenant, t))
         .collect();
-    list.sort_by(|a, b| {
-        (&a.account, &a.name, &a.language).cmp(&(&b.account, &b.name, &b.language))
-    });
+    list.sort_by(|a, b| (&a.account, &a.name, &a.language).cmp(&(&b.account, &b.name, &b.language)));
     list
 }
 
 /// The template of this id.
 pub fn template(snapshot: &Snapshot, tenant: TenantId, id: i32) -> Option<TemplateInfo> {
-    let template = snapshot
-        .templates
-        .get(&crate::domain::ids::TemplateId(id))?;
+    let template = snapshot.templates.get(&crate::domain::ids::TemplateId(id))?;
     template_info(snapshot, tenant, template)
 }
 
@@ -169,11 +165,7 @@ fn account_info(snapshot: &Snapshot, account: &Account) -> AccountInfo {
         credentials: access.map_or_else(Vec::new, |a| a.credentials.0.keys().cloned().collect()),
         usable: access.is_some(),
         hook_path: hook_path(&account.provider, account.hook),
-        numbers: snapshot
-            .numbers
-            .values()
-            .filter(|n| n.account.id == account.id)
-            .count(),
+        numbers: snapshot.numbers.values().filter(|n| n.account.id == account.id).count(),
         templates: snapshot.templates_of(account.id).count(),
     }
 }
@@ -189,11 +181,7 @@ fn number_info(number: &Number) -> NumberInfo {
     }
 }
 
-fn template_info(
-    snapshot: &Snapshot,
-    tenant: TenantId,
-    registered: &RegisteredTemplate,
-) -> Option<TemplateInfo> {
+fn template_info(snapshot: &Snapshot, tenant: TenantId, registered: &RegisteredTemplate) -> Option<TemplateInfo> {
     let account = snapshot
         .accounts
         .get(&registered.account)

@@ -13,8 +13,7 @@ use crate::{
     domain::{ids::TenantId, named},
     registry::{Problem, file::DEFAULT_TENANT},
     store::{
-        Connection, Store, StoreError, accounts,
-        commit,
+        Connection, Store, StoreError, accounts, commit,
         registry::bump,
         tokens::{self, NewToken, TokenRow},
     },
@@ -98,8 +97,7 @@ pub struct Caller {
 impl Caller {
     /// Whether the token may do this. An admin may do all but see whole addresses.
     pub fn may(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope)
-            || (scope != Scope::Pii && self.scopes.contains(&Scope::Admin))
+        self.scopes.contains(&scope) || (scope != Scope::Pii && self.scopes.contains(&Scope::Admin))
     }
 }
 
@@ -130,11 +128,7 @@ pub enum TokenError {
 }
 
 /// Makes a token. `caller` is the tenant of who asks; absent when asked on the database itself.
-pub async fn create(
-    store: &Store,
-    caller: Option<TenantId>,
-    request: &TokenRequest,
-) -> Result<NewlyMade, TokenError> {
+pub async fn create(store: &Store, caller: Option<TenantId>, request: &TokenRequest) -> Result<NewlyMade, TokenError> {
     let mut problems = check(request);
     let mut transaction = store.begin().await?;
     accounts::lock(&mut transaction).await?;
@@ -184,11 +178,7 @@ pub async fn create(
     Ok(made)
 }
 
-async fn keep(
-    connection: &mut Connection,
-    tenant: TenantId,
-    request: &TokenRequest,
-) -> Result<NewlyMade, StoreError> {
+async fn keep(connection: &mut Connection, tenant: TenantId, request: &TokenRequest) -> Result<NewlyMade, StoreError> {
     let token = format!("{PREFIX}{}", hex::encode(rand::random::<[u8; 32]>()));
     let scopes: Vec<String> = request.scopes.iter().map(ToString::to_string).collect();
     let new = NewToken {

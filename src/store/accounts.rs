@@ -69,10 +69,7 @@ pub async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
 }
 
 /// The tenant of this name.
-pub async fn find_tenant(
-    connection: &mut PgConnection,
-    name: &str,
-) -> Result<Option<TenantId>, StoreError> {
+pub async fn find_tenant(connection: &mut PgConnection, name: &str) -> Result<Option<TenantId>, StoreError> {
     let id = sqlx::query_scalar!("SELECT id FROM tenant WHERE name = $1", name)
         .fetch_optional(connection)
         .await
@@ -81,10 +78,7 @@ pub async fn find_tenant(
 }
 
 /// Adds a tenant.
-pub async fn insert_tenant(
-    connection: &mut PgConnection,
-    name: &str,
-) -> Result<TenantId, StoreError> {
+pub async fn insert_tenant(connection: &mut PgConnection, name: &str) -> Result<TenantId, StoreError> {
     sqlx::query_scalar!("INSERT INTO tenant (name) VALUES ($1) RETURNING id", name)
         .fetch_one(connection)
         .await
@@ -93,10 +87,7 @@ pub async fn insert_tenant(
 }
 
 /// Whose jobs this producer publishes.
-pub async fn find_producer(
-    connection: &mut PgConnection,
-    name: &str,
-) -> Result<Option<TenantId>, StoreError> {
+pub async fn find_producer(connection: &mut PgConnection, name: &str) -> Result<Option<TenantId>, StoreError> {
     let id = sqlx::query_scalar!("SELECT tenant_id FROM producer WHERE name = $1", name)
         .fetch_optional(connection)
         .await
@@ -105,34 +96,20 @@ pub async fn find_producer(
 }
 
 /// Adds a producer.
-pub async fn insert_producer(
-    connection: &mut PgConnection,
-    name: &str,
-    tenant: TenantId,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "INSERT INTO producer (name, tenant_id) VALUES ($1, $2)",
-        name,
-        tenant.0
-    )
-    .execute(connection)
-    .await
-    .doing("add a producer")?;
+pub async fn insert_producer(connection: &mut PgConnection, name: &str, tenant: TenantId) -> Result<(), StoreError> {
+    sqlx::query!("INSERT INTO producer (name, tenant_id) VALUES ($1, $2)", name, tenant.0)
+        .execute(connection)
+        .await
+        .doing("add a producer")?;
     Ok(())
 }
 
 /// The names of a tenant's accounts.
-pub async fn account_names(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-) -> Result<Vec<String>, StoreError> {
-    sqlx::query_scalar!(
-        "SELECT name FROM account WHERE tenant_id = $1 ORDER BY name",
-        tenant.0
-    )
-    .fetch_all(connection)
-    .await
-    .doing("list accounts")
+pub async fn account_names(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar!("SELECT name FROM account WHERE tenant_id = $1 ORDER BY name", tenant.0)
+        .fetch_all(connection)
+        .await
+        .doing("list accounts")
 }
 
 /// The account of this name.

@@ -133,7 +133,7 @@ pub async fn take(
                                                          ELSE l.expires_at + make_interval(secs => $4) END)
         FROM free WHERE l.number_id = free.number_id
         RETURNING l.number_id, l.lease_id AS "lease_id!",
-                  greatest(0, extract(epoch FROM least(l.next_send_at, now() + interval '1 minute') - now()))::float8 AS "wait!"
+                  extract(epoch FROM greatest(now(), least(l.next_send_at, now() + interval '1 minute')) - now())::float8 AS "wait!"
         "#,
         worker,
         &numbers,

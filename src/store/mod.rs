@@ -4,14 +4,14 @@
 //! order (lease, work, message, attempt, failure, tally, hold, outbox), each by key; only the database's clock decides
 //! what is due, leased or expired.
 
+pub mod accounts;
 pub mod callbacks;
+pub mod checklist;
 pub mod holds;
+pub mod holds_list;
 pub mod leases;
 pub mod messages;
 pub mod partitions;
-pub mod accounts;
-pub mod checklist;
-pub mod holds_list;
 pub mod registry;
 pub mod tokens;
 pub mod vault;
@@ -144,10 +144,7 @@ impl<T> Doing<T> for Result<T, sqlx::Error> {
 pub type Connection = PgConnection;
 
 /// Ends a transaction so that what it did stays.
-pub async fn commit(
-    transaction: Transaction<'static, Postgres>,
-    what: &'static str,
-) -> Result<(), StoreError> {
+pub async fn commit(transaction: Transaction<'static, Postgres>, what: &'static str) -> Result<(), StoreError> {
     transaction.commit().await.doing(what)
 }
 

@@ -44,10 +44,7 @@ pub struct TokenRow {
 }
 
 /// Keeps a token.
-pub async fn insert(
-    connection: &mut PgConnection,
-    token: &NewToken<'_>,
-) -> Result<Uuid, StoreError> {
+pub async fn insert(connection: &mut PgConnection, token: &NewToken<'_>) -> Result<Uuid, StoreError> {
     sqlx::query_scalar!(
         "INSERT INTO api_token (tenant_id, name, producer, hash, scopes) VALUES ($1, $2, $3, $4, $5) RETURNING id",
         token.tenant.0,
@@ -62,10 +59,7 @@ pub async fn insert(
 }
 
 /// The token of this hash, unless it was revoked.
-pub async fn find(
-    connection: &mut PgConnection,
-    hash: &[u8],
-) -> Result<Option<TokenRow>, StoreError> {
+pub async fn find(connection: &mut PgConnection, hash: &[u8]) -> Result<Option<TokenRow>, StoreError> {
     let row = sqlx::query!(
         "SELECT id, tenant_id, name, producer, scopes, created_at FROM api_token
          WHERE hash = $1 AND revoked_at IS NULL",
@@ -86,10 +80,7 @@ pub async fn find(
 }
 
 /// A tenant's tokens, the newest first.
-pub async fn list(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-) -> Result<Vec<TokenRow>, StoreError> {
+pub async fn list(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<TokenRow>, StoreError> {
     let rows = sqlx::query!(
         "SELECT id, tenant_id, name, producer, scopes, created_at, revoked_at FROM api_token
          WHERE tenant_id = $1 ORDER BY created_at DESC, id",
@@ -111,11 +102,7 @@ pub async fn list(
 }
 
 /// Makes a token useless; says whether there was one to revoke.
-pub async fn revoke(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    id: Uuid,
-) -> Result<bool, StoreError> {
+pub async fn revoke(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "UPDATE api_token SET revoked_at = now() WHERE id = $1 AND tenant_id = $2 AND revoked_at IS NULL",
         id,

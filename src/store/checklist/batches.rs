@@ -58,13 +58,18 @@ pub struct BatchFilter {
 }
 
 /// The columns of [`BatchRow`] in the view.
-const COLUMNS: &str = "v.batch_id, v.producer, v.job_id, v.campaign, v.channel, v.account, v.business_number, v.template,
+const COLUMNS: &str =
+    "v.batch_id, v.producer, v.job_id, v.campaign, v.channel, v.account, v.business_number, v.template,
     v.language, v.category, v.state, v.recipients, v.rejected, v.pending, v.uncertain, v.accepted, v.sent, v.delivered,
     v.read, v.failed, v.expired, v.suppressed, v.cancelled, v.send_at, v.expires_at, v.created_at, v.cancelled_at";
 
 /// A tenant's batches: by number the latest due first (index `batch_by_number`), else the newest first
 /// (index `batch_by_tenant`).
-pub async fn list(connection: &mut PgConnection, tenant: TenantId, filter: &BatchFilter) -> Result<Vec<BatchRow>, StoreError> {
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    filter: &BatchFilter,
+) -> Result<Vec<BatchRow>, StoreError> {
     let mut sql = QueryBuilder::<Postgres>::new("SELECT ");
     sql.push(COLUMNS).push(" FROM (");
     push_keys(&mut sql, tenant, filter);
@@ -76,11 +81,18 @@ pub async fn list(connection: &mut PgConnection, tenant: TenantId, filter: &Batc
 fn push_keys(sql: &mut QueryBuilder<Postgres>, tenant: TenantId, filter: &BatchFilter) {
     let by_number = filter.numbers.is_some();
     let at = if by_number { "b.send_at" } else { "b.created_at" };
-    sql.push("SELECT b.batch_id, ").push(at).push(" AS at FROM batch b WHERE b.tenant_id = ").push_bind(tenant.0);
+    sql.push("SELECT b.batch_id, ")
+        .push(at)
+        .push(" AS at FROM batch b WHERE b.tenant_id = ")
+        .push_bind(tenant.0);
     match filter.numbers.as_deref() {
         // An equality, not `= ANY`, lets the index give the order.
         Some([number]) => drop(sql.push(" AND b.number_id = ").push_bind(*number)),
-        Some(numbers) => drop(sql.push(" AND b.number_id = ANY(").push_bind(numbers.to_vec()).push(")")),
+        Some(numbers) => drop(
+            sql.push(" AND b.number_id = ANY(")
+                .push_bind(numbers.to_vec())
+                .push(")"),
+        ),
         None => {}
     }
     if let Some(producer) = &filter.producer {
@@ -97,18 +109,28 @@ fn push_keys(sql: &mut QueryBuilder<Postgres>, tenant: TenantId, filter: &BatchF
     match filter.after {
         Some(after) if by_number => drop(sql.push(" AND b.batch_id < ").push_bind(after.0)),
         Some(after) => {
-            sql.push(" AND (b.created_at, b.batch_id) < (SELECT a.created_at, a.batch_id FROM batch a WHERE a.batch_id = ")
-                .push_bind(after.0)
-                .push(")");
+            sql.push(
+                " AND (b.created_at, b.batch_id) < (SELECT a.created_at, a.batch_id FROM batch a WHERE a.batch_id = ",
+            )
+            .push_bind(after.0)
+            .push(")");
         }
         None => {}
     }
-    let order = if by_number { " ORDER BY b.batch_id DESC LIMIT " } else { " ORDER BY b.created_at DESC, b.batch_id DESC LIMIT " };
+    let order = if by_number {
+        " ORDER BY b.batch_id DESC LIMIT "
+    } else {
+        " ORDER BY b.created_at DESC, b.batch_id DESC LIMIT "
+    };
     sql.push(order).push_bind(filter.limit);
 }
 
 /// One batch of a tenant.
-pub async fn find(connection: &mut PgConnection, tenant: TenantId, batch: BatchId) -> Result<Option<BatchRow>, StoreError> {
+pub async fn find(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    batch: BatchId,
+) -> Result<Option<BatchRow>, StoreError> {
     let mut sql = QueryBuilder::<Postgres>::new("SELECT ");
     sql.push(COLUMNS)
         .push(" FROM checklist.batches v JOIN batch b ON b.batch_id = v.batch_id WHERE v.batch_id = ")
@@ -117,5 +139,8 @@ pub async fn find(connection: &mut PgConnection, tenant: TenantId, batch: BatchI
         .push_bind(batch.0)
         .push(" AND b.tenant_id = ")
         .push_bind(tenant.0);
-    sql.build_query_as().fetch_optional(connection).await.doing("look for a batch")
+    sql.build_query_as()
+        .fetch_optional(connection)
+        .await
+        .doing("look for a batch")
 }

@@ -34,10 +34,7 @@ pub async fn number_ids(
 }
 
 /// All numbers of a tenant, as people write them.
-pub async fn business_numbers(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-) -> Result<Vec<String>, StoreError> {
+pub async fn business_numbers(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<String>, StoreError> {
     sqlx::query_scalar!(
         "SELECT DISTINCT n.business_number FROM business_number n JOIN account a ON a.id = n.account_id
          WHERE a.tenant_id = $1 ORDER BY 1",
@@ -49,10 +46,7 @@ pub async fn business_numbers(
 }
 
 /// The rows of all numbers of a tenant.
-pub async fn all_number_ids(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-) -> Result<Vec<i32>, StoreError> {
+pub async fn all_number_ids(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<i32>, StoreError> {
     sqlx::query_scalar!(
         "SELECT n.id FROM business_number n JOIN account a ON a.id = n.account_id WHERE a.tenant_id = $1",
         tenant.0
