@@ -28,6 +28,7 @@ pub(super) struct Number {
     pub(super) held: Arc<Held>,
     queue: RefCell<[VecDeque<Prepared>; 3]>,
     pace: RefCell<Option<Pace>>,
+    not_before: Cell<Tick>,
     step: Cell<usize>,
     in_flight: Cell<usize>,
     /// The most open calls: two seconds of the limit.
@@ -44,32 +45,36 @@ impl Number {
             held,
             queue: RefCell::default(),
             pace: RefCell::new(None),
-            step: Cell::new(1),
+            not_before: Cell::new(not_before),
+            step: Cell::new(0),
             in_flight: Cell::new(0),
             in_flight_most: Cell::new(1),
             closed: Cell::new(false),
             changed: Notify::new(),
         });
         number.set_limit(shared);
-        if let Some(pace) = number.pace.borrow_mut().as_mut() {
-            pace.not_before(not_before);
-        }
         tokio::task::spawn_local(Rc::clone(&number).run(Rc::clone(shared)));
         number
     }
 
-    /// Takes the limit from the registry; called again when that changes. The log of calls is kept.
+    /// Takes the limit from the registry; called again when that changes. The log of calls is kept. A number that the
+    /// registry does not have yet claims nothing.
     pub(super) fn set_limit(&self, shared: &Shared) {
         let settings = &shared.settings;
-        let limit = shared
-            .directory
-            .current()
-            .numbers
-            .get(&self.id)
-            .and_then(|n| n.limit_per_s);
+        let snapshot = shared.directory.current();
+        let Some(row) = snapshot.numbers.get(&self.id) else {
+            return self.step.set(0);
+        };
         let mut pace = self.pace.borrow_mut();
-        let Some(limit) = limit.and_then(|l| usize::try_from(l).ok()) else {
+        // What an unlimited number, or another holder, sent within the last second is in no log.
+        let now = clock::now();
+        let Some(limit) = row.limit_per_s.and_then(|limit| usize::try_from(limit).ok()) else {
             *pace = None;
+            self.not_before.set(
+                self.not_before
+                    .get()
+                    .max(now + Duration::from_millis(1000 + settings.pacing.jitter_ms)),
+            );
             self.step.set(settings.dispatch.step_max_unlimited);
             self.in_flight_most.set(settings.dispatch.in_flight_max);
             return;
@@ -78,11 +83,12 @@ impl Number {
             Some(pace) => pace.set_limit(limit),
             None => {
                 let (jitter, late) = (settings.pacing.jitter_ms, settings.pacing.late_ms);
-                *pace = Some(Pace::new(
+                let fresh = pace.insert(Pace::new(
                     limit,
                     Duration::from_millis(jitter),
                     Duration::from_millis(late),
                 ));
+                fresh.not_before(self.not_before.get());
             }
         }
         let step_ms = usize::try_from(settings.dispatch.step_ms).unwrap_or(250);
@@ -104,7 +110,11 @@ impl Number {
             queue[1].len() + queue[2].len()
         };
         let step = self.step.get();
-        if waiting * 2 <= step { step - waiting } else { 0 }
+        if step > 0 && waiting * 2 <= step {
+            step - waiting
+        } else {
+            0
+        }
     }
 
     /// Takes over a claimed message.
