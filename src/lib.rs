@@ -1,14 +1,60 @@
-//! Sends message campaigns for businesses, at exactly the pace each number allows.
+//! Sends message campaigns for businesses, at exactly the pace each number allows, and can prove what became of every
+//! message.
+//!
+//! # The journey of a message
+//!
+//! | step | where | what it promises |
+//! | --- | --- | --- |
+//! | a job arrives | [`intake`] | answered once it is in Postgres; the same job twice is sent once |
+//! | it is stored | [`store`] | truth and time; every line of SQL |
+//! | its number is leased | [`dispatch`] | one worker sends for a number at a time |
+//! | it is claimed, paced and sent | [`dispatch`], [`domain::pacing`] | called once, never over the limit |
+//! | the provider takes it | [`providers`] | one call, and exactly what is known of its outcome |
+//! | the outcome is settled | [`dispatch::settle`], [`store::messages`] | a fact, written in bulk and never lost |
+//! | the provider tells more | [`callbacks`] | authenticated, published, applied by the state table |
+//! | it is looked up | [`checklist`], [`http`] | sent, pending, failed, and why |
+//!
+//! Beside the road: [`registry`] (who may send from what), [`upkeep`] (repairs), [`broker`] (what crosses between
+//! processes), [`simulator`] (the provider to rehearse on), [`app`] and [`cli`] (the process and its commands).
+//! Decisions are pure functions in [`domain`]; the states stand in `src/docs/state-machines.md`.
+//!
+//! # To add …
+//!
+//! * a provider: a folder in [`providers`] and one line in [`providers::registry`];
+//! * a state or an event: [`domain::message`], the document beside it, an enum label in a migration;
+//! * a setting: `deploy/settings.default.toml` and the section in [`settings`];
+//! * a query: a function in [`store`], called by its file's name;
+//! * a repair: a step of [`upkeep::Upkeep`].
 
+pub mod app;
 pub mod broker;
 pub mod callbacks;
 pub mod checklist;
+pub mod cli;
 pub mod dispatch;
 pub mod domain;
 pub mod http;
+pub mod intake;
 pub mod providers;
 pub mod registry;
 pub mod settings;
 pub mod simulator;
 pub mod store;
 pub mod upkeep;
+
+/// Why it is as it is.
+#[cfg(doc)]
+pub mod decisions {
+    #[doc = include_str!("docs/0001-postgres-is-the-truth.md")]
+    pub mod adr_0001_postgres_is_the_truth {}
+    #[doc = include_str!("docs/0002-leases-and-a-log-of-calls.md")]
+    pub mod adr_0002_leases_and_a_log_of_calls {}
+    #[doc = include_str!("docs/0003-one-road-for-every-change.md")]
+    pub mod adr_0003_one_road_for_every_change {}
+    #[doc = include_str!("docs/0004-backoff-as-policy-only.md")]
+    pub mod adr_0004_backoff_as_policy_only {}
+    #[doc = include_str!("docs/0005-held-work-is-skipped-or-parked.md")]
+    pub mod adr_0005_held_work_is_skipped_or_parked {}
+    #[doc = include_str!("docs/state-machines.md")]
+    pub mod state_machines {}
+}
