@@ -2,6 +2,8 @@
 
 pub mod broker;
 pub mod domain;
+pub mod intake;
 pub mod providers;
 pub mod settings;
 pub mod store;
+pub mod upkeep;

@@ -4,7 +4,11 @@
 //! order (lease, work, message, attempt, failure, tally, hold, outbox), each by key; only the database's clock decides
 //! what is due, leased or expired.
 
+pub mod imports;
+pub mod jobs;
+pub mod outbox;
 pub mod registry;
+pub mod session;
 pub mod vault;
 
 use std::time::Duration;
