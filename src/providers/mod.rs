@@ -4,13 +4,17 @@
 //! happened ([`Outcome`]); [`crate::domain`] decides what follows. To add a provider: a folder here and one line in
 //! [`registry`].
 
+pub mod errors;
 pub mod http;
+mod reason;
 pub mod whatsapp_cloud;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use ::http::{HeaderMap, HeaderValue};
 use chrono::{DateTime, Utc};
-use secrecy::SecretString;
+pub use errors::{Advice, ErrorRow, ErrorTable, Resend};
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::domain::{
     Channel,
@@ -28,6 +32,36 @@ pub struct Access {
     pub api_version: String,
     /// Secrets by name (`access_token`, `app_secret`, `verify_token`).
     pub credentials: Credentials,
+    // Made once, because every call carries it.
+    bearer: Option<HeaderValue>,
+}
+
+impl Access {
+    /// How to reach an account; a slash at the end of `base_url` does not matter.
+    pub fn new(base_url: &str, api_version: &str, credentials: Credentials) -> Self {
+        let bearer = credentials.get("access_token").and_then(|token| {
+            let mut value =
+                HeaderValue::try_from(format!("Bearer {}", token.expose_secret())).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        });
+        let (base_url, api_version) = (
+            base_url.trim_end_matches('/').to_owned(),
+            api_version.to_owned(),
+        );
+        Self {
+            base_url,
+            api_version,
+            credentials,
+            bearer,
+        }
+    }
+
+    /// The `Authorization` of a call made with `access_token`; none when the account has no such secret, or one that
+    /// cannot stand in a header.
+    pub fn bearer(&self) -> Option<&HeaderValue> {
+        self.bearer.as_ref()
+    }
 }
 
 /// Secrets by name; `Debug` shows the names only.
@@ -135,50 +169,6 @@ pub enum CallbackRejected {
     Malformed(String),
 }
 
-/// A row of a provider's `errors.toml`.
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ErrorRow {
-    /// The provider's code as text.
-    pub code: String,
-    /// What it means in an answer to a call.
-    pub class: FailureClass,
-    /// What it means in a callback, when that differs.
-    pub callback_class: Option<FailureClass>,
-    /// Seconds to wait, when the code has a clock of its own.
-    pub wait_s: Option<u64>,
-    /// What the provider calls it, in a few words.
-    pub meaning: String,
-    /// What a person can do.
-    pub advice: Advice,
-    /// Whether to send again.
-    pub resend: Resend,
-}
-
-/// Advice in the languages the product speaks.
-#[derive(
-    Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema, utoipa::ToSchema,
-)]
-#[serde(deny_unknown_fields)]
-pub struct Advice {
-    /// English.
-    pub en: String,
-    /// Japanese.
-    pub ja: String,
-}
-
-crate::domain::named! {
-    /// Whether sending the same again makes sense.
-    pub enum Resend {
-        /// Once the cause is mended.
-        Now = "now",
-        /// After some time.
-        Later = "later",
-        /// Never.
-        Never = "never",
-    }
-}
-
 /// One provider's dialect.
 #[async_trait::async_trait]
 pub trait Provider: fmt::Debug + Send + Sync {
@@ -203,7 +193,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
     fn authenticate(
         &self,
         access: &Access,
-        headers: &::http::HeaderMap,
+        headers: &HeaderMap,
         body: &[u8],
     ) -> Result<(), CallbackRejected>;
 
@@ -217,22 +207,28 @@ pub trait Provider: fmt::Debug + Send + Sync {
     fn required_credentials(&self) -> &'static [&'static str];
 }
 
-/// A provider's codes, looked up by code.
-#[derive(Debug, Default)]
-pub struct ErrorTable(pub BTreeMap<String, ErrorRow>);
-
-impl ErrorTable {
-    /// The row of a code.
-    pub fn get(&self, code: &str) -> Option<&ErrorRow> {
-        self.0.get(code)
-    }
-}
-
 /// All providers by name.
 #[derive(Debug, Clone)]
 pub struct Registry(BTreeMap<&'static str, Arc<dyn Provider>>);
 
+/// All providers this version speaks to, on one HTTP client.
+pub fn registry(client: &http::HttpClient) -> Registry {
+    Registry::of(
+        [Arc::new(whatsapp_cloud::WhatsappCloud::new(client.clone())) as Arc<dyn Provider>],
+    )
+}
+
 impl Registry {
+    /// These providers, by their own names.
+    pub fn of(providers: impl IntoIterator<Item = Arc<dyn Provider>>) -> Self {
+        Self(
+            providers
+                .into_iter()
+                .map(|provider| (provider.name(), provider))
+                .collect(),
+        )
+    }
+
     /// The provider of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Provider>> {
         self.0.get(name)
