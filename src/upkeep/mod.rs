@@ -1,5 +1,7 @@
 //! Periodic repairs, each idempotent: lapsed claims, holds that end, cancelled batches, partitions made ahead.
 
+pub mod outbox;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
