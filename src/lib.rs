@@ -1,7 +1,10 @@
 //! Sends message campaigns for businesses, at exactly the pace each number allows.
 
+pub mod app;
 pub mod broker;
 pub mod checklist;
+pub mod cli;
+pub mod contracts;
 pub mod domain;
 pub mod http;
 pub mod providers;
