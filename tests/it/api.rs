@@ -52,9 +52,10 @@ async fn a_token_that_asks_too_often_is_told_to_wait(_: PgPoolOptions, options: 
     let served = Served::with(&options, &settings(&[("DISPATCH__HTTP__REQUESTS_PER_S", "1")])).await;
     let reader = served.token(&[Scope::Read]).await;
     let other = served.token(&[Scope::Read]).await;
-    assert_eq!(served.get(&reader, "/v1/batches").await.0, StatusCode::OK);
-    let early = served.client().get(format!("{}/v1/batches", served.url)).bearer_auth(&reader).send().await.unwrap();
-    assert_eq!(early.status(), StatusCode::TOO_MANY_REQUESTS);
+    // One a second: on a machine that is slow for a moment the second request may still be in time, not all.
+    let asked = (0..10).map(|_| served.client().get(format!("{}/v1/batches", served.url)).bearer_auth(&reader).send());
+    let answers = futures_util::future::join_all(asked).await;
+    let early = answers.into_iter().flatten().find(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).unwrap();
     assert_eq!(early.headers()["retry-after"], "1");
     assert_eq!(served.get(&other, "/v1/batches").await.0, StatusCode::OK);
 }
