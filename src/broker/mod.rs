@@ -10,6 +10,7 @@ pub mod connection;
 pub mod consumer;
 pub mod publication;
 pub mod publisher;
+pub mod request;
 pub mod topology;
 pub mod wake;
 

@@ -6,6 +6,10 @@
     reason = "a test says so by panicking"
 )]
 
+mod api;
 mod architecture;
+mod contracts;
 mod dispatch;
+mod registry;
+mod served;
 mod support;

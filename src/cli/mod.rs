@@ -1,0 +1,166 @@
+//! The command line. Commands that act on a running system are clients of its API; `serve`, `migrate`, `check` and the
+//! first `tokens create` work on the database itself.
+//!
+//! Exit codes: 0 done, 1 failed or refused, 2 not understood.
+
+mod client;
+mod contracts;
+mod imports;
+mod lists;
+mod output;
+mod registry;
+mod send;
+mod server;
+mod tokens;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use secrecy::SecretString;
+
+use crate::{cli::client::Client, settings::Settings, simulator::cli::SimulateArgs};
+
+/// Sends message campaigns for businesses, at exactly the pace each number allows.
+#[derive(Debug, Parser)]
+#[command(name = "campaign-dispatch", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Settings that differ from the defaults (TOML)
+    #[arg(long, global = true, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where the API is
+    #[arg(long, global = true, env = "DISPATCH__CLIENT__URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// The token to call it with
+    #[arg(long, global = true, env = "DISPATCH__CLIENT__TOKEN", hide_env_values = true)]
+    token: Option<SecretString>,
+}
+
+impl Common {
+    fn client(&self) -> anyhow::Result<Client> {
+        Client::new(&self.url, self.token.clone())
+    }
+
+    fn settings(&self) -> anyhow::Result<Settings> {
+        Ok(Settings::load(self.settings.as_deref(), std::env::vars())?)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run: take jobs, send, follow, answer
+    Serve(server::ServeArgs),
+    /// Bring the database's schema up to date
+    Migrate,
+    /// Stand in for the providers, to rehearse
+    Simulate(SimulateArgs),
+    /// Say whether everything `serve` needs is there
+    Check,
+    /// Write or compare the published contracts
+    Contracts(contracts::ContractsArgs),
+    /// Print the exchanges and queues
+    Topology,
+    /// Jobs that were refused
+    #[command(subcommand)]
+    Jobs(lists::JobsCommand),
+    /// Publish a job
+    Send(Box<send::SendArgs>),
+    /// Batches and their tallies
+    #[command(subcommand)]
+    Batches(lists::BatchesCommand),
+    /// Messages: sent, pending, failed, uncertain
+    #[command(subcommand)]
+    Messages(lists::MessagesCommand),
+    /// What failed, by code, and what to do
+    Failures(lists::FailuresArgs),
+    /// Why something is not being sent
+    #[command(subcommand)]
+    Holds(lists::HoldsCommand),
+    /// Accounts at providers
+    #[command(subcommand)]
+    Accounts(registry::RegistryCommand),
+    /// Business numbers
+    #[command(subcommand)]
+    Numbers(registry::RegistryCommand),
+    /// Templates and their slots
+    #[command(subcommand)]
+    Templates(registry::RegistryCommand),
+    /// Files of recipients
+    #[command(subcommand)]
+    Imports(imports::ImportsCommand),
+    /// Tokens of the API
+    #[command(subcommand)]
+    Tokens(tokens::TokensCommand),
+}
+
+impl Cli {
+    /// Whether the command runs until it is told to stop, and so logs by the settings.
+    pub const fn is_server(&self) -> bool {
+        matches!(self.command, Command::Serve(_))
+    }
+
+    /// The settings it would run with.
+    pub fn load_settings(&self) -> anyhow::Result<Settings> {
+        self.common.settings()
+    }
+
+    /// Does what was asked.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let common = &self.common;
+        match self.command {
+            Command::Serve(args) => server::serve(common, args).await,
+            Command::Migrate => server::migrate(common).await,
+            Command::Simulate(args) => crate::simulator::cli::run(args).await,
+            Command::Check => server::check(common).await,
+            Command::Contracts(args) => contracts::run(&args),
+            Command::Topology => server::topology(common),
+            Command::Jobs(command) => lists::jobs(common, command).await,
+            Command::Send(args) => send::run(common, *args).await,
+            Command::Batches(command) => lists::batches(common, command).await,
+            Command::Messages(command) => lists::messages(common, command).await,
+            Command::Failures(args) => lists::failures(common, args).await,
+            Command::Holds(command) => lists::holds(common, command).await,
+            Command::Accounts(command) => registry::run(common, registry::Kind::Accounts, command).await,
+            Command::Numbers(command) => registry::run(common, registry::Kind::Numbers, command).await,
+            Command::Templates(command) => registry::run(common, registry::Kind::Templates, command).await,
+            Command::Imports(command) => imports::run(common, command).await,
+            Command::Tokens(command) => tokens::run(common, command).await,
+        }
+    }
+}
+
+/// A table's rows from the API's JSON.
+fn read<T: serde::de::DeserializeOwned>(value: &serde_json::Value) -> anyhow::Result<T> {
+    T::deserialize(value).context("the server answers in a way this version does not know: is it another version?")
+}
+
+/// What a list takes.
+#[derive(Debug, clap::Args)]
+struct PageArgs {
+    /// Rows of the page
+    #[arg(long, default_value_t = 50)]
+    limit: u16,
+    /// Go on after this
+    #[arg(long, value_name = "NEXT")]
+    after: Option<String>,
+}
+
+impl PageArgs {
+    fn query(&self) -> client::Query {
+        let mut query = vec![("limit", self.limit.to_string())];
+        query.extend(self.after.clone().map(|after| ("after", after)));
+        query
+    }
+}
