@@ -31,6 +31,7 @@ pub mod broker;
 pub mod callbacks;
 pub mod checklist;
 pub mod cli;
+pub mod contracts;
 pub mod dispatch;
 pub mod domain;
 pub mod http;

@@ -80,7 +80,9 @@ pub struct Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,10 +113,21 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
     let broker_stop = CancellationToken::new();
     let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), broker_stop.clone())?;
     let (intake, lanes) = Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone());
-    let parts = Parts { settings, store, directory, providers, broker, intake };
+    let parts = Parts {
+        settings,
+        store,
+        directory,
+        providers,
+        broker,
+        intake,
+    };
 
     let mut tasks = Tasks::default();
-    let address = if roles.contains(&Role::Http) { Some(parts.listen(&mut tasks, &stop).await?) } else { None };
+    let address = if roles.contains(&Role::Http) {
+        Some(parts.listen(&mut tasks, &stop).await?)
+    } else {
+        None
+    };
     parts.take_jobs(&mut tasks, lanes, roles, &stop);
     if roles.contains(&Role::Callbacks) {
         let (store, directory) = (&parts.store, parts.directory.clone());
@@ -135,10 +148,17 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
     let relay_stop = CancellationToken::new();
     let mut last = Tasks::default();
     if roles.contains(&Role::Upkeep) {
-        let relay = upkeep::outbox::Relay::new(parts.store.clone(), parts.broker.clone(), parts.intake.outbox_nudge());
+        let relay = upkeep::outbox::Relay::new(parts.store.clone(), &parts.broker, parts.intake.outbox_nudge());
         last.spawn("outbox", relay.run(relay_stop.clone()));
     }
-    let done = tokio::spawn(supervise(tasks, last, stop.clone(), relay_stop, broker_stop, parts.broker));
+    let done = tokio::spawn(supervise(
+        tasks,
+        last,
+        stop.clone(),
+        relay_stop,
+        broker_stop,
+        parts.broker,
+    ));
     Ok(Server { address, stop, done })
 }
 
@@ -207,7 +227,6 @@ impl Parts {
         let state = HttpState {
             store: self.store.clone(),
             directory: self.directory.clone(),
-            intake: self.intake.clone(),
             providers: self.providers.clone(),
             metrics: metrics_handle(),
             readiness: self.readiness(),
@@ -235,13 +254,20 @@ impl Parts {
     fn take_jobs(&self, tasks: &mut Tasks, lanes: [intake::IntakeLane; 2], roles: &[Role], stop: &CancellationToken) {
         let queues = roles.contains(&Role::Intake);
         if queues || roles.contains(&Role::Http) {
-            for lane in lanes {
-                tasks.spawn("intake", lane.run(queues, stop.clone()));
+            for mut lane in lanes {
+                if !queues {
+                    lane.leave_queue();
+                }
+                tasks.spawn("intake", lane.run(stop.clone()));
             }
         }
         if queues {
             tasks.spawn("planner", self.intake.planner().run(stop.clone()));
-            tasks.spawn("dead letters", intake::dead::Drain::new(&self.intake, &self.broker).run(stop.clone()));
+            tasks.spawn(
+                "dead letters",
+                intake::dead::DeadLetters::new(self.store.clone(), self.directory.clone(), &self.broker)
+                    .run(stop.clone()),
+            );
         }
     }
 
@@ -265,10 +291,22 @@ impl Parts {
             Box::pin(async move {
                 let schema = store.check_schema().await.map_err(|error| chain(&error));
                 let detail = schema.as_ref().err().cloned().unwrap_or_default();
-                let connected = if broker.is_connected() { "connected" } else { "not connected; jobs by AMQP and callbacks wait" };
+                let connected = if broker.is_connected() {
+                    "connected"
+                } else {
+                    "not connected; jobs by AMQP and callbacks wait"
+                };
                 vec![
-                    Check { name: "postgres", ok: schema.is_ok(), detail },
-                    Check { name: "rabbitmq", ok: true, detail: connected.to_owned() },
+                    Check {
+                        name: "postgres",
+                        ok: schema.is_ok(),
+                        detail,
+                    },
+                    Check {
+                        name: "rabbitmq",
+                        ok: true,
+                        detail: connected.to_owned(),
+                    },
                 ]
             })
         })
@@ -336,7 +374,11 @@ fn raise_open_files(in_flight_max: usize) {
     let wanted = u64::try_from(in_flight_max).unwrap_or(2000) * 2 + 1024;
     match rlimit::increase_nofile_limit(wanted.max(16_384)) {
         Ok(limit) if limit >= wanted => {}
-        Ok(limit) => tracing::warn!(limit, wanted, "too few open files for dispatch.in_flight_max; raise the limit (ulimit -n)"),
+        Ok(limit) => tracing::warn!(
+            limit,
+            wanted,
+            "too few open files for dispatch.in_flight_max; raise the limit (ulimit -n)"
+        ),
         Err(error) => tracing::warn!(%error, "could not raise the limit of open files"),
     }
 }

@@ -29,10 +29,17 @@ pub(super) fn run(args: &ContractsArgs) -> anyhow::Result<()> {
         return output::line(&format!("wrote {} contracts to {}", files.len(), folder.display()));
     }
     let folder = args.check.clone().unwrap_or_default();
-    let differ: Vec<_> =
-        files.iter().filter(|(name, text)| std::fs::read_to_string(folder.join(name)).ok().as_ref() != Some(text)).map(|(name, _)| *name).collect();
+    let differ: Vec<_> = files
+        .iter()
+        .filter(|(name, text)| std::fs::read_to_string(folder.join(name)).ok().as_ref() != Some(text))
+        .map(|(name, _)| *name)
+        .collect();
     if differ.is_empty() {
         return output::line("the contracts are as committed");
     }
-    bail!("{} differ from this version: `campaign-dispatch contracts --write {}`", differ.join(", "), folder.display())
+    bail!(
+        "{} differ from this version: `campaign-dispatch contracts --write {}`",
+        differ.join(", "),
+        folder.display()
+    )
 }

@@ -11,10 +11,7 @@ use sha2::{Digest as _, Sha256};
 pub fn digest(body: &Value) -> [u8; 32] {
     let mut hash = Sha256::new();
     if let Value::Object(fields) = body {
-        let mut fields: Vec<_> = fields
-            .iter()
-            .filter(|(_, value)| !is_empty(value))
-            .collect();
+        let mut fields: Vec<_> = fields.iter().filter(|(_, value)| !is_empty(value)).collect();
         fields.sort_unstable_by_key(|(name, _)| *name);
         for (name, value) in fields {
             text(&mut hash, name);
@@ -61,10 +58,7 @@ fn add(hash: &mut Sha256, value: &Value) {
             items.iter().for_each(|item| add(hash, item));
         }
         Value::Object(fields) => {
-            let mut fields: Vec<_> = fields
-                .iter()
-                .filter(|(_, value)| !is_empty(value))
-                .collect();
+            let mut fields: Vec<_> = fields.iter().filter(|(_, value)| !is_empty(value)).collect();
             fields.sort_unstable_by_key(|(name, _)| *name);
             hash.update(b"{");
             hash.update(fields.len().to_be_bytes());
@@ -86,9 +80,7 @@ fn instant(hash: &mut Sha256, written: &str) {
     match DateTime::parse_from_rfc3339(written) {
         Ok(time) => text(
             hash,
-            &time
-                .with_timezone(&Utc)
-                .to_rfc3339_opts(SecondsFormat::Nanos, true),
+            &time.with_timezone(&Utc).to_rfc3339_opts(SecondsFormat::Nanos, true),
         ),
         Err(_) => text(hash, written),
     }

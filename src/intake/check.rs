@@ -187,17 +187,12 @@ fn references(
     errors: &mut Vec<JobError>,
 ) -> (Option<Arc<Number>>, Option<Arc<RegisteredTemplate>>) {
     let snapshot = context.snapshot;
-    let named: Vec<_> = snapshot
-        .numbers_named(tenant, &job.business_number)
-        .collect();
+    let named: Vec<_> = snapshot.numbers_named(tenant, &job.business_number).collect();
     if named.is_empty() {
-        let names = snapshot
-            .numbers_of(tenant)
-            .map(|n| n.business_number.as_str());
+        let names = snapshot.numbers_of(tenant).map(|n| n.business_number.as_str());
         let reason = format!("there is no business number `{}`", job.business_number);
         errors.push(
-            JobError::new("/business_number", "unknown_number", reason)
-                .meant(nearest(&job.business_number, names)),
+            JobError::new("/business_number", "unknown_number", reason).meant(nearest(&job.business_number, names)),
         );
         return (None, None);
     }
@@ -220,10 +215,7 @@ fn references(
             return (None, None);
         }
     };
-    let mut numbers: Vec<_> = named
-        .into_iter()
-        .filter(|n| n.account.channel == channel)
-        .collect();
+    let mut numbers: Vec<_> = named.into_iter().filter(|n| n.account.channel == channel).collect();
     // Of several accounts with the same number the one that has the template is meant; else always the same one.
     numbers.sort_unstable_by_key(|n| n.account.id);
     let found = numbers
@@ -238,22 +230,14 @@ fn references(
     (None, None)
 }
 
-fn find_template<'a>(
-    snapshot: &'a Snapshot,
-    number: &Number,
-    job: &SendJob,
-) -> Option<&'a Arc<RegisteredTemplate>> {
-    snapshot.templates_of(number.account.id).find(|t| {
-        t.template.name == job.template.name && t.template.language == job.template.language
-    })
+fn find_template<'a>(snapshot: &'a Snapshot, number: &Number, job: &SendJob) -> Option<&'a Arc<RegisteredTemplate>> {
+    snapshot
+        .templates_of(number.account.id)
+        .find(|t| t.template.name == job.template.name && t.template.language == job.template.language)
 }
 
 fn unknown_template(snapshot: &Snapshot, number: &Number, job: &SendJob) -> JobError {
-    let of_account = || {
-        snapshot
-            .templates_of(number.account.id)
-            .map(|t| &t.template)
-    };
+    let of_account = || snapshot.templates_of(number.account.id).map(|t| &t.template);
     let (name, language) = (&job.template.name, &job.template.language);
     let mut languages: Vec<&str> = of_account()
         .filter(|t| t.name == *name)
@@ -261,12 +245,8 @@ fn unknown_template(snapshot: &Snapshot, number: &Number, job: &SendJob) -> JobE
         .collect();
     if languages.is_empty() {
         let names = of_account().map(|t| t.name.as_str());
-        let reason = format!(
-            "the account {} has no template `{name}`",
-            number.account.name
-        );
-        return JobError::new("/template/name", "unknown_template", reason)
-            .meant(nearest(name, names));
+        let reason = format!("the account {} has no template `{name}`", number.account.name);
+        return JobError::new("/template/name", "unknown_template", reason).meant(nearest(name, names));
     }
     languages.sort_unstable();
     let reason = format!(
@@ -340,14 +320,7 @@ fn check_rows(
     let mut first_rows: HashMap<Address, i32> = HashMap::with_capacity(rows.len());
     let mut good = Vec::with_capacity(rows.len());
     for (row, recipient) in rows {
-        match check_row(
-            channel,
-            template,
-            defaults,
-            *row,
-            recipient,
-            &mut first_rows,
-        ) {
+        match check_row(channel, template, defaults, *row, recipient, &mut first_rows) {
             Ok(recipient) => good.push(recipient),
             Err(errors) => rejections.extend(errors.into_iter().map(|error| error.of_row(*row))),
         }
@@ -380,9 +353,7 @@ fn check_row(
     {
         let near = nearest(zone, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()));
         let reason = format!("`{zone}` is not an IANA time zone");
-        errors.push(
-            JobError::new(format!("{at}/time_zone"), "unknown_time_zone", reason).meant(near),
-        );
+        errors.push(JobError::new(format!("{at}/time_zone"), "unknown_time_zone", reason).meant(near));
     }
     if let Err(problems) = template.template.fill(defaults, &recipient.params) {
         let at = format!("{at}/params");
@@ -393,11 +364,7 @@ fn check_row(
     };
     if let Some(first) = first_rows.get(&to) {
         let reason = format!("row {row} has the same recipient as row {first}, which is kept");
-        return Err(vec![JobError::new(
-            format!("{at}/to"),
-            "duplicate_recipient",
-            reason,
-        )]);
+        return Err(vec![JobError::new(format!("{at}/to"), "duplicate_recipient", reason)]);
     }
     first_rows.insert(to.clone(), row);
     let params = (!recipient.params.is_empty()).then(|| serde_json::json!(recipient.params));

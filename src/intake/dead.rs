@@ -59,10 +59,7 @@ impl DeadLetters {
             letters = self.consumer.next_batch(GROUP.into()) => letters,
         };
         let tenant = default_tenant(&self.directory);
-        let refused: Vec<RefusedJob> = letters
-            .iter()
-            .map(|letter| listed(letter, tenant))
-            .collect();
+        let refused: Vec<RefusedJob> = letters.iter().map(|letter| listed(letter, tenant)).collect();
         let mut tries = 0;
         while let Err(error) = self.record(&refused).await {
             self.session.failed(&error);
@@ -73,9 +70,7 @@ impl DeadLetters {
                 () = time::sleep(RETRY.wait_after(tries)) => {}
             }
         }
-        self.consumer
-            .ack(letters.iter().map(|letter| letter.tag))
-            .await;
+        self.consumer.ack(letters.iter().map(|letter| letter.tag)).await;
         letters.len()
     }
 
@@ -105,10 +100,7 @@ fn listed(letter: &Delivery, tenant: TenantId) -> RefusedJob {
             .producer
             .map_or_else(|| "unknown".to_owned(), std::borrow::Cow::into_owned),
         job_id: head.job_id.map(std::borrow::Cow::into_owned),
-        source: letter
-            .died_in
-            .clone()
-            .unwrap_or_else(|| "dead letters".to_owned()),
+        source: letter.died_in.clone().unwrap_or_else(|| "dead letters".to_owned()),
         digest: raw_digest(&letter.body),
         body_bytes: letter.body.len(),
         errors: json!([JobError::new("", "dead_letter", reason)]),

@@ -21,9 +21,7 @@ use crate::{
     store::{
         StoreError,
         imports::{self, Import},
-        jobs::{
-            self, FirstAnswer, JobKey, NewBatch, NewJob, NewMessage, RefusedJob, RefusedRecipient,
-        },
+        jobs::{self, FirstAnswer, JobKey, NewBatch, NewJob, NewMessage, RefusedJob, RefusedRecipient},
         outbox::{self, OutboxMessage},
         registry::Snapshot,
         session::{Connection, Session, commit},
@@ -67,11 +65,7 @@ impl Job {
         let Verdict::Send(checked) = &self.prepared.verdict else {
             return None;
         };
-        Some(key(
-            checked.tenant,
-            &checked.job.producer,
-            &checked.job.job_id,
-        ))
+        Some(key(checked.tenant, &checked.job.producer, &checked.job.job_id))
     }
 
     /// Messages it writes at once.
@@ -92,10 +86,7 @@ fn key(tenant: TenantId, producer: &str, job_id: &str) -> JobKey {
 }
 
 /// Looks up the imports that jobs name; a job whose import cannot be used is refused from here on.
-pub async fn resolve_imports(
-    connection: &mut Connection,
-    jobs: &mut [Job],
-) -> Result<(), StoreError> {
+pub async fn resolve_imports(connection: &mut Connection, jobs: &mut [Job]) -> Result<(), StoreError> {
     for job in jobs {
         let Verdict::Send(checked) = &mut job.prepared.verdict else {
             continue;
@@ -109,10 +100,7 @@ pub async fn resolve_imports(
         if errors.is_empty() {
             continue;
         }
-        if let Some(error) = errors
-            .iter_mut()
-            .find(|error| error.pointer == "/audience/import")
-        {
+        if let Some(error) = errors.iter_mut().find(|error| error.pointer == "/audience/import") {
             let ready = imports::ready_for(connection, checked.tenant, checked.template.id).await?;
             error.did_you_mean = ready.iter().map(Uuid::to_string).collect();
         }
@@ -128,22 +116,14 @@ fn import_errors(checked: &Checked, found: Option<&Import>) -> Vec<JobError> {
     };
     if import.account != checked.number.account.id || import.template != checked.template.id {
         let (name, language) = (&checked.job.template.name, &checked.job.template.language);
-        let reason = format!(
-            "the import was not made for the template `{name}` in {language} of this account"
-        );
+        let reason = format!("the import was not made for the template `{name}` in {language} of this account");
         return refuse("wrong_import", reason);
     }
     if import.state != "ready" {
-        return refuse(
-            "import_not_ready",
-            format!("the import is {}, not ready", import.state),
-        );
+        return refuse("import_not_ready", format!("the import is {}, not ready", import.state));
     }
     let Some(sample) = &import.sample else {
-        return refuse(
-            "no_good_recipient",
-            "no row of the import can be sent to".to_owned(),
-        );
+        return refuse("no_good_recipient", "no row of the import can be sent to".to_owned());
     };
     // What has no column in the file must come from the job; all rows are alike in that.
     let sample: Params = serde_json::from_value(sample.clone()).unwrap_or_default();
@@ -203,9 +183,7 @@ pub async fn write(
         };
         answers.insert(index, answer);
     }
-    let answers: Vec<JobAnswer> = (0..group.len())
-        .filter_map(|index| answers.remove(&index))
-        .collect();
+    let answers: Vec<JobAnswer> = (0..group.len()).filter_map(|index| answers.remove(&index)).collect();
     list_refused(&mut transaction, group, &answers).await?;
     outbox::insert(&mut transaction, &told(snapshot, group, &answers)).await?;
     commit(transaction, "commit a group of jobs").await?;
@@ -217,11 +195,7 @@ pub async fn write(
 }
 
 /// The answer a job would get, without writing anything.
-pub async fn rehearse(
-    session: &mut Session,
-    snapshot: &Snapshot,
-    jobs: &mut [Job],
-) -> Result<JobAnswer, StoreError> {
+pub async fn rehearse(session: &mut Session, snapshot: &Snapshot, jobs: &mut [Job]) -> Result<JobAnswer, StoreError> {
     resolve_imports(session.connection().await?, jobs).await?;
     let Some(job) = jobs.first() else {
         return Ok(JobAnswer::refused(None, None, Vec::new()));
@@ -285,12 +259,7 @@ impl<'a> Sending<'a> {
             batch_id: checked.batch,
             accepted,
             rejected: rejected_rows(checked),
-            rejections: checked
-                .rejections
-                .iter()
-                .take(REJECTIONS_SHOWN)
-                .cloned()
-                .collect(),
+            rejections: checked.rejections.iter().take(REJECTIONS_SHOWN).cloned().collect(),
             holds: holds.collect(),
         })
     }
@@ -334,9 +303,7 @@ async fn take_new<'a>(
         .collect();
     let mut taken = jobs::take_keys(connection, &new).await?;
     taken.sort();
-    let (new, repeated): (Vec<_>, Vec<_>) = sends
-        .iter()
-        .partition(|s| taken.binary_search(&s.key).is_ok());
+    let (new, repeated): (Vec<_>, Vec<_>) = sends.iter().partition(|s| taken.binary_search(&s.key).is_ok());
     if !repeated.is_empty() {
         let keys: Vec<&JobKey> = repeated.iter().map(|s| &s.key).collect();
         let first: HashMap<JobKey, FirstAnswer> = jobs::first_answers(connection, &keys)
@@ -396,11 +363,7 @@ fn cancelled(key: &JobKey, batch: Option<BatchId>) -> JobAnswer {
 }
 
 fn refused(job: &Job, errors: Vec<JobError>) -> JobAnswer {
-    JobAnswer::refused(
-        job.prepared.producer.as_deref(),
-        job.prepared.job_id.as_deref(),
-        errors,
-    )
+    JobAnswer::refused(job.prepared.producer.as_deref(), job.prepared.job_id.as_deref(), errors)
 }
 
 /// The open holds over each new job, by its place in the group, the oldest first.
@@ -411,19 +374,11 @@ async fn open_holds(
 ) -> Result<Holds, StoreError> {
     let scopes_of = |send: &Sending<'_>| -> Vec<String> {
         let checked = send.checked;
-        let scopes = snapshot
-            .route(&checked.number, &checked.template)
-            .scopes(checked.batch);
+        let scopes = snapshot.route(&checked.number, &checked.template).scopes(checked.batch);
         scopes.iter().map(HoldScope::to_string).collect()
     };
-    let by_send: Vec<(usize, Vec<String>)> = new
-        .iter()
-        .map(|send| (send.index, scopes_of(send)))
-        .collect();
-    let mut scopes: Vec<String> = by_send
-        .iter()
-        .flat_map(|(_, scopes)| scopes.iter().cloned())
-        .collect();
+    let by_send: Vec<(usize, Vec<String>)> = new.iter().map(|send| (send.index, scopes_of(send))).collect();
+    let mut scopes: Vec<String> = by_send.iter().flat_map(|(_, scopes)| scopes.iter().cloned()).collect();
     scopes.sort_unstable();
     scopes.dedup();
     if scopes.is_empty() {
@@ -454,31 +409,22 @@ async fn insert(
     if new.is_empty() {
         return Ok(());
     }
-    let batches: Vec<NewBatch<'_>> = new
-        .iter()
-        .map(|send| new_batch(send, small_batch, holds))
-        .collect();
+    let batches: Vec<NewBatch<'_>> = new.iter().map(|send| new_batch(send, small_batch, holds)).collect();
     jobs::insert_batches(connection, &batches).await?;
-    let messages: Vec<NewMessage<'_>> = new
-        .iter()
-        .flat_map(|send| new_messages(send.checked))
-        .collect();
+    let messages: Vec<NewMessage<'_>> = new.iter().flat_map(|send| new_messages(send.checked)).collect();
     if !messages.is_empty() {
         jobs::insert_messages(connection, &messages).await?;
     }
     let refused: Vec<RefusedRecipient<'_>> = new
         .iter()
         .flat_map(|send| {
-            send.checked
-                .rejections
-                .iter()
-                .map(|rejection| RefusedRecipient {
-                    batch: send.checked.batch,
-                    row: rejection.row,
-                    pointer: &rejection.pointer,
-                    code: &rejection.code,
-                    reason: &rejection.reason,
-                })
+            send.checked.rejections.iter().map(|rejection| RefusedRecipient {
+                batch: send.checked.batch,
+                row: rejection.row,
+                pointer: &rejection.pointer,
+                code: &rejection.code,
+                reason: &rejection.reason,
+            })
         })
         .collect();
     jobs::insert_refused(connection, &refused).await
@@ -487,12 +433,7 @@ async fn insert(
 fn new_batch<'a>(send: &'a Sending<'_>, small_batch: usize, holds: &'a Holds) -> NewBatch<'a> {
     let checked = send.checked;
     let is_large = checked.import.is_some() || checked.recipients.len() > small_batch;
-    let notify: Vec<&str> = checked
-        .job
-        .notify
-        .iter()
-        .map(|word| word.as_str())
-        .collect();
+    let notify: Vec<&str> = checked.job.notify.iter().map(|word| word.as_str()).collect();
     NewBatch {
         batch: checked.batch,
         key: &send.key,
@@ -510,26 +451,20 @@ fn new_batch<'a>(send: &'a Sending<'_>, small_batch: usize, holds: &'a Holds) ->
         expires_at: checked.expires_at,
         life_s: checked.life.num_seconds(),
         // Small batches take one turn together, or a thousand of them would starve a large one.
-        turn_group: if is_large {
-            checked.batch.0
-        } else {
-            Uuid::nil()
-        },
+        turn_group: if is_large { checked.batch.0 } else { Uuid::nil() },
         hold: holds.get(&send.index).and_then(|holds| holds.first()),
     }
 }
 
 fn new_messages(checked: &Checked) -> impl Iterator<Item = NewMessage<'_>> {
-    (1..)
-        .zip(&checked.recipients)
-        .map(|(seq, good)| NewMessage {
-            batch: checked.batch,
-            seq,
-            recipient: good.to.as_str(),
-            reference: good.reference.as_deref(),
-            time_zone: good.time_zone.as_deref(),
-            params: good.params.clone(),
-        })
+    (1..).zip(&checked.recipients).map(|(seq, good)| NewMessage {
+        batch: checked.batch,
+        seq,
+        recipient: good.to.as_str(),
+        reference: good.reference.as_deref(),
+        time_zone: good.time_zone.as_deref(),
+        params: good.params.clone(),
+    })
 }
 
 fn woken(new: &[&Sending<'_>], holds: &Holds) -> Vec<NumberId> {
@@ -538,21 +473,13 @@ fn woken(new: &[&Sending<'_>], holds: &Holds) -> Vec<NumberId> {
             && send.checked.import.is_none()
             && holds.get(&send.index).is_none_or(Vec::is_empty)
     };
-    let mut numbers: Vec<NumberId> = new
-        .iter()
-        .filter(is_due)
-        .map(|send| send.checked.number.id)
-        .collect();
+    let mut numbers: Vec<NumberId> = new.iter().filter(is_due).map(|send| send.checked.number.id).collect();
     numbers.sort_unstable();
     numbers.dedup();
     numbers
 }
 
-async fn list_refused(
-    connection: &mut Connection,
-    group: &[Job],
-    answers: &[JobAnswer],
-) -> Result<(), StoreError> {
+async fn list_refused(connection: &mut Connection, group: &[Job], answers: &[JobAnswer]) -> Result<(), StoreError> {
     let refused = group.iter().zip(answers).filter_map(|(job, answer)| {
         let JobAnswer::Rejected(refused) = answer else {
             return None;
@@ -583,19 +510,9 @@ fn told(snapshot: &Snapshot, group: &[Job], answers: &[JobAnswer]) -> Vec<Outbox
             JobAnswer::Accepted(accepted) => ("job.accepted.v1", accepted_event_id(accepted)),
             JobAnswer::Rejected(_) => ("job.rejected.v1", Uuid::new_v4()),
         };
-        messages.push(OutboxMessage::event(
-            id,
-            kind,
-            tenant,
-            answer.producer(),
-            &body,
-        ));
+        messages.push(OutboxMessage::event(id, kind, tenant, answer.producer(), &body));
         if let Some(queue) = &job.reply_to {
-            messages.push(OutboxMessage::reply(
-                queue.clone(),
-                job.correlation_id.clone(),
-                body,
-            ));
+            messages.push(OutboxMessage::reply(queue.clone(), job.correlation_id.clone(), body));
         }
     }
     messages

@@ -121,12 +121,7 @@ impl From<BadRow> for RowRejection {
     }
 }
 
-fn refuse<T>(
-    pointer: &str,
-    code: &'static str,
-    reason: String,
-    near: Vec<String>,
-) -> Result<T, ImportError> {
+fn refuse<T>(pointer: &str, code: &'static str, reason: String, near: Vec<String>) -> Result<T, ImportError> {
     Err(ImportError::Refused(vec![
         JobError::new(pointer, code, reason).meant(near),
     ]))
@@ -172,8 +167,7 @@ pub async fn import(
     .await?;
     let (pieces, incoming) = mpsc::channel(8);
     let (chunks, mut checked) = mpsc::channel(2);
-    let reading =
-        tokio::task::spawn_blocking(move || checker.read(Decoded::new(incoming), &chunks));
+    let reading = tokio::task::spawn_blocking(move || checker.read(Decoded::new(incoming), &chunks));
     let feeding = async {
         pin_mut!(file);
         while let Some(piece) = file.next().await {
@@ -197,10 +191,7 @@ pub async fn import(
     let summary = match (read, written) {
         (Ok(()), Ok(summary)) => summary,
         (Err(problems), Ok(_)) => {
-            let reasons: Vec<&str> = problems
-                .iter()
-                .map(|problem| problem.reason.as_str())
-                .collect();
+            let reasons: Vec<&str> = problems.iter().map(|problem| problem.reason.as_str()).collect();
             imports::end(session.connection().await?, id, Some(&reasons.join("; "))).await?;
             return Err(ImportError::Refused(problems));
         }
@@ -230,10 +221,7 @@ fn references<'a>(
             .values()
             .filter(|a| a.tenant == tenant && a.name == *name)
             .collect(),
-        (None, Some(number)) => snapshot
-            .numbers_named(tenant, number)
-            .map(|n| &n.account)
-            .collect(),
+        (None, Some(number)) => snapshot.numbers_named(tenant, number).map(|n| &n.account).collect(),
         _ => {
             return refuse(
                 "/account",
@@ -246,9 +234,7 @@ fn references<'a>(
     if accounts.is_empty() {
         return match (&request.account, &request.business_number) {
             (_, Some(number)) => {
-                let names = snapshot
-                    .numbers_of(tenant)
-                    .map(|n| n.business_number.as_str());
+                let names = snapshot.numbers_of(tenant).map(|n| n.business_number.as_str());
                 let near = nearest(number, names);
                 refuse(
                     "/business_number",
@@ -279,9 +265,8 @@ fn references<'a>(
             .iter()
             .flat_map(|a| snapshot.templates_of(a.id).map(move |t| (*a, t)))
     };
-    let found = templates().find(|(_, t)| {
-        t.template.name == request.template && t.template.language == request.language
-    });
+    let found =
+        templates().find(|(_, t)| t.template.name == request.template && t.template.language == request.language);
     if let Some(found) = found {
         return Ok(found);
     }
@@ -331,14 +316,12 @@ async fn write(
         let mut work = session.begin().await?;
         let duplicates = imports::insert_rows(&mut work, id, &chunk.good).await?;
         let duplicated = i64::try_from(duplicates.len()).unwrap_or_default();
-        chunk
-            .bad
-            .extend(duplicates.into_iter().map(|(row, first)| BadRow {
-                row,
-                field: "to".to_owned(),
-                code: "duplicate_recipient".to_owned(),
-                reason: format!("row {row} has the same recipient as row {first}, which is kept"),
-            }));
+        chunk.bad.extend(duplicates.into_iter().map(|(row, first)| BadRow {
+            row,
+            field: "to".to_owned(),
+            code: "duplicate_recipient".to_owned(),
+            reason: format!("row {row} has the same recipient as row {first}, which is kept"),
+        }));
         imports::insert_refused(&mut work, id, &chunk.bad).await?;
         let good = i64::try_from(chunk.good.len()).unwrap_or_default() - duplicated;
         summary.rows += chunk.rows;
@@ -380,9 +363,7 @@ struct Checker {
 
 impl Checker {
     fn read(&self, mut file: Decoded, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
-        let broken = |error: &dyn std::fmt::Display| {
-            vec![JobError::new("", "unreadable", error.to_string())]
-        };
+        let broken = |error: &dyn std::fmt::Display| vec![JobError::new("", "unreadable", error.to_string())];
         let delimiter = delimiter(file.first_line().map_err(|error| broken(&error))?);
         let since_record = file.counter();
         let mut reader = csv::ReaderBuilder::new()
@@ -393,10 +374,7 @@ impl Checker {
         let (mut counter, mut record) = (RowCounter::default(), csv::StringRecord::new());
         let mut columns: Option<Vec<(String, Column)>> = None;
         let mut chunk = Chunk::default();
-        while reader
-            .read_record(&mut record)
-            .map_err(|error| broken(&error))?
-        {
+        while reader.read_record(&mut record).map_err(|error| broken(&error))? {
             since_record.store(0, Ordering::Relaxed);
             let row = counter.next(reader.position().line(), &record);
             let Some(columns) = &columns else {
@@ -411,19 +389,14 @@ impl Checker {
                 Ok(good) => chunk.good.push(good),
                 Err(bad) => chunk.bad.extend(bad),
             }
-            if chunk.good.len() + chunk.bad.len() >= CHUNK
-                && chunks.blocking_send(std::mem::take(&mut chunk)).is_err()
+            if chunk.good.len() + chunk.bad.len() >= CHUNK && chunks.blocking_send(std::mem::take(&mut chunk)).is_err()
             {
                 // The writer failed and says why.
                 return Ok(());
             }
         }
         if columns.is_none() {
-            return Err(vec![JobError::new(
-                "",
-                "missing_column",
-                "the file has no header row",
-            )]);
+            return Err(vec![JobError::new("", "missing_column", "the file has no header row")]);
         }
         if chunk.rows > 0 {
             let _writer_failed = chunks.blocking_send(chunk);
@@ -447,12 +420,9 @@ impl Checker {
                         .into_iter()
                         .chain(self.template.slots.iter().map(|s| s.name.as_str()));
                     let near = nearest(unknown, known);
-                    let reason = format!(
-                        "the column `{unknown}` is neither to, ref, time_zone nor a slot of the template"
-                    );
-                    errors.push(
-                        JobError::new(format!("/{unknown}"), "unknown_column", reason).meant(near),
-                    );
+                    let reason =
+                        format!("the column `{unknown}` is neither to, ref, time_zone nor a slot of the template");
+                    errors.push(JobError::new(format!("/{unknown}"), "unknown_column", reason).meant(near));
                     Column::Ignored
                 }
             };
@@ -466,25 +436,12 @@ impl Checker {
             columns.push((name.to_owned(), column));
         }
         if !columns.iter().any(|(_, column)| *column == Column::To) {
-            errors.push(JobError::new(
-                "/to",
-                "missing_column",
-                "the column `to` is missing",
-            ));
+            errors.push(JobError::new("/to", "missing_column", "the column `to` is missing"));
         }
-        if errors.is_empty() {
-            Ok(columns)
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(columns) } else { Err(errors) }
     }
 
-    fn row(
-        &self,
-        row: i64,
-        columns: &[(String, Column)],
-        record: &csv::StringRecord,
-    ) -> Result<GoodRow, Vec<BadRow>> {
+    fn row(&self, row: i64, columns: &[(String, Column)], record: &csv::StringRecord) -> Result<GoodRow, Vec<BadRow>> {
         let mut bad: BTreeMap<String, BadRow> = BTreeMap::new();
         let mut refuse = |field: &str, code: &str, reason: String| {
             let fault = BadRow {
@@ -524,11 +481,7 @@ impl Checker {
             refuse(
                 "",
                 "too_many_cells",
-                format!(
-                    "has {} cells, the header has {}",
-                    record.len(),
-                    columns.len()
-                ),
+                format!("has {} cells, the header has {}", record.len(), columns.len()),
             );
         }
         let address = match Address::parse_in(self.channel, to, self.country) {
@@ -539,11 +492,7 @@ impl Checker {
             }
         };
         if reference.is_some_and(|text| text.chars().count() > REF_CHARS) {
-            refuse(
-                "ref",
-                "too_long",
-                format!("has more than {REF_CHARS} characters"),
-            );
+            refuse("ref", "too_long", format!("has more than {REF_CHARS} characters"));
         }
         if let Some(zone) = time_zone.filter(|zone| zone.parse::<chrono_tz::Tz>().is_err()) {
             refuse(

@@ -291,11 +291,7 @@ impl JobAnswer {
         let Self::Rejected(job) = self else {
             return 202;
         };
-        let has = |codes: &[&str]| {
-            job.errors
-                .iter()
-                .any(|error| codes.contains(&error.code.as_ref()))
-        };
+        let has = |codes: &[&str]| job.errors.iter().any(|error| codes.contains(&error.code.as_ref()));
         if has(&["malformed_json"]) {
             400
         } else if has(&["other_producer"]) {

@@ -42,6 +42,7 @@ pub struct IntakeLane {
     consumer: Consumer,
     tickets: mpsc::Receiver<Ticket>,
     session: Session,
+    is_fed_by_queue: bool,
 }
 
 /// What one turn of the loop did.
@@ -73,12 +74,7 @@ struct Arrival {
 }
 
 impl IntakeLane {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        broker: &Broker,
-        road: Road,
-        tickets: mpsc::Receiver<Ticket>,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, broker: &Broker, road: Road, tickets: mpsc::Receiver<Ticket>) -> Self {
         let (queue, name) = match road {
             Road::Bulk => (broker.topology().jobs(), "intake jobs"),
             Road::Urgent => (broker.topology().urgent(), "intake urgent"),
@@ -92,7 +88,13 @@ impl IntakeLane {
             consumer,
             tickets,
             session,
+            is_fed_by_queue: true,
         }
+    }
+
+    /// Leaves the queue to other processes: this one takes only what it is given over HTTP.
+    pub fn leave_queue(&mut self) {
+        self.is_fed_by_queue = false;
     }
 
     /// Takes jobs until `shutdown`, then ends what it took.
@@ -113,7 +115,7 @@ impl IntakeLane {
                 }
                 None => return Step::Stopping,
             },
-            batch = self.consumer.next_batch(max) => {
+            batch = self.consumer.next_batch(max), if self.is_fed_by_queue => {
                 batch.into_iter().map(|delivery| Arrival::delivered(delivery, &self.queue)).collect::<Vec<_>>()
             }
         };
@@ -145,10 +147,8 @@ impl IntakeLane {
             .collect();
         while !waiting.is_empty() {
             let rest = waiting.split_off(group_length(&waiting));
-            let (askers, group): (Vec<Asker>, Vec<Job>) = waiting
-                .into_iter()
-                .map(|(asker, _, job)| (asker, job))
-                .unzip();
+            let (askers, group): (Vec<Asker>, Vec<Job>) =
+                waiting.into_iter().map(|(asker, _, job)| (asker, job)).unzip();
             let answers = self.write(&snapshot, group, shutdown).await;
             if answers.is_empty() {
                 // Stopping: what is not acknowledged is delivered again, and whoever waits here is told so.
@@ -162,10 +162,7 @@ impl IntakeLane {
     /// Checks all bodies; if one names what is unknown, with the registry read again.
     async fn check(&self, arrivals: &[Arrival]) -> (Arc<Snapshot>, Vec<Prepared>) {
         let mut snapshot = self.shared.directory.current();
-        let bodies: Vec<_> = arrivals
-            .iter()
-            .map(|a| (a.claim.clone(), a.body.clone()))
-            .collect();
+        let bodies: Vec<_> = arrivals.iter().map(|a| (a.claim.clone(), a.body.clone())).collect();
         let mut jobs = check_all(&self.shared, &snapshot, self.road, bodies.clone()).await;
         if jobs.iter().any(Prepared::lacks_reference) {
             match self.shared.directory.refresh().await {
@@ -214,8 +211,7 @@ impl IntakeLane {
         tracing::error!(%error, cause, "a job cannot be written and is refused");
         for job in &mut group {
             let reason = "could not be stored; the operator's log says why";
-            job.prepared.verdict =
-                Verdict::Refuse(vec![JobError::new("", "internal_error", reason)]);
+            job.prepared.verdict = Verdict::Refuse(vec![JobError::new("", "internal_error", reason)]);
         }
         match self.try_write(snapshot, &mut group, shutdown).await {
             Some(Ok(outcome)) => self.announce(outcome),
@@ -255,19 +251,9 @@ impl IntakeLane {
         }
     }
 
-    async fn write_once(
-        &mut self,
-        snapshot: &Snapshot,
-        group: &mut [Job],
-    ) -> Result<Outcome, StoreError> {
+    async fn write_once(&mut self, snapshot: &Snapshot, group: &mut [Job]) -> Result<Outcome, StoreError> {
         group::resolve_imports(self.session.connection().await?, group).await?;
-        group::write(
-            &mut self.session,
-            snapshot,
-            self.shared.settings.small_batch,
-            group,
-        )
-        .await
+        group::write(&mut self.session, snapshot, self.shared.settings.small_batch, group).await
     }
 
     fn announce(&self, outcome: Outcome) -> Vec<Option<JobAnswer>> {
@@ -312,9 +298,7 @@ impl Arrival {
     fn delivered(delivery: Delivery, queue: &str) -> Self {
         Self {
             asker: Asker::Queue(delivery.tag),
-            claim: Claim::Broker {
-                user: delivery.user_id,
-            },
+            claim: Claim::Broker { user: delivery.user_id },
             body: delivery.body,
             reply_to: delivery.reply_to,
             correlation_id: delivery.correlation_id,
@@ -347,10 +331,7 @@ async fn check_all(
     road: Road,
     bodies: Vec<(Claim, bytes::Bytes)>,
 ) -> Vec<Prepared> {
-    let check = move |shared: &Shared,
-                      snapshot: &Snapshot,
-                      bodies: &[(Claim, bytes::Bytes)]|
-          -> Vec<Prepared> {
+    let check = move |shared: &Shared, snapshot: &Snapshot, bodies: &[(Claim, bytes::Bytes)]| -> Vec<Prepared> {
         let context = shared.context(snapshot, road);
         bodies
             .iter()
@@ -362,8 +343,7 @@ async fn check_all(
     }
     let (of_thread, snapshot_of_thread) = (Arc::clone(shared), Arc::clone(snapshot));
     let again = bodies.clone();
-    match tokio::task::spawn_blocking(move || check(&of_thread, &snapshot_of_thread, &bodies)).await
-    {
+    match tokio::task::spawn_blocking(move || check(&of_thread, &snapshot_of_thread, &bodies)).await {
         Ok(jobs) => jobs,
         // Only at the very end of the process: the answer is then never used.
         Err(_) => check(shared, snapshot, &again),
@@ -416,21 +396,17 @@ pub(super) fn road_of(snapshot: &Snapshot, claim: &Claim, body: &[u8]) -> Road {
     };
     let tenant = match claim {
         Claim::Token { tenant, .. } => Some(*tenant),
-        Claim::Broker { .. } => post
-            .producer
-            .and_then(|name| snapshot.producers.get(&name).copied()),
+        Claim::Broker { .. } => post.producer.and_then(|name| snapshot.producers.get(&name).copied()),
     };
     let Some(tenant) = tenant else {
         return Road::Bulk;
     };
-    let is_urgent = snapshot
-        .numbers_named(tenant, &post.business_number)
-        .any(|number| {
-            snapshot.templates_of(number.account.id).any(|t| {
-                t.template.name == post.template.name
-                    && t.template.language == post.template.language
-                    && Lane::from(t.template.category).is_urgent()
-            })
-        });
+    let is_urgent = snapshot.numbers_named(tenant, &post.business_number).any(|number| {
+        snapshot.templates_of(number.account.id).any(|t| {
+            t.template.name == post.template.name
+                && t.template.language == post.template.language
+                && Lane::from(t.template.category).is_urgent()
+        })
+    });
     if is_urgent { Road::Urgent } else { Road::Bulk }
 }

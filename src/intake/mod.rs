@@ -120,14 +120,7 @@ impl Intake {
             IntakeLane::new(Arc::clone(&shared), broker, Road::Bulk, bulk_line),
             IntakeLane::new(Arc::clone(&shared), broker, Road::Urgent, urgent_line),
         ];
-        (
-            Self {
-                shared,
-                bulk,
-                urgent,
-            },
-            lanes,
-        )
+        (Self { shared, bulk, urgent }, lanes)
     }
 
     /// Notified after every commit that owes broker messages: the outbox relay waits for it.
@@ -141,11 +134,7 @@ impl Intake {
     }
 
     /// Takes a job and answers when it is in the database. A lane of its own for authentication: see [`Intake::road_of`].
-    pub async fn submit(
-        &self,
-        road: Road,
-        submission: Submission,
-    ) -> Result<JobAnswer, SubmitError> {
+    pub async fn submit(&self, road: Road, submission: Submission) -> Result<JobAnswer, SubmitError> {
         if submission.is_dry_run {
             let answer = lane::dry_run(&self.shared, road, &submission);
             return tokio::time::timeout(SUBMIT_TIMEOUT, answer)
@@ -197,8 +186,5 @@ pub(crate) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> 
         .collect();
     near.sort_by(|(a, x), (b, y)| b.total_cmp(a).then(x.cmp(y)));
     near.dedup_by(|(_, a), (_, b)| a == b);
-    near.into_iter()
-        .take(3)
-        .map(|(_, name)| name.to_owned())
-        .collect()
+    near.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()
 }

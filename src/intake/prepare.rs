@@ -105,12 +105,10 @@ pub fn prepare(context: &Context<'_>, claim: &Claim, body: &[u8]) -> Prepared {
     let digest = canonical::digest(&value);
     let verdict = match read {
         Read::Cancel(cancel) => Verdict::Cancel(cancel),
-        Read::Send { job, rows, refused } => {
-            match check::check(context, tenant, &job, &rows, &refused) {
-                Ok(checked) => Verdict::Send(Box::new(checked)),
-                Err(errors) => Verdict::Refuse(errors),
-            }
-        }
+        Read::Send { job, rows, refused } => match check::check(context, tenant, &job, &rows, &refused) {
+            Ok(checked) => Verdict::Send(Box::new(checked)),
+            Err(errors) => Verdict::Refuse(errors),
+        },
     };
     Prepared {
         digest,
@@ -120,33 +118,20 @@ pub fn prepare(context: &Context<'_>, claim: &Claim, body: &[u8]) -> Prepared {
 }
 
 /// The tenant of the producer a body names, if it may name it. `None` when it names none.
-fn whose(
-    snapshot: &Snapshot,
-    claim: &Claim,
-    named: Option<&str>,
-) -> Result<Option<TenantId>, Box<JobError>> {
+fn whose(snapshot: &Snapshot, claim: &Claim, named: Option<&str>) -> Result<Option<TenantId>, Box<JobError>> {
     let bound = bound_producer(snapshot, claim);
     let Some(named) = named else {
         return Ok(bound.and_then(|name| snapshot.producers.get(&name).copied()));
     };
     if let Some(bound) = bound.filter(|bound| bound != named) {
-        let reason =
-            format!("is `{named}`, but whoever published the job is registered as `{bound}`");
-        return Err(Box::new(JobError::new(
-            "/producer",
-            "other_producer",
-            reason,
-        )));
+        let reason = format!("is `{named}`, but whoever published the job is registered as `{bound}`");
+        return Err(Box::new(JobError::new("/producer", "other_producer", reason)));
     }
     let known = snapshot.producers.get(named).copied();
     match (known, claim) {
         (Some(tenant), Claim::Token { tenant: own, .. }) if tenant != *own => {
             let reason = format!("`{named}` is not a producer of the token's tenant");
-            Err(Box::new(JobError::new(
-                "/producer",
-                "other_producer",
-                reason,
-            )))
+            Err(Box::new(JobError::new("/producer", "other_producer", reason)))
         }
         (Some(tenant), _) => Ok(Some(tenant)),
         (
@@ -179,9 +164,7 @@ fn bound_producer(snapshot: &Snapshot, claim: &Claim) -> Option<String> {
     match claim {
         Claim::Token { producer, .. } => producer.clone(),
         // The broker's everyday user (`guest`) is nobody's name.
-        Claim::Broker { user } => user
-            .clone()
-            .filter(|user| snapshot.producers.contains_key(user)),
+        Claim::Broker { user } => user.clone().filter(|user| snapshot.producers.contains_key(user)),
     }
 }
 

@@ -10,8 +10,7 @@ use uuid::Uuid;
 use crate::{
     domain::template::Params,
     intake::job::{
-        Audience, CANCEL_JOB, CancelJob, JobError, Notify, Recipient, Rejection, SEND_JOB, SendJob,
-        TemplateRef,
+        Audience, CANCEL_JOB, CancelJob, JobError, Notify, Recipient, Rejection, SEND_JOB, SendJob, TemplateRef,
     },
 };
 
@@ -86,9 +85,7 @@ pub fn job(body: &Value) -> Result<Read, Vec<JobError>> {
         Some(CANCEL_JOB) => reader.cancel(body),
         Some(other) => {
             let reason = format!("`{other}` is not a kind of job: {SEND_JOB} or {CANCEL_JOB}");
-            reader
-                .errors
-                .push(JobError::new("/schema", "unknown_schema", reason));
+            reader.errors.push(JobError::new("/schema", "unknown_schema", reason));
             None
         }
         None if body.is_object() => {
@@ -146,10 +143,7 @@ impl Reader {
         let params = self.params(fields, "");
         let campaign = self.optional_text(fields, "", "campaign", TEXT_CHARS);
         let channel = self.word(fields, "channel");
-        let (send_at, expires_at) = (
-            self.time(fields, "send_at"),
-            self.time(fields, "expires_at"),
-        );
+        let (send_at, expires_at) = (self.time(fields, "send_at"), self.time(fields, "expires_at"));
         let notify = self.notify(fields);
         let (recipients, audience) = (given(fields, "recipients"), given(fields, "audience"));
         if recipients.is_some() == audience.is_some() {
@@ -199,12 +193,7 @@ impl Reader {
     }
 
     /// The fields of an object, reporting those it should not have.
-    fn object<'a>(
-        &mut self,
-        value: &'a Value,
-        at: &str,
-        known: &[&str],
-    ) -> Option<&'a Map<String, Value>> {
+    fn object<'a>(&mut self, value: &'a Value, at: &str, known: &[&str]) -> Option<&'a Map<String, Value>> {
         let Some(fields) = value.as_object() else {
             self.wrong_type(at, "must be an object");
             return None;
@@ -225,31 +214,16 @@ impl Reader {
         self.errors.push(JobError::new(at, "wrong_type", reason));
     }
 
-    fn text(
-        &mut self,
-        fields: &Map<String, Value>,
-        at: &str,
-        name: &str,
-        max: usize,
-    ) -> Option<String> {
+    fn text(&mut self, fields: &Map<String, Value>, at: &str, name: &str, max: usize) -> Option<String> {
         if given(fields, name).is_none() {
-            self.errors.push(JobError::new(
-                pointer(at, name),
-                "missing_field",
-                "is missing",
-            ));
+            self.errors
+                .push(JobError::new(pointer(at, name), "missing_field", "is missing"));
             return None;
         }
         self.optional_text(fields, at, name, max)
     }
 
-    fn optional_text(
-        &mut self,
-        fields: &Map<String, Value>,
-        at: &str,
-        name: &str,
-        max: usize,
-    ) -> Option<String> {
+    fn optional_text(&mut self, fields: &Map<String, Value>, at: &str, name: &str, max: usize) -> Option<String> {
         let value = given(fields, name)?;
         let Some(text) = value.as_str() else {
             self.wrong_type(pointer(at, name), "must be text");
@@ -257,8 +231,7 @@ impl Reader {
         };
         if !is_good_text(text, max) {
             let reason = format!("must have 1 to {max} characters and no NUL");
-            self.errors
-                .push(JobError::new(pointer(at, name), "ill_formed", reason));
+            self.errors.push(JobError::new(pointer(at, name), "ill_formed", reason));
             return None;
         }
         Some(text.to_owned())
@@ -270,8 +243,7 @@ impl Reader {
             return Some(name);
         }
         let reason = "must have 1 to 64 of a-z, 0-9 and -";
-        self.errors
-            .push(JobError::new("/producer", "ill_formed", reason));
+        self.errors.push(JobError::new("/producer", "ill_formed", reason));
         None
     }
 
@@ -327,11 +299,7 @@ impl Reader {
         let mut params = Params::new();
         for (slot, value) in values {
             match value.as_str() {
-                Some(text)
-                    if text.contains('\0')
-                        || text.len() > PARAM_CHARS
-                        || !is_good_text(slot, TEXT_CHARS) =>
-                {
+                Some(text) if text.contains('\0') || text.len() > PARAM_CHARS || !is_good_text(slot, TEXT_CHARS) => {
                     self.errors.push(JobError::new(
                         pointer(&at, slot),
                         "ill_formed",
@@ -352,8 +320,7 @@ impl Reader {
         let time = DateTime::parse_from_rfc3339(&text);
         if time.is_err() {
             let reason = "must be a time with its offset as in RFC 3339, for example 2026-12-01T09:00:00+09:00";
-            self.errors
-                .push(JobError::new(pointer("", name), "ill_formed", reason));
+            self.errors.push(JobError::new(pointer("", name), "ill_formed", reason));
         }
         time.ok()
     }
@@ -369,9 +336,7 @@ impl Reader {
         let mut notify = Vec::new();
         for (index, word) in words.iter().enumerate() {
             match word.as_str() {
-                Some(text) => {
-                    notify.extend(self.parse_word::<Notify>(text, format!("/notify/{index}")))
-                }
+                Some(text) => notify.extend(self.parse_word::<Notify>(text, format!("/notify/{index}"))),
                 None => self.wrong_type(format!("/notify/{index}"), "must be text"),
             }
         }
@@ -395,9 +360,7 @@ impl Reader {
                 }
                 parsed.map(Audience::Import)
             }
-            (None, Some(_)) => self
-                .text(fields, "/audience", "group", TEXT_CHARS)
-                .map(Audience::Group),
+            (None, Some(_)) => self.text(fields, "/audience", "group", TEXT_CHARS).map(Audience::Group),
             _ => {
                 self.errors.push(JobError::new(
                     "/audience",

@@ -97,10 +97,7 @@ impl Decoded {
         self.decoder = Some(encoding.new_decoder_with_bom_removal());
         self.ahead = start.into();
         if self.is_ended && self.ahead.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the file is empty",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
         }
         Ok(())
     }
@@ -108,9 +105,7 @@ impl Decoded {
 
 impl Read for Decoded {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.read == self.ready.len()
-            && !(self.is_ended && self.ahead.is_empty() && self.decoder.is_some())
-        {
+        while self.read == self.ready.len() && !(self.is_ended && self.ahead.is_empty() && self.decoder.is_some()) {
             self.decode_more()?;
         }
         let mut rest = self.ready.as_bytes().get(self.read..).unwrap_or_default();
@@ -119,10 +114,7 @@ impl Read for Decoded {
             rest.copy_to_slice(into);
         }
         self.read += count;
-        let since = self
-            .since_record
-            .fetch_add(count, std::sync::atomic::Ordering::Relaxed)
-            + count;
+        let since = self.since_record.fetch_add(count, std::sync::atomic::Ordering::Relaxed) + count;
         if since > RECORD_MAX {
             let reason = "a row is longer than 1 MiB: is a quotation mark missing?";
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
@@ -184,8 +176,7 @@ mod tests {
             .has_headers(false)
             .flexible(true)
             .from_reader(text.as_bytes());
-        let (mut counter, mut record, mut rows) =
-            (RowCounter::default(), csv::StringRecord::new(), Vec::new());
+        let (mut counter, mut record, mut rows) = (RowCounter::default(), csv::StringRecord::new(), Vec::new());
         while reader.read_record(&mut record).unwrap() {
             rows.push(counter.next(reader.position().line(), &record));
         }

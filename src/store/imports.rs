@@ -32,11 +32,7 @@ pub struct Import {
 }
 
 /// An import of a tenant.
-pub async fn find(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    id: Uuid,
-) -> Result<Option<Import>, StoreError> {
+pub async fn find(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> Result<Option<Import>, StoreError> {
     let row = sqlx::query!(
         r#"SELECT account_id, template_id, state, good,
                   (SELECT params FROM import_row r WHERE r.import_id = i.id ORDER BY row LIMIT 1) AS "sample?"
@@ -154,18 +150,11 @@ pub async fn insert_rows(
     .fetch_all(connection)
     .await
     .doing("write rows of an import")?;
-    Ok(duplicates
-        .into_iter()
-        .map(|row| (row.row, row.first))
-        .collect())
+    Ok(duplicates.into_iter().map(|row| (row.row, row.first)).collect())
 }
 
 /// Writes refused rows.
-pub async fn insert_refused(
-    connection: &mut PgConnection,
-    import: Uuid,
-    rows: &[BadRow],
-) -> Result<(), StoreError> {
+pub async fn insert_refused(connection: &mut PgConnection, import: Uuid, rows: &[BadRow]) -> Result<(), StoreError> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -197,11 +186,7 @@ pub struct Progress {
 }
 
 /// Says how far an import is.
-pub async fn progress(
-    connection: &mut PgConnection,
-    import: Uuid,
-    progress: Progress,
-) -> Result<(), StoreError> {
+pub async fn progress(connection: &mut PgConnection, import: Uuid, progress: Progress) -> Result<(), StoreError> {
     let Progress { rows, good, bad } = progress;
     sqlx::query!(
         "UPDATE import SET rows = $2, good = $3, bad = $4 WHERE id = $1",
@@ -217,11 +202,7 @@ pub async fn progress(
 }
 
 /// Ends an import: ready, or failed with the problem. A failed one keeps no rows.
-pub async fn end(
-    connection: &mut PgConnection,
-    import: Uuid,
-    problem: Option<&str>,
-) -> Result<(), StoreError> {
+pub async fn end(connection: &mut PgConnection, import: Uuid, problem: Option<&str>) -> Result<(), StoreError> {
     if problem.is_some() {
         sqlx::query!("DELETE FROM import_row WHERE import_id = $1", import)
             .execute(&mut *connection)
@@ -347,12 +328,9 @@ pub async fn plan_chunk(
 
 /// Says that all messages of a batch are made: from now on they are sent.
 pub async fn finish_plan(connection: &mut PgConnection, batch: BatchId) -> Result<(), StoreError> {
-    sqlx::query!(
-        "UPDATE batch SET state = 'planned' WHERE batch_id = $1",
-        batch.0
-    )
-    .execute(connection)
-    .await
-    .doing("end the planning of a batch")?;
+    sqlx::query!("UPDATE batch SET state = 'planned' WHERE batch_id = $1", batch.0)
+        .execute(connection)
+        .await
+        .doing("end the planning of a batch")?;
     Ok(())
 }

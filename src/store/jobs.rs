@@ -55,10 +55,7 @@ pub struct FirstAnswer {
 }
 
 /// Takes the keys that are free; returns them. In order of the keys.
-pub async fn take_keys(
-    connection: &mut PgConnection,
-    jobs: &[NewJob<'_>],
-) -> Result<Vec<JobKey>, StoreError> {
+pub async fn take_keys(connection: &mut PgConnection, jobs: &[NewJob<'_>]) -> Result<Vec<JobKey>, StoreError> {
     let tenants: Vec<i32> = jobs.iter().map(|job| job.key.tenant.0).collect();
     let producers: Vec<&str> = jobs.iter().map(|job| job.key.producer.as_str()).collect();
     let names: Vec<&str> = jobs.iter().map(|job| job.key.job_id.as_str()).collect();
@@ -90,10 +87,7 @@ pub async fn take_keys(
 }
 
 /// What was answered to these jobs when they came first.
-pub async fn first_answers(
-    connection: &mut PgConnection,
-    keys: &[&JobKey],
-) -> Result<Vec<FirstAnswer>, StoreError> {
+pub async fn first_answers(connection: &mut PgConnection, keys: &[&JobKey]) -> Result<Vec<FirstAnswer>, StoreError> {
     let tenants: Vec<i32> = keys.iter().map(|key| key.tenant.0).collect();
     let producers: Vec<&str> = keys.iter().map(|key| key.producer.as_str()).collect();
     let names: Vec<&str> = keys.iter().map(|key| key.job_id.as_str()).collect();
@@ -126,15 +120,9 @@ pub async fn first_answers(
 }
 
 /// Keeps answers that say more than "all accepted".
-pub async fn keep_answers(
-    connection: &mut PgConnection,
-    answers: &[(&JobKey, Value)],
-) -> Result<(), StoreError> {
+pub async fn keep_answers(connection: &mut PgConnection, answers: &[(&JobKey, Value)]) -> Result<(), StoreError> {
     let tenants: Vec<i32> = answers.iter().map(|(key, _)| key.tenant.0).collect();
-    let producers: Vec<&str> = answers
-        .iter()
-        .map(|(key, _)| key.producer.as_str())
-        .collect();
+    let producers: Vec<&str> = answers.iter().map(|(key, _)| key.producer.as_str()).collect();
     let names: Vec<&str> = answers.iter().map(|(key, _)| key.job_id.as_str()).collect();
     let bodies: Vec<Value> = answers.iter().map(|(_, answer)| answer.clone()).collect();
     sqlx::query!(
@@ -154,10 +142,7 @@ pub async fn keep_answers(
 
 /// The open holds of these scopes, locked against being closed until the transaction ends: whoever closes one
 /// afterwards finds what was parked under it.
-pub async fn open_holds(
-    connection: &mut PgConnection,
-    scopes: &[String],
-) -> Result<Vec<OpenHold>, StoreError> {
+pub async fn open_holds(connection: &mut PgConnection, scopes: &[String]) -> Result<Vec<OpenHold>, StoreError> {
     let rows = sqlx::query!(
         "SELECT id, scope, cause, until FROM hold
          WHERE closed_at IS NULL AND scope = ANY($1) ORDER BY id FOR SHARE",
@@ -215,13 +200,9 @@ pub struct NewBatch<'a> {
 }
 
 /// Writes batches, their tallies where they have more than one message, and the work of `recipients` messages each.
-pub async fn insert_batches(
-    connection: &mut PgConnection,
-    batches: &[NewBatch<'_>],
-) -> Result<(), StoreError> {
+pub async fn insert_batches(connection: &mut PgConnection, batches: &[NewBatch<'_>]) -> Result<(), StoreError> {
     let ids: Vec<Uuid> = batches.iter().map(|b| b.batch.0).collect();
-    let (send_at, expires_at): (Vec<_>, Vec<_>) =
-        batches.iter().map(|b| (b.send_at, b.expires_at)).unzip();
+    let (send_at, expires_at): (Vec<_>, Vec<_>) = batches.iter().map(|b| (b.send_at, b.expires_at)).unzip();
     let lives: Vec<i64> = batches.iter().map(|b| b.life_s).collect();
     let lanes: Vec<&str> = batches.iter().map(|b| b.lane.as_str()).collect();
     let numbers: Vec<i32> = batches.iter().map(|b| b.number.0).collect();
@@ -278,20 +259,10 @@ pub async fn insert_batches(
     Ok(())
 }
 
-async fn insert_work(
-    connection: &mut PgConnection,
-    batches: &[NewBatch<'_>],
-) -> Result<(), StoreError> {
-    let (send_at, expires_at): (Vec<_>, Vec<_>) =
-        batches.iter().map(|b| (b.send_at, b.expires_at)).unzip();
-    let holds: Vec<Option<i64>> = batches
-        .iter()
-        .map(|b| b.hold.map(|hold| hold.id.0))
-        .collect();
-    let until: Vec<Option<DateTime<Utc>>> = batches
-        .iter()
-        .map(|b| b.hold.and_then(|hold| hold.until))
-        .collect();
+async fn insert_work(connection: &mut PgConnection, batches: &[NewBatch<'_>]) -> Result<(), StoreError> {
+    let (send_at, expires_at): (Vec<_>, Vec<_>) = batches.iter().map(|b| (b.send_at, b.expires_at)).unzip();
+    let holds: Vec<Option<i64>> = batches.iter().map(|b| b.hold.map(|hold| hold.id.0)).collect();
+    let until: Vec<Option<DateTime<Utc>>> = batches.iter().map(|b| b.hold.and_then(|hold| hold.until)).collect();
     sqlx::query!(
         "INSERT INTO work (batch_id, seq, number_id, lane, stage, turn_group, wake_at, hold_id)
          SELECT batch_id, seq, number_id, lane, (CASE WHEN hold_id IS NULL THEN 'ready' ELSE 'parked' END)::work_stage,
@@ -339,10 +310,7 @@ pub struct NewMessage<'a> {
 }
 
 /// Writes messages.
-pub async fn insert_messages(
-    connection: &mut PgConnection,
-    messages: &[NewMessage<'_>],
-) -> Result<(), StoreError> {
+pub async fn insert_messages(connection: &mut PgConnection, messages: &[NewMessage<'_>]) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO message (batch_id, seq, recipient, ref, time_zone, params)
          SELECT * FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::jsonb[])",
@@ -375,10 +343,7 @@ pub struct RefusedRecipient<'a> {
 }
 
 /// Writes refused recipients.
-pub async fn insert_refused(
-    connection: &mut PgConnection,
-    refused: &[RefusedRecipient<'_>],
-) -> Result<(), StoreError> {
+pub async fn insert_refused(connection: &mut PgConnection, refused: &[RefusedRecipient<'_>]) -> Result<(), StoreError> {
     if refused.is_empty() {
         return Ok(());
     }
@@ -418,10 +383,7 @@ pub struct RefusedJob {
 }
 
 /// Lists refused jobs; one that is listed already is counted.
-pub async fn record_refused(
-    connection: &mut PgConnection,
-    refused: &[RefusedJob],
-) -> Result<(), StoreError> {
+pub async fn record_refused(connection: &mut PgConnection, refused: &[RefusedJob]) -> Result<(), StoreError> {
     let mut sorted: Vec<&RefusedJob> = refused.iter().collect();
     sorted.sort_by(|a, b| (&a.producer, &a.digest).cmp(&(&b.producer, &b.digest)));
     // One statement cannot count the same row twice.
@@ -429,11 +391,7 @@ pub async fn record_refused(
     let mut rows: Vec<&RefusedJob> = Vec::new();
     for job in sorted {
         match (rows.last(), counts.last_mut()) {
-            (Some(last), Some(count))
-                if last.producer == job.producer && last.digest == job.digest =>
-            {
-                *count += 1
-            }
+            (Some(last), Some(count)) if last.producer == job.producer && last.digest == job.digest => *count += 1,
             _ => {
                 rows.push(job);
                 counts.push(1);
@@ -454,7 +412,10 @@ pub async fn record_refused(
         &rows.iter().map(|r| r.job_id.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
         &rows.iter().map(|r| r.source.as_str()).collect::<Vec<_>>() as &[&str],
         &rows.iter().map(|r| r.digest.as_slice()).collect::<Vec<_>>() as &[&[u8]],
-        &rows.iter().map(|r| i32::try_from(r.body_bytes).unwrap_or(i32::MAX)).collect::<Vec<_>>(),
+        &rows
+            .iter()
+            .map(|r| i32::try_from(r.body_bytes).unwrap_or(i32::MAX))
+            .collect::<Vec<_>>(),
         &rows.iter().map(|r| r.errors.clone()).collect::<Vec<_>>(),
         &counts
     )
@@ -465,10 +426,7 @@ pub async fn record_refused(
 }
 
 /// Marks the batch of a job as cancelled; what is not sent yet is then given up by the sweep. The first time counts.
-pub async fn cancel(
-    connection: &mut PgConnection,
-    key: &JobKey,
-) -> Result<Option<BatchId>, StoreError> {
+pub async fn cancel(connection: &mut PgConnection, key: &JobKey) -> Result<Option<BatchId>, StoreError> {
     let batch = sqlx::query_scalar!(
         "UPDATE batch b SET cancelled_at = coalesce(cancelled_at, now())
          FROM job j

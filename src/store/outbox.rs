@@ -73,10 +73,7 @@ pub struct OutboxRow {
 }
 
 /// Owes messages, in the transaction they tell of.
-pub async fn insert(
-    connection: &mut PgConnection,
-    messages: &[OutboxMessage],
-) -> Result<(), StoreError> {
+pub async fn insert(connection: &mut PgConnection, messages: &[OutboxMessage]) -> Result<(), StoreError> {
     if messages.is_empty() {
         return Ok(());
     }

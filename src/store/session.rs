@@ -40,11 +40,7 @@ impl Session {
 
     /// Begins a transaction.
     pub async fn begin(&mut self) -> Result<Work<'_>, StoreError> {
-        self.connection()
-            .await?
-            .begin()
-            .await
-            .doing("begin a transaction")
+        self.connection().await?.begin().await.doing("begin a transaction")
     }
 
     /// To be told of every error: a connection that may be broken is not used again.

@@ -13,13 +13,30 @@ async fn a_token_opens_what_its_scopes_name(_: PgPoolOptions, options: PgConnect
     let reader = served.token(&[Scope::Read]).await;
     assert_eq!(served.get(&reader, "/v1/batches").await.0, StatusCode::OK);
     let (status, answer) = served.get(&reader, "/v1/tokens").await;
-    assert_eq!((status, &answer["errors"][0]["code"]), (StatusCode::FORBIDDEN, &json!("missing_scope")));
+    assert_eq!(
+        (status, &answer["errors"][0]["code"]),
+        (StatusCode::FORBIDDEN, &json!("missing_scope"))
+    );
     let close = json!({"reason": "x"});
-    assert_eq!(served.call(&reader, Method::POST, "/v1/holds/1/close", Some(close)).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(
+        served
+            .call(&reader, Method::POST, "/v1/holds/1/close", Some(close))
+            .await
+            .0,
+        StatusCode::FORBIDDEN
+    );
 
     let unknown = served.get("cdt_guess", "/v1/batches").await;
-    assert_eq!((unknown.0, &unknown.1["errors"][0]["code"]), (StatusCode::UNAUTHORIZED, &json!("unknown_token")));
-    let none = served.client().get(format!("{}/v1/batches", served.url)).send().await.unwrap();
+    assert_eq!(
+        (unknown.0, &unknown.1["errors"][0]["code"]),
+        (StatusCode::UNAUTHORIZED, &json!("unknown_token"))
+    );
+    let none = served
+        .client()
+        .get(format!("{}/v1/batches", served.url))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(none.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(none.headers()["www-authenticate"], "Bearer");
     assert!(none.headers().contains_key("x-request-id"));
@@ -39,12 +56,34 @@ async fn tokens_are_made_listed_and_revoked(_: PgPoolOptions, options: PgConnect
     assert_eq!(list[0]["producer"], "orders");
     assert!(!list.to_string().contains(made["token"].as_str().unwrap()));
     let id = made["id"].as_str().unwrap();
-    assert_eq!(served.call(&admin, Method::DELETE, &format!("/v1/tokens/{id}"), None).await.0, StatusCode::NO_CONTENT);
-    assert_eq!(served.call(&admin, Method::DELETE, &format!("/v1/tokens/{id}"), None).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        served
+            .call(&admin, Method::DELETE, &format!("/v1/tokens/{id}"), None)
+            .await
+            .0,
+        StatusCode::NO_CONTENT
+    );
+    assert_eq!(
+        served
+            .call(&admin, Method::DELETE, &format!("/v1/tokens/{id}"), None)
+            .await
+            .0,
+        StatusCode::NOT_FOUND
+    );
     let (status, _) = served.get(made["token"].as_str().unwrap(), "/v1/batches").await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
-    let (status, answer) = served.call(&admin, Method::POST, "/v1/tokens", Some(json!({"name": "", "scopes": []}))).await;
-    assert_eq!((status, answer["errors"].as_array().unwrap().len()), (StatusCode::UNPROCESSABLE_ENTITY, 2));
+    let (status, answer) = served
+        .call(
+            &admin,
+            Method::POST,
+            "/v1/tokens",
+            Some(json!({"name": "", "scopes": []})),
+        )
+        .await;
+    assert_eq!(
+        (status, answer["errors"].as_array().unwrap().len()),
+        (StatusCode::UNPROCESSABLE_ENTITY, 2)
+    );
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
@@ -53,9 +92,19 @@ async fn a_token_that_asks_too_often_is_told_to_wait(_: PgPoolOptions, options: 
     let reader = served.token(&[Scope::Read]).await;
     let other = served.token(&[Scope::Read]).await;
     // One a second: on a machine that is slow for a moment the second request may still be in time, not all.
-    let asked = (0..10).map(|_| served.client().get(format!("{}/v1/batches", served.url)).bearer_auth(&reader).send());
+    let asked = (0..10).map(|_| {
+        served
+            .client()
+            .get(format!("{}/v1/batches", served.url))
+            .bearer_auth(&reader)
+            .send()
+    });
     let answers = futures_util::future::join_all(asked).await;
-    let early = answers.into_iter().flatten().find(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).unwrap();
+    let early = answers
+        .into_iter()
+        .flatten()
+        .find(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS)
+        .unwrap();
     assert_eq!(early.headers()["retry-after"], "1");
     assert_eq!(served.get(&other, "/v1/batches").await.0, StatusCode::OK);
 }
@@ -67,8 +116,16 @@ async fn whatever_is_wrong_is_answered_in_one_form(_: PgPoolOptions, options: Pg
     served.put_registry(&admin, &registry()).await;
     let cases = [
         ("/v1/batches?nmber=1", StatusCode::BAD_REQUEST, "invalid_query"),
-        ("/v1/batches?number=%2B15550001112", StatusCode::UNPROCESSABLE_ENTITY, "unknown_number"),
-        ("/v1/batches?after=x", StatusCode::UNPROCESSABLE_ENTITY, "invalid_cursor"),
+        (
+            "/v1/batches?number=%2B15550001112",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "unknown_number",
+        ),
+        (
+            "/v1/batches?after=x",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_cursor",
+        ),
         ("/v1/messages?state=lost", StatusCode::BAD_REQUEST, "invalid_query"),
         ("/v1/batches/nonsense", StatusCode::NOT_FOUND, "not_found"),
         ("/v1/messages/nonsense", StatusCode::NOT_FOUND, "not_found"),
@@ -80,11 +137,24 @@ async fn whatever_is_wrong_is_answered_in_one_form(_: PgPoolOptions, options: Pg
     }
     let (_, answer) = served.get(&admin, "/v1/batches?number=%2B15550001112").await;
     assert_eq!(answer["errors"][0]["did_you_mean"], json!(["+15550001111"]));
-    assert_eq!(served.call(&admin, Method::POST, "/v1/batches", None).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(
+        served.call(&admin, Method::POST, "/v1/batches", None).await.0,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
     let large = json!({"name": "x".repeat(100_000), "scopes": ["read"]});
     let (status, answer) = served.call(&admin, Method::POST, "/v1/tokens", Some(large)).await;
-    assert_eq!((status, &answer["errors"][0]["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("too_large")));
-    let broken = served.client().post(format!("{}/v1/tokens", served.url)).bearer_auth(&admin).body("{").send().await.unwrap();
+    assert_eq!(
+        (status, &answer["errors"][0]["code"]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &json!("too_large"))
+    );
+    let broken = served
+        .client()
+        .post(format!("{}/v1/tokens", served.url))
+        .bearer_auth(&admin)
+        .body("{")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(broken.status(), StatusCode::BAD_REQUEST);
 }
 
@@ -93,7 +163,10 @@ async fn machines_ask_without_a_token(_: PgPoolOptions, options: PgConnectOption
     let served = Served::over(&options).await;
     assert_eq!(served.get("", "/healthz").await.0, StatusCode::OK);
     let (status, ready) = served.get("", "/readyz").await;
-    assert_eq!((status, &ready["checks"][0]["detail"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("gone")));
+    assert_eq!(
+        (status, &ready["checks"][0]["detail"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("gone"))
+    );
     assert_eq!(served.get("", "/metrics").await.0, StatusCode::OK);
     let (_, contract) = served.get("", "/openapi.json").await;
     assert!(contract["paths"]["/v1/messages"]["get"].is_object());
@@ -118,7 +191,9 @@ async fn pages(served: &Served, token: &str, path: &str, limit: u16) -> Vec<Valu
 }
 
 fn column(rows: &[Value], name: &str) -> Vec<String> {
-    rows.iter().map(|row| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned)).collect()
+    rows.iter()
+        .map(|row| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned))
+        .collect()
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
@@ -128,12 +203,33 @@ async fn every_list_has_each_of_its_messages_once(_: PgPoolOptions, options: PgC
     served.put_registry(&admin, &registry()).await;
     let batches = seed(
         &served,
-        &[&["sent", "failed", "pending"], &["pending", "pending"], &["sent"], &["failed"], &["uncertain", "sent"], &["pending"]],
+        &[
+            &["sent", "failed", "pending"],
+            &["pending", "pending"],
+            &["sent"],
+            &["failed"],
+            &["uncertain", "sent"],
+            &["pending"],
+        ],
     )
     .await;
     let id = |batch: usize, seq: i32| format!("{}.{seq}", batches[batch]);
     let lists = [
-        ("all", vec![id(5, 1), id(4, 1), id(4, 2), id(3, 1), id(2, 1), id(1, 1), id(1, 2), id(0, 1), id(0, 2), id(0, 3)]),
+        (
+            "all",
+            vec![
+                id(5, 1),
+                id(4, 1),
+                id(4, 2),
+                id(3, 1),
+                id(2, 1),
+                id(1, 1),
+                id(1, 2),
+                id(0, 1),
+                id(0, 2),
+                id(0, 3),
+            ],
+        ),
         ("sent", vec![id(4, 2), id(2, 1), id(0, 1)]),
         ("pending", vec![id(5, 1), id(1, 1), id(1, 2), id(0, 3)]),
         ("failed", vec![id(3, 1), id(0, 2)]),
@@ -142,9 +238,17 @@ async fn every_list_has_each_of_its_messages_once(_: PgPoolOptions, options: PgC
     for (list, expected) in &lists {
         for limit in [1, 2, 500] {
             let path = format!("/v1/messages?list={list}");
-            assert_eq!(column(&pages(&served, &admin, &path, limit).await, "id"), *expected, "{list} by {limit}");
+            assert_eq!(
+                column(&pages(&served, &admin, &path, limit).await, "id"),
+                *expected,
+                "{list} by {limit}"
+            );
             let path = format!("{path}&number=%2B15550001111");
-            assert_eq!(column(&pages(&served, &admin, &path, limit).await, "id"), *expected, "{list} of the number");
+            assert_eq!(
+                column(&pages(&served, &admin, &path, limit).await, "id"),
+                *expected,
+                "{list} of the number"
+            );
         }
     }
     let path = format!("/v1/messages?list=pending&batch={}", batches[0]);
@@ -152,26 +256,53 @@ async fn every_list_has_each_of_its_messages_once(_: PgPoolOptions, options: PgC
     let path = "/v1/messages?state=failed&recipient=%2B819012345602";
     assert_eq!(column(&pages(&served, &admin, path, 1).await, "id"), [id(0, 2)]);
     let path = "/v1/messages?recipient=+81-90-1234-5602";
-    assert_eq!(column(&pages(&served, &admin, path, 2).await, "id"), [id(4, 2), id(1, 2), id(0, 2)]);
+    assert_eq!(
+        column(&pages(&served, &admin, path, 2).await, "id"),
+        [id(4, 2), id(1, 2), id(0, 2)]
+    );
     let newest: Vec<_> = batches.iter().rev().map(ToString::to_string).collect();
-    for path in ["/v1/batches", "/v1/batches?number=%2B15550001111", "/v1/batches?producer=shop"] {
+    for path in [
+        "/v1/batches",
+        "/v1/batches?number=%2B15550001111",
+        "/v1/batches?producer=shop",
+    ] {
         for limit in [1, 4, 50] {
-            assert_eq!(column(&pages(&served, &admin, path, limit).await, "batch_id"), newest, "{path} by {limit}");
+            assert_eq!(
+                column(&pages(&served, &admin, path, limit).await, "batch_id"),
+                newest,
+                "{path} by {limit}"
+            );
         }
     }
     let one = pages(&served, &admin, "/v1/batches?job_id=job-4", 5).await;
-    assert_eq!((column(&one, "batch_id"), &one[0]["uncertain"]), (vec![newest[1].clone()], &json!(1)));
+    assert_eq!(
+        (column(&one, "batch_id"), &one[0]["uncertain"]),
+        (vec![newest[1].clone()], &json!(1))
+    );
     let (_, single) = served.get(&admin, &format!("/v1/batches/{}", batches[3])).await;
     assert_eq!((&single["failed"], &single["pending"]), (&json!(1), &json!(0)));
 
     let other = {
-        served.put_registry(&admin, &json!({"tenants": [{"name": "other"}], "accounts": registry()["accounts"]})).await;
+        served
+            .put_registry(
+                &admin,
+                &json!({"tenants": [{"name": "other"}], "accounts": registry()["accounts"]}),
+            )
+            .await;
         served.token_for("other", &[Scope::Admin]).await
     };
-    for path in ["/v1/messages", "/v1/messages?list=pending", "/v1/messages?list=failed", "/v1/batches"] {
+    for path in [
+        "/v1/messages",
+        "/v1/messages?list=pending",
+        "/v1/messages?list=failed",
+        "/v1/batches",
+    ] {
         assert_eq!(served.get(&other, path).await.1["items"], json!([]), "{path}");
     }
-    assert_eq!(served.get(&other, &format!("/v1/messages/{}", id(0, 1))).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        served.get(&other, &format!("/v1/messages/{}", id(0, 1))).await.0,
+        StatusCode::NOT_FOUND
+    );
     assert_eq!(served.get(&other, "/v1/failures").await.1, json!([]));
 }
 
@@ -196,7 +327,10 @@ async fn failures_come_with_advice(_: PgPoolOptions, options: PgConnectOptions) 
     served.put_registry(&admin, &registry()).await;
     let batches = seed(&served, &[&["failed", "failed", "sent"], &["failed"]]).await;
     let (_, failures) = served.get(&admin, "/v1/failures").await;
-    assert_eq!((&failures[0]["code"], &failures[0]["messages"]), (&json!("131026"), &json!(3)));
+    assert_eq!(
+        (&failures[0]["code"], &failures[0]["messages"]),
+        (&json!("131026"), &json!(3))
+    );
     assert!(!failures[0]["advice"]["ja"].as_str().unwrap().is_empty());
     assert!(["now", "later", "never"].contains(&failures[0]["resend"].as_str().unwrap()));
     let (_, of_batch) = served.get(&admin, &format!("/v1/failures?batch={}", batches[1])).await;

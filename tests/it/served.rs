@@ -8,11 +8,7 @@ use campaign_dispatch::{
     providers::{self, http::HttpClient},
     registry::tokens::{self, Scope, TokenRequest},
     settings::Settings,
-    store::{
-        Store,
-        registry::Directory,
-        vault::Vault,
-    },
+    store::{Store, registry::Directory, vault::Vault},
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, StatusCode};
@@ -30,7 +26,9 @@ pub(crate) struct Served {
 
 /// Settings as a test wants them.
 pub(crate) fn settings(pairs: &[(&str, &str)]) -> Settings {
-    let own = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let own = pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     Settings::load(None, own).unwrap()
 }
 
@@ -50,7 +48,13 @@ impl Served {
             providers: providers::registry(&HttpClient::new(&settings.provider).unwrap()),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             readiness: Arc::new(|| {
-                Box::pin(async { vec![http::Check { name: "broker", ok: false, detail: "gone".to_owned() }] })
+                Box::pin(async {
+                    vec![http::Check {
+                        name: "broker",
+                        ok: false,
+                        detail: "gone".to_owned(),
+                    }]
+                })
             }),
             settings: settings.http.clone(),
             inline_bytes: settings.intake.inline_bytes,
@@ -58,7 +62,12 @@ impl Served {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, http::router(state)).await });
-        Self { store, directory, url, client: reqwest::Client::new() }
+        Self {
+            store,
+            directory,
+            url,
+            client: reqwest::Client::new(),
+        }
     }
 
     /// A token of the tenant `default`.
@@ -76,8 +85,17 @@ impl Served {
         tokens::create(&self.store, None, &request).await.unwrap().token
     }
 
-    pub(crate) async fn call(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(token);
+    pub(crate) async fn call(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let mut request = self
+            .client
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(token);
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -152,15 +170,17 @@ pub(crate) async fn seed(served: &Served, states: &[&[&str]]) -> Vec<uuid::Uuid>
         .unwrap();
         if states.len() > 1 {
             let count = |state: &str| i32::try_from(states.iter().filter(|s| **s == state).count()).unwrap();
-            sqlx::query("INSERT INTO batch_tally (batch_id, pending, uncertain, sent, failed) VALUES ($1, $2, $3, $4, $5)")
-                .bind(batch)
-                .bind(count("pending"))
-                .bind(count("uncertain"))
-                .bind(count("sent"))
-                .bind(count("failed"))
-                .execute(&mut *connection)
-                .await
-                .unwrap();
+            sqlx::query(
+                "INSERT INTO batch_tally (batch_id, pending, uncertain, sent, failed) VALUES ($1, $2, $3, $4, $5)",
+            )
+            .bind(batch)
+            .bind(count("pending"))
+            .bind(count("uncertain"))
+            .bind(count("sent"))
+            .bind(count("failed"))
+            .execute(&mut *connection)
+            .await
+            .unwrap();
         }
         for (place, state) in states.iter().enumerate() {
             insert_message(&mut connection, batch, i32::try_from(place).unwrap() + 1, state).await;
