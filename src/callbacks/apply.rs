@@ -24,7 +24,7 @@ use crate::{
         Link, Store, StoreError,
         callbacks::{self as rows, Kept},
         chain,
-        messages::{self, Applied, Change, Failure, Next, Rules},
+        messages::{self, Applied, Change, Failure, Fault, Next, Rules},
         registry::{Directory, Snapshot},
     },
 };
@@ -248,6 +248,16 @@ impl Applier {
             "failed" => self.failed(event, attempt),
             _ => return None,
         };
+        let fault = event
+            .failure
+            .as_ref()
+            .and_then(|(_, class, _, wait)| match class.reaction() {
+                Reaction::Park(scope) => Some(Fault {
+                    scope,
+                    lasts: wait.map(Duration::from_secs),
+                }),
+                Reaction::Later { .. } | Reaction::Fail | Reaction::Unknown => None,
+            });
         let failure = event
             .failure
             .clone()
@@ -257,6 +267,7 @@ impl Applier {
             provider_message_id: Some(event.provider_message_id.clone()).filter(|id| !id.is_empty()),
             failure,
             next,
+            fault,
             only_numbers: Some(numbers),
             ..Change::new(key, attempt, message_event)
         })

@@ -15,7 +15,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     domain::{
-        failure::FailureClass,
+        failure::{FailureClass, FaultScope},
         hold::{HoldScope, Resume},
         ids::{HoldId, MessageKey, NumberId, TenantId},
         message::{MessageEvent, MessageState},
@@ -40,6 +40,8 @@ pub struct Change {
     pub failure: Option<Failure>,
     /// What the work becomes when the message is (still) to be sent.
     pub next: Next,
+    /// What a failure told later stops, when it is a fault of more than its message.
+    pub fault: Option<Fault>,
     /// The numbers this source may speak for; absent is all. A callback may only settle messages of its own app.
     pub only_numbers: Option<Arc<[NumberId]>>,
 }
@@ -55,6 +57,7 @@ impl Change {
             provider_message_id: None,
             failure: None,
             next: Next::Ready,
+            fault: None,
             only_numbers: None,
         }
     }
@@ -69,6 +72,15 @@ pub struct Failure {
     pub class: FailureClass,
     /// The provider's words.
     pub reason: String,
+}
+
+/// A fault that opens a hold although its own message is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// What it stops.
+    pub scope: FaultScope,
+    /// How long, when it ends by itself.
+    pub lasts: Option<Duration>,
 }
 
 /// What the work row of a message that is still to be sent becomes.

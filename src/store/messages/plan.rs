@@ -7,10 +7,11 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{Applied, Change, Failure, NewHold, Next, Rules};
+use super::{Applied, Change, Failure, Fault, NewHold, Next, Rules};
 use crate::domain::{
-    hold::HoldScope,
-    ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId},
+    hold::{HoldScope, Resume, Route},
+    ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
+    lane::Lane,
     message::{Age, MessageEvent, MessageState, Transition},
 };
 
@@ -43,11 +44,10 @@ pub(super) struct MessageRow {
 /// What bad news needs of a batch.
 #[derive(Debug, Clone)]
 pub(super) struct BatchRow {
-    pub(super) number: NumberId,
-    pub(super) template: TemplateId,
-    /// Until the messages' end; negative when it is past.
+    pub(super) tenant: TenantId,
+    pub(super) route: Route,
+    /// Until the messages' end; zero when it is past.
     pub(super) left: Duration,
-    pub(super) lane: String,
     pub(super) group: uuid::Uuid,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct WorkInsert {
     pub(super) write: WorkWrite,
     pub(super) number: NumberId,
     pub(super) attempt: i16,
-    pub(super) lane: String,
+    pub(super) lane: Lane,
     pub(super) group: uuid::Uuid,
 }
 
@@ -169,6 +169,7 @@ pub(super) struct Plan {
     rules: Rules,
     entries: HashMap<MessageKey, Touched>,
     attempts: Vec<AttemptWrite>,
+    faults: Vec<NewHold>,
 }
 
 impl Plan {
@@ -185,6 +186,7 @@ impl Plan {
             rules,
             entries: HashMap::new(),
             attempts: Vec::new(),
+            faults: Vec::new(),
         }
     }
 
@@ -246,6 +248,11 @@ impl Plan {
             }
             Transition::Stay => Applied::Stale,
             Transition::To(to) => {
+                if let (Some(fault), Some(failure), Some(batch)) =
+                    (change.fault, &failure, self.batches.get(&change.key.batch_id))
+                {
+                    self.faults.push(hold_for(fault, failure, batch));
+                }
                 entry.move_to(to, change, failure);
                 Applied::Moved { from: state, to }
             }
@@ -275,6 +282,7 @@ impl Plan {
                 Some((Next::Park(hold), _)) => Some(hold),
                 _ => None,
             })
+            .chain(&self.faults)
             .collect();
         wanted.sort_by(|a, b| (a.scope.to_string(), &a.cause).cmp(&(b.scope.to_string(), &b.cause)));
         wanted.dedup_by(|a, b| a.scope == b.scope && a.cause == b.cause);
@@ -312,7 +320,7 @@ impl Plan {
             }
             if let (true, false, Some(batch)) = (is_failed, was_failed, self.batches.get(&key.batch_id)) {
                 let (failure, at) = entry.failure.clone().unwrap_or_else(|| (expired(), None));
-                let (attempt, number, template) = (entry.write.attempt, batch.number, batch.template);
+                let (attempt, number, template) = (entry.write.attempt, batch.route.number, batch.route.template);
                 writes.failed.push(FailedWrite {
                     key,
                     attempt,
@@ -439,11 +447,26 @@ fn write_work(
         let attempt = entry.write.attempt;
         writes.revived.push(WorkInsert {
             write,
-            number: batch.number,
+            number: batch.route.number,
             attempt,
-            lane: batch.lane.clone(),
+            lane: batch.route.lane,
             group: batch.group,
         });
+    }
+}
+
+fn hold_for(fault: Fault, failure: &Failure, batch: &BatchRow) -> NewHold {
+    NewHold {
+        tenant: Some(batch.tenant),
+        scope: batch.route.fault(fault.scope),
+        cause: failure.code.clone(),
+        detail: failure.reason.clone(),
+        resume: if fault.lasts.is_some() {
+            Resume::Time
+        } else {
+            Resume::Person
+        },
+        lasts: fault.lasts,
     }
 }
 

@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     domain::{
-        ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId},
+        hold::Route,
+        ids::{AccountId, BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
+        lane::Lane,
         message::MessageState,
     },
     store::{Doing as _, StoreError},
@@ -122,10 +124,12 @@ pub(super) async fn read_batches(
     ids.dedup();
     let rows = sqlx::query!(
         r#"
-        SELECT b.batch_id, b.number_id, b.template_id, b.lane::text AS "lane!", b.import_id IS NOT NULL OR t.batch_id IS NOT NULL AS "own_turn!",
+        SELECT b.batch_id, b.tenant_id, b.account_id, b.number_id, b.template_id, b.lane::text AS "lane!",
+               b.import_id IS NOT NULL OR t.batch_id IS NOT NULL AS "own_turn!", a.provider, a.portfolio,
                extract(epoch FROM b.expires_at - now())::float8 AS "left!"
         FROM unnest($1::uuid[]) AS u(batch_id)
         JOIN batch b ON b.batch_id = u.batch_id
+        JOIN account a ON a.id = b.account_id
         LEFT JOIN batch_tally t ON t.batch_id = b.batch_id
         "#,
         &ids
@@ -134,11 +138,18 @@ pub(super) async fn read_batches(
     .await
     .doing("read batches")?;
     let rows = rows.into_iter().map(|row| {
-        let batch = BatchRow {
+        let route = Route {
+            provider: row.provider,
+            portfolio: row.portfolio.map(|portfolio| format!("{}/{portfolio}", row.tenant_id)),
+            account: AccountId(row.account_id),
             number: NumberId(row.number_id),
             template: TemplateId(row.template_id),
+            lane: row.lane.parse().unwrap_or(Lane::Marketing),
+        };
+        let batch = BatchRow {
+            tenant: TenantId(row.tenant_id),
+            route,
             left: Duration::try_from_secs_f64(row.left).unwrap_or(Duration::ZERO),
-            lane: row.lane,
             group: if row.own_turn { row.batch_id } else { Uuid::nil() },
         };
         (BatchId(row.batch_id), batch)
