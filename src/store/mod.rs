@@ -7,7 +7,11 @@
 pub mod accounts;
 pub mod checklist;
 pub mod holds_list;
+pub mod imports;
+pub mod jobs;
+pub mod outbox;
 pub mod registry;
+pub mod session;
 pub mod tokens;
 pub mod vault;
 

@@ -1,0 +1,429 @@
+//! Whether a job in good form can be sent: its references, times and recipients, against the registry as it is known.
+//!
+//! No I/O. An unknown reference is refused with the nearest names; the caller reads the registry again before it
+//! believes that.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        Category, Channel,
+        address::Address,
+        ids::{BatchId, TenantId},
+        lane::Lane,
+        template::{Params, SlotProblem},
+    },
+    intake::{
+        job::{Audience, JobError, Recipient, Rejection, SendJob},
+        nearest,
+        read::pointer,
+    },
+    settings,
+    store::registry::{Number, RegisteredTemplate, Snapshot},
+};
+use std::sync::Arc;
+
+/// How a job came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Road {
+    /// Everything.
+    Bulk,
+    /// Authentication only, so that no campaign is in front.
+    Urgent,
+}
+
+/// A recipient that will be sent to.
+#[derive(Debug, Clone)]
+pub struct Good {
+    /// The address.
+    pub to: Address,
+    /// Its own values; absent when it has none.
+    pub params: Option<Value>,
+    /// The producer's name for it.
+    pub reference: Option<String>,
+    /// IANA.
+    pub time_zone: Option<String>,
+}
+
+/// A job that can be sent.
+#[derive(Debug)]
+pub struct Checked {
+    /// The job; its recipients stand beside it.
+    pub job: Box<SendJob>,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The batch it will be.
+    pub batch: BatchId,
+    /// From which number.
+    pub number: Arc<Number>,
+    /// With which template.
+    pub template: Arc<RegisteredTemplate>,
+    /// Not before; absent is at once.
+    pub send_at: Option<DateTime<Utc>>,
+    /// Not after; absent is `life` after the start.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// The life of a message that names no end.
+    pub life: TimeDelta,
+    /// Who gets it.
+    pub recipients: Vec<Good>,
+    /// Who does not.
+    pub rejections: Vec<Rejection>,
+    /// The import that holds the recipients, with how many there are once it was looked up.
+    pub import: Option<(Uuid, i64)>,
+}
+
+/// What a check needs to know beside the job.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The registry.
+    pub snapshot: &'a Snapshot,
+    /// Limits and defaults.
+    pub settings: &'a settings::Intake,
+    /// The time.
+    pub now: DateTime<Utc>,
+    /// How the job came in.
+    pub road: Road,
+}
+
+/// Codes of errors that a newer copy of the registry may take away.
+pub const UNKNOWN_REFERENCE: &[&str] = &[
+    "unknown_producer",
+    "unknown_number",
+    "unknown_template",
+    "unknown_language",
+    "wrong_channel",
+    "unknown_slot",
+];
+
+/// Checks a job of a tenant.
+pub fn check(
+    context: &Context<'_>,
+    tenant: TenantId,
+    job: &SendJob,
+    rows: &[(i32, Recipient)],
+    refused: &[Rejection],
+) -> Result<Checked, Vec<JobError>> {
+    let mut errors = Vec::new();
+    let (number, template) = references(context, tenant, job, &mut errors);
+    let count = rows.len() + refused.len();
+    if count > context.settings.inline_recipients {
+        let reason = format!(
+            "has {count} recipients, at most {} fit into a job: import them and name the import as `audience`",
+            context.settings.inline_recipients
+        );
+        errors.push(JobError::new("/recipients", "too_many_recipients", reason));
+    }
+    let times = times(context, job, &mut errors);
+    if let Some(Audience::Group(_)) = job.audience {
+        errors.push(JobError::new(
+            "/audience/group",
+            "not_available",
+            "audience groups are not available yet: use an import",
+        ));
+    }
+    let (Some(number), Some(template)) = (number, template) else {
+        return Err(errors);
+    };
+    errors.extend(statuses(context.road, &template));
+    for problem in template.template.check_names(&job.params) {
+        errors.push(slot_error(problem, "/params"));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let channel = number.account.channel;
+    let (recipients, rejections) = check_rows(channel, &template, &job.params, rows, refused);
+    let import = match job.audience {
+        Some(Audience::Import(id)) => Some((id, 0)),
+        _ => None,
+    };
+    if import.is_none() && recipients.is_empty() {
+        errors.push(JobError::new(
+            "/recipients",
+            "no_good_recipient",
+            "none of the recipients can be sent to",
+        ));
+        errors.extend(
+            rejections
+                .into_iter()
+                .take(super::job::REJECTIONS_SHOWN)
+                .map(JobError::from),
+        );
+        return Err(errors);
+    }
+    let (send_at, expires_at) = times;
+    Ok(Checked {
+        job: Box::new(job.clone()),
+        tenant,
+        batch: BatchId::due_at(send_at.unwrap_or(context.now).max(context.now)),
+        life: life(context.settings, template.template.category),
+        number,
+        template,
+        send_at,
+        expires_at,
+        recipients,
+        rejections,
+        import,
+    })
+}
+
+fn life(settings: &settings::Intake, category: Category) -> TimeDelta {
+    TimeDelta::seconds(match category {
+        Category::Authentication => settings.expires_authentication_s,
+        Category::Utility => settings.expires_utility_s,
+        Category::Marketing => settings.expires_marketing_s,
+    })
+}
+
+/// The number and the template a job names.
+fn references(
+    context: &Context<'_>,
+    tenant: TenantId,
+    job: &SendJob,
+    errors: &mut Vec<JobError>,
+) -> (Option<Arc<Number>>, Option<Arc<RegisteredTemplate>>) {
+    let snapshot = context.snapshot;
+    let named: Vec<_> = snapshot
+        .numbers_named(tenant, &job.business_number)
+        .collect();
+    if named.is_empty() {
+        let names = snapshot
+            .numbers_of(tenant)
+            .map(|n| n.business_number.as_str());
+        let reason = format!("there is no business number `{}`", job.business_number);
+        errors.push(
+            JobError::new("/business_number", "unknown_number", reason)
+                .meant(nearest(&job.business_number, names)),
+        );
+        return (None, None);
+    }
+    let mut channels: Vec<Channel> = named.iter().map(|n| n.account.channel).collect();
+    channels.sort_unstable();
+    channels.dedup();
+    let channel = match (job.channel, channels.as_slice()) {
+        (Some(channel), known) if known.contains(&channel) => channel,
+        (Some(channel), known) => {
+            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+            let reason = format!("the number is not on {channel} but on {}", known.join(", "));
+            errors.push(JobError::new("/channel", "wrong_channel", reason).meant(known));
+            return (None, None);
+        }
+        (None, [only]) => *only,
+        (None, known) => {
+            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+            let reason = format!("the number is on {}: say which is meant", known.join(", "));
+            errors.push(JobError::new("/channel", "ambiguous_channel", reason).meant(known));
+            return (None, None);
+        }
+    };
+    let mut numbers: Vec<_> = named
+        .into_iter()
+        .filter(|n| n.account.channel == channel)
+        .collect();
+    // Of several accounts with the same number the one that has the template is meant; else always the same one.
+    numbers.sort_unstable_by_key(|n| n.account.id);
+    let found = numbers
+        .iter()
+        .find_map(|n| Some((*n, find_template(snapshot, n, job)?)));
+    if let Some((number, template)) = found {
+        return (Some(Arc::clone(number)), Some(Arc::clone(template)));
+    }
+    if let Some(number) = numbers.first() {
+        errors.push(unknown_template(snapshot, number, job));
+    }
+    (None, None)
+}
+
+fn find_template<'a>(
+    snapshot: &'a Snapshot,
+    number: &Number,
+    job: &SendJob,
+) -> Option<&'a Arc<RegisteredTemplate>> {
+    snapshot.templates_of(number.account.id).find(|t| {
+        t.template.name == job.template.name && t.template.language == job.template.language
+    })
+}
+
+fn unknown_template(snapshot: &Snapshot, number: &Number, job: &SendJob) -> JobError {
+    let of_account = || {
+        snapshot
+            .templates_of(number.account.id)
+            .map(|t| &t.template)
+    };
+    let (name, language) = (&job.template.name, &job.template.language);
+    let mut languages: Vec<&str> = of_account()
+        .filter(|t| t.name == *name)
+        .map(|t| t.language.as_str())
+        .collect();
+    if languages.is_empty() {
+        let names = of_account().map(|t| t.name.as_str());
+        let reason = format!(
+            "the account {} has no template `{name}`",
+            number.account.name
+        );
+        return JobError::new("/template/name", "unknown_template", reason)
+            .meant(nearest(name, names));
+    }
+    languages.sort_unstable();
+    let reason = format!(
+        "the template `{name}` exists in {}, not in {language}",
+        languages.join(", ")
+    );
+    let languages = languages.into_iter().map(str::to_owned).collect();
+    JobError::new("/template/language", "unknown_language", reason).meant(languages)
+}
+
+/// What is paused or in review is accepted and waits under its hold; what will never be sent again is refused.
+fn statuses(road: Road, template: &RegisteredTemplate) -> Option<JobError> {
+    let (name, status) = (&template.template.name, template.status.to_lowercase());
+    if matches!(
+        status.as_str(),
+        "rejected" | "disabled" | "deleted" | "pending_deletion"
+    ) {
+        let reason = format!("the template `{name}` cannot be sent: the provider says {status}");
+        return Some(JobError::new("/template/name", "template_unusable", reason));
+    }
+    let lane = Lane::from(template.template.category);
+    if road == Road::Urgent && !lane.is_urgent() {
+        let reason = format!(
+            "the urgent queue takes authentication templates only, and `{name}` is {lane}: publish it as `jobs`"
+        );
+        return Some(JobError::new("/template/name", "not_urgent", reason));
+    }
+    None
+}
+
+/// `send_at` when it lies ahead, and `expires_at`.
+fn times(
+    context: &Context<'_>,
+    job: &SendJob,
+    errors: &mut Vec<JobError>,
+) -> (Option<DateTime<Utc>>, Option<DateTime<Utc>>) {
+    let send_at = job
+        .send_at
+        .map(|at| at.with_timezone(&Utc))
+        .filter(|at| *at > context.now);
+    let days = context.settings.send_at_days;
+    if send_at.is_some_and(|at| at > context.now + TimeDelta::days(days)) {
+        errors.push(JobError::new(
+            "/send_at",
+            "too_far_ahead",
+            format!("is more than {days} days ahead"),
+        ));
+    }
+    let expires_at = job.expires_at.map(|at| at.with_timezone(&Utc));
+    if expires_at.is_some_and(|at| at <= send_at.unwrap_or(context.now)) {
+        errors.push(JobError::new(
+            "/expires_at",
+            "expires_too_early",
+            "must be later than send_at and than now",
+        ));
+    } else if expires_at.is_some_and(|at| at > context.now + TimeDelta::days(days + 1)) {
+        let reason = format!("is more than {} days ahead", days + 1);
+        errors.push(JobError::new("/expires_at", "too_far_ahead", reason));
+    }
+    (send_at, expires_at)
+}
+
+fn check_rows(
+    channel: Channel,
+    template: &RegisteredTemplate,
+    defaults: &Params,
+    rows: &[(i32, Recipient)],
+    refused: &[Rejection],
+) -> (Vec<Good>, Vec<Rejection>) {
+    let mut rejections = refused.to_vec();
+    let mut first_rows: HashMap<Address, i32> = HashMap::with_capacity(rows.len());
+    let mut good = Vec::with_capacity(rows.len());
+    for (row, recipient) in rows {
+        match check_row(
+            channel,
+            template,
+            defaults,
+            *row,
+            recipient,
+            &mut first_rows,
+        ) {
+            Ok(recipient) => good.push(recipient),
+            Err(errors) => rejections.extend(errors.into_iter().map(|error| error.of_row(*row))),
+        }
+    }
+    rejections.sort_by_key(|rejection| rejection.row);
+    (good, rejections)
+}
+
+fn check_row(
+    channel: Channel,
+    template: &RegisteredTemplate,
+    defaults: &Params,
+    row: i32,
+    recipient: &Recipient,
+    first_rows: &mut HashMap<Address, i32>,
+) -> Result<Good, Vec<JobError>> {
+    let at = format!("/recipients/{}", row - 1);
+    let mut errors = Vec::new();
+    let address = Address::parse(channel, &recipient.to)
+        .map_err(|error| {
+            errors.push(JobError::new(
+                format!("{at}/to"),
+                address_code(channel),
+                error.to_string(),
+            ))
+        })
+        .ok();
+    if let Some(zone) = &recipient.time_zone
+        && zone.parse::<chrono_tz::Tz>().is_err()
+    {
+        let near = nearest(zone, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()));
+        let reason = format!("`{zone}` is not an IANA time zone");
+        errors.push(
+            JobError::new(format!("{at}/time_zone"), "unknown_time_zone", reason).meant(near),
+        );
+    }
+    if let Err(problems) = template.template.fill(defaults, &recipient.params) {
+        let at = format!("{at}/params");
+        errors.extend(problems.into_iter().map(|problem| slot_error(problem, &at)));
+    }
+    let Some(to) = address.filter(|_| errors.is_empty()) else {
+        return Err(errors);
+    };
+    if let Some(first) = first_rows.get(&to) {
+        let reason = format!("row {row} has the same recipient as row {first}, which is kept");
+        return Err(vec![JobError::new(
+            format!("{at}/to"),
+            "duplicate_recipient",
+            reason,
+        )]);
+    }
+    first_rows.insert(to.clone(), row);
+    let params = (!recipient.params.is_empty()).then(|| serde_json::json!(recipient.params));
+    Ok(Good {
+        to,
+        params,
+        reference: recipient.reference.clone(),
+        time_zone: recipient.time_zone.clone(),
+    })
+}
+
+/// The code of an address that is none, by what the channel takes.
+pub(super) const fn address_code(channel: Channel) -> &'static str {
+    match channel {
+        Channel::Whatsapp | Channel::Viber => "invalid_number",
+        Channel::Email => "invalid_mailbox",
+        Channel::Messenger | Channel::Instagram => "invalid_user_id",
+    }
+}
+
+pub(super) fn slot_error(problem: SlotProblem, at: &str) -> JobError {
+    let SlotProblem {
+        slot,
+        code,
+        reason,
+        did_you_mean,
+    } = problem;
+    JobError::new(pointer(at, &slot), code, format!("`{slot}` {reason}")).meant(did_you_mean)
+}

@@ -1,0 +1,61 @@
+//! A database connection of one's own that is made again after it was lost.
+
+use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
+
+use crate::store::{Doing as _, Store, StoreError};
+
+/// What a statement runs on.
+pub type Connection = PgConnection;
+
+/// A transaction on a [`Session`]; dropped without [`commit`], nothing happened.
+pub type Work<'a> = Transaction<'a, Postgres>;
+
+/// A connection for a hot path, with its name in `pg_stat_activity`.
+#[derive(Debug)]
+pub struct Session {
+    store: Store,
+    name: &'static str,
+    connection: Option<PgConnection>,
+}
+
+impl Session {
+    /// Connects when it is first used.
+    pub fn new(store: Store, name: &'static str) -> Self {
+        Self {
+            store,
+            name,
+            connection: None,
+        }
+    }
+
+    /// The connection, made if there is none.
+    pub async fn connection(&mut self) -> Result<&mut Connection, StoreError> {
+        if self.connection.is_none() {
+            self.connection = Some(self.store.connect(self.name).await?);
+        }
+        self.connection
+            .as_mut()
+            .ok_or_else(|| StoreError::Connect(sqlx::Error::WorkerCrashed))
+    }
+
+    /// Begins a transaction.
+    pub async fn begin(&mut self) -> Result<Work<'_>, StoreError> {
+        self.connection()
+            .await?
+            .begin()
+            .await
+            .doing("begin a transaction")
+    }
+
+    /// To be told of every error: a connection that may be broken is not used again.
+    pub fn failed(&mut self, error: &StoreError) {
+        if error.is_transient() && !error.is_deadlock() {
+            self.connection = None;
+        }
+    }
+}
+
+/// Ends a transaction so that what it did stays. An error may hide a commit.
+pub async fn commit(work: Work<'_>, what: &'static str) -> Result<(), StoreError> {
+    work.commit().await.doing(what)
+}

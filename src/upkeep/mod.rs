@@ -1,0 +1,3 @@
+//! Periodic repairs, and what is owed to the outside after a commit.
+
+pub mod outbox;
