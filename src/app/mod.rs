@@ -21,6 +21,7 @@ named! {
 }
 
 /// Runs these roles until SIGTERM.
+#[expect(clippy::unused_async, reason = "the composition awaits")]
 pub async fn serve(_settings: Settings, _roles: BTreeSet<Role>) -> anyhow::Result<()> {
     anyhow::bail!("serve is not composed yet")
 }

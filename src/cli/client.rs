@@ -1,6 +1,6 @@
 //! The API as the command line calls it. The one place outside providers and the simulator that speaks HTTP out.
 
-use std::{fmt::Write as _, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures_util::stream;
@@ -120,10 +120,9 @@ fn advice(status: StatusCode) -> &'static str {
 fn listed(errors: &Errors) -> String {
     errors.errors.iter().fold(String::new(), |mut text, problem| {
         let at = if problem.pointer.is_empty() { String::new() } else { format!("{}: ", problem.pointer) };
-        // Writing to a String does not fail.
-        let _ = write!(text, "\n  {at}{} ({})", problem.reason, problem.code);
+        text.push_str(&["\n  ", &at, &problem.reason, " (", &problem.code, ")"].concat());
         if !problem.did_you_mean.is_empty() {
-            let _ = write!(text, "; did you mean {}?", problem.did_you_mean.join(", "));
+            text.push_str(&["; did you mean ", &problem.did_you_mean.join(", "), "?"].concat());
         }
         text
     })

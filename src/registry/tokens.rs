@@ -168,12 +168,11 @@ pub async fn create(
                 "other_tenant",
                 "this producer belongs to another tenant",
             )),
-            Some(_) => {}
             None if problems.is_empty() => {
                 accounts::insert_producer(&mut transaction, name, tenant).await?;
                 bump(&mut transaction).await?;
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
     if !problems.is_empty() {
