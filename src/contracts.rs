@@ -2,16 +2,43 @@
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 
-use crate::{http::openapi, registry::file::RegistryFile};
+use crate::{
+    http::openapi,
+    intake::job::{CancelJob, JobAnswer, SendJob},
+    registry::file::RegistryFile,
+};
 
 /// The views, as the migration that makes them has it.
 const CHECKLIST: &str = include_str!("../migrations/0004_checklist.sql");
+
+/// An event on `dispatch.events`, by the routing key `<type>.<producer>`. Its id is also the AMQP `message_id`: the same
+/// event may come twice.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used; the outbox writes events as JSON")]
+struct Event {
+    /// The same when it comes again.
+    id: uuid::Uuid,
+    /// `job.accepted.v1` or `job.rejected.v1`; more will be added.
+    r#type: String,
+    /// When it happened.
+    time: chrono::DateTime<chrono::Utc>,
+    /// Whose it is.
+    tenant: String,
+    /// Whose job it is about; `unknown` when that could not be read.
+    producer: String,
+    /// Of a job: the answer.
+    data: JobAnswer,
+}
 
 /// Every contract by its file name.
 pub fn all() -> Result<Vec<(&'static str, String)>, serde_json::Error> {
     let mut openapi = serde_json::to_string_pretty(&openapi::document())?;
     openapi.push('\n');
     Ok(vec![
+        ("send-job.schema.json", schema::<SendJob>()?),
+        ("cancel-job.schema.json", schema::<CancelJob>()?),
+        ("job-answer.schema.json", schema::<JobAnswer>()?),
+        ("event.schema.json", schema::<Event>()?),
         ("registry.schema.json", schema::<RegistryFile>()?),
         ("openapi.json", openapi),
         ("checklist.sql", checklist()),

@@ -227,6 +227,7 @@ impl Parts {
         let state = HttpState {
             store: self.store.clone(),
             directory: self.directory.clone(),
+            intake: self.intake.clone(),
             providers: self.providers.clone(),
             metrics: metrics_handle(),
             readiness: self.readiness(),

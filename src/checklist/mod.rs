@@ -136,7 +136,7 @@ fn size(limit: Option<u16>) -> u16 {
 }
 
 /// In a query `+` means a space; a number that lost its `+` so gets it back.
-fn with_plus(text: &str) -> String {
+pub fn with_plus(text: &str) -> String {
     match text.strip_prefix(' ') {
         Some(rest) if rest.starts_with(|c: char| c.is_ascii_digit()) => format!("+{rest}"),
         _ => text.trim().to_owned(),

@@ -16,10 +16,11 @@ use crate::{
     },
 };
 
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 const REJECTIONS_SHOWN: usize = 10;
 
 /// What to publish: a file with the whole job, or its parts.
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command")]
 #[derive(Debug, clap::Args)]
 pub(super) struct SendArgs {
     /// The job as JSON (send-job/v1 or cancel-job/v1)
@@ -61,7 +62,7 @@ pub(super) struct SendArgs {
     /// Check only; store nothing
     #[arg(long, conflicts_with = "amqp")]
     dry_run: bool,
-    /// Publish over RabbitMQ (AMQP_URL) and wait for the answer
+    /// Publish over RabbitMQ (`AMQP_URL`) and wait for the answer
     #[arg(long)]
     amqp: bool,
     /// With --amqp: by the queue of authentication jobs

@@ -88,9 +88,9 @@ pub(super) async fn check(common: &Common) -> anyhow::Result<()> {
     let settings = common.settings()?;
     let mut list = Vec::new();
     let store = store(&settings)?;
-    let reached = checked(&mut list, "database", async { Ok(drop(store.acquire().await?)) }.await);
+    let reached = checked(&mut list, "database", store.acquire().await.map_err(Into::into));
     let current = match reached {
-        Some(()) => checked(&mut list, "schema", store.check_schema().await.map_err(Into::into)),
+        Some(_) => checked(&mut list, "schema", store.check_schema().await.map_err(Into::into)),
         None => None,
     };
     checked(&mut list, "broker", broker(&settings).await);

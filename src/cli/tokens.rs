@@ -12,7 +12,7 @@ use crate::{
 /// Tokens.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum TokensCommand {
-    /// Make a token; it is shown once. With DATABASE_URL set it is written straight to the database
+    /// Make a token; it is shown once. With `DATABASE_URL` set it is written straight to the database
     Create {
         /// What people call it
         #[arg(long)]

@@ -7,6 +7,7 @@ mod auth;
 mod changes;
 mod error;
 mod extract;
+mod jobs;
 mod lists;
 pub mod openapi;
 mod system;
@@ -30,6 +31,7 @@ pub use system::Check;
 
 use crate::{
     http::auth::Gate,
+    intake::Intake,
     providers,
     registry::tokens::Scope,
     settings,
@@ -37,7 +39,7 @@ use crate::{
 };
 
 /// Longer than any list takes; a request that hangs is cut here.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 
 /// Says what the process needs and whether it is there.
 pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Vec<Check>> + Send + Sync>;
@@ -49,6 +51,8 @@ pub struct HttpState {
     pub store: Store,
     /// The registry.
     pub directory: Directory,
+    /// Takes jobs; its lanes must be run.
+    pub intake: Intake,
     /// The adapters.
     pub providers: providers::Registry,
     /// What `/metrics` renders.
@@ -63,9 +67,7 @@ pub struct HttpState {
 
 impl fmt::Debug for HttpState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpState")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
+        f.debug_struct("HttpState").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
@@ -83,28 +85,21 @@ pub fn router(state: HttpState) -> Router {
     };
     let quick = Router::new()
         .merge(guarded(Scope::Read, read_routes()))
-        .merge(guarded(
-            Scope::Operate,
-            Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold)),
-        ))
+        .merge(guarded(Scope::Operate, Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold))))
         .merge(guarded(Scope::Admin, admin_routes()))
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::GATEWAY_TIMEOUT,
-            ANSWER_WITHIN,
-        ));
+        .merge(guarded(Scope::Publish, Router::new().route("/v1/jobs", post(jobs::submit))))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN));
     Router::new()
         .merge(quick)
+        // An upload takes as long as the file is large.
+        .merge(guarded(Scope::Publish, Router::new().route("/v1/imports", post(jobs::import))))
         .route("/healthz", get(system::alive))
         .route("/readyz", get(system::ready))
         .route("/metrics", get(system::metrics))
         .route("/openapi.json", get(system::contract))
         .fallback(async || ApiError::not_found("path; /openapi.json lists them"))
         .method_not_allowed_fallback(async || {
-            ApiError::whole(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "wrong_method",
-                "this path takes another method; see /openapi.json",
-            )
+            ApiError::whole(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this path takes another method; see /openapi.json")
         })
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(trace::trace))
@@ -112,7 +107,7 @@ pub fn router(state: HttpState) -> Router {
 }
 
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 13] = [
+    let routes: [(&str, MethodRouter<HttpState>); 16] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
@@ -120,6 +115,9 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/messages/{message}", get(lists::message)),
         ("/v1/failures", get(lists::failures)),
         ("/v1/jobs/rejected", get(lists::rejected_jobs)),
+        ("/v1/imports", get(jobs::imports)),
+        ("/v1/imports/{import}", get(jobs::find_import)),
+        ("/v1/imports/{import}/rejected", get(jobs::rejected_rows)),
         ("/v1/holds", get(lists::holds)),
         ("/v1/accounts", get(changes::accounts)),
         ("/v1/accounts/{name}", get(changes::account)),
@@ -127,9 +125,7 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/templates", get(changes::templates)),
         ("/v1/templates/{id}", get(changes::template)),
     ];
-    routes
-        .into_iter()
-        .fold(Router::new(), |router, (path, method)| router.route(path, method))
+    routes.into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method))
 }
 
 fn admin_routes() -> Router<HttpState> {
@@ -140,7 +136,6 @@ fn admin_routes() -> Router<HttpState> {
 }
 
 /// A panic is one request's misfortune; the hook has logged it.
-#[expect(clippy::needless_pass_by_value, reason = "the layer hands over the payload")]
 fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
     error::internal().into_response()
 }

@@ -8,7 +8,7 @@ use utoipa::{
     },
 };
 
-use crate::http::{changes, lists};
+use crate::http::{changes, jobs, lists};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -17,6 +17,7 @@ use crate::http::{changes, lists};
         description = "Send jobs in, checklists out. Every refusal has the body `Errors`; 401 without a token, 403 without the scope, 429 with Retry-After above the token's rate."
     ),
     paths(
+        jobs::submit, jobs::import, jobs::imports, jobs::find_import, jobs::rejected_rows,
         lists::batches, lists::batch, lists::batch_rejected, lists::messages, lists::message, lists::failures,
         lists::rejected_jobs, lists::holds, changes::close_hold, changes::put_registry, changes::accounts,
         changes::account, changes::numbers, changes::templates, changes::template, changes::create_token,

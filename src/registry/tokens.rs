@@ -162,12 +162,11 @@ pub async fn create(store: &Store, caller: Option<TenantId>, request: &TokenRequ
                 "other_tenant",
                 "this producer belongs to another tenant",
             )),
-            Some(_) => {}
             None if problems.is_empty() => {
                 accounts::insert_producer(&mut transaction, name, tenant).await?;
                 bump(&mut transaction).await?;
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
     if !problems.is_empty() {

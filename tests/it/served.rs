@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use campaign_dispatch::{
+    broker::{Broker, BrokerOptions},
     domain::ids::TenantId,
     http::{self, HttpState},
+    intake::Intake,
     providers::{self, http::HttpClient},
     registry::tokens::{self, Scope, TokenRequest},
     settings::Settings,
@@ -14,6 +16,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
 
 /// A running API and what tests reach around it.
@@ -35,16 +38,22 @@ pub(crate) fn settings(pairs: &[(&str, &str)]) -> Settings {
 impl Served {
     /// Serves over the database that `sqlx::test` made.
     pub(crate) async fn over(options: &PgConnectOptions) -> Self {
-        Self::with(options, &settings(&[])).await
+        Self::with(options, &settings(&[("DISPATCH__BROKER__URL", "amqp://127.0.0.1:1")])).await
     }
 
     pub(crate) async fn with(options: &PgConnectOptions, settings: &Settings) -> Self {
         let store = Store::new(&SecretString::from(options.to_url_lossy().to_string()), 4).unwrap();
         let directory = Directory::new(store.clone(), Vault::new([7; 32]));
         directory.refresh().await.unwrap();
+        let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), CancellationToken::new()).unwrap();
+        let (intake, lanes) = Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone());
+        for lane in lanes {
+            tokio::spawn(lane.run(CancellationToken::new()));
+        }
         let state = HttpState {
             store: store.clone(),
             directory: directory.clone(),
+            intake,
             providers: providers::registry(&HttpClient::new(&settings.provider).unwrap()),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             readiness: Arc::new(|| {
