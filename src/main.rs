@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell when standard error is closed.
-            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+            drop(writeln!(std::io::stderr().lock(), "error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,7 @@
 //! The API: who may ask, what is answered to what is wrong, pages.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use campaign_dispatch::registry::tokens::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -269,7 +271,7 @@ async fn a_file_is_imported_and_its_bad_rows_are_listed(_: PgPoolOptions, option
     let (_, shown) = served.get(&admin, &format!("/v1/imports/{id}")).await;
     assert_eq!((&shown["state"], &shown["file_name"]), (&json!("ready"), &json!("a.csv")));
     let bad = pages(&served, &admin, &format!("/v1/imports/{id}/rejected"), 1).await;
-    assert_eq!((bad.len(), &bad[0]["row"]), (1, &json!(3)));
+    assert_eq!((bad.len(), &bad[0]["row"]), (1, &json!(3)), "{bad:?}");
     assert_eq!(served.get(&admin, "/v1/imports").await.1["items"][0]["id"], made["id"]);
     let (status, refused) = post(&path.replace("spring_offer", "spring_ofer"), "to\n").await;
     assert_eq!((status, &refused["errors"][0]["did_you_mean"][0]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("spring_offer")), "{refused}");
