@@ -7,6 +7,7 @@
 pub mod imports;
 pub mod jobs;
 pub mod outbox;
+pub mod refusals;
 pub mod registry;
 pub mod session;
 pub mod vault;
