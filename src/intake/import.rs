@@ -3,7 +3,7 @@
 //! A blocking thread decodes, parses and checks (12 µs a phone number); this side writes chunks meanwhile. Neither holds
 //! more than a few chunks, however large the file is.
 
-use std::{collections::BTreeMap, io, sync::Arc, sync::atomic::Ordering};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, pin_mut};
@@ -14,32 +14,23 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    domain::{
-        Channel,
-        address::Address,
-        ids::TenantId,
-        template::{Params, Template},
-    },
+    domain::ids::TenantId,
     intake::{
-        check::address_code,
+        columns::{Checker, Chunk},
         job::JobError,
         nearest,
-        sheet::{Decoded, RowCounter, delimiter},
+        sheet::Decoded,
     },
     store::{
         Store, StoreError,
-        imports::{self, BadRow, GoodRow, Progress},
+        imports::{self, BadRow, Progress},
         registry::{Account, RegisteredTemplate, Snapshot},
         session::{Session, commit},
     },
 };
 
-/// Rows per transaction.
-const CHUNK: usize = 5000;
 /// Refused rows a summary shows.
 const REJECTIONS_SHOWN: usize = 100;
-/// Longest `ref`, in characters.
-const REF_CHARS: usize = 256;
 
 /// What a file is imported for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
@@ -141,20 +132,7 @@ pub async fn import(
     file: impl Stream<Item = io::Result<Bytes>> + Send,
 ) -> Result<ImportSummary, ImportError> {
     let (account, template) = references(snapshot, tenant, request)?;
-    let country = match &request.country {
-        None => None,
-        Some(code) => match code.to_uppercase().parse() {
-            Ok(country) => Some(country),
-            Err(_) => {
-                return refuse(
-                    "/country",
-                    "unknown_country",
-                    format!("`{code}` is not an ISO 3166 country code"),
-                    Vec::new(),
-                );
-            }
-        },
-    };
+    let country = request.country.as_deref().map(country).transpose()?;
     let checker = Checker {
         channel: account.channel,
         country,
@@ -171,7 +149,7 @@ pub async fn import(
     )
     .await?;
     let (pieces, incoming) = mpsc::channel(8);
-    let (chunks, mut checked) = mpsc::channel(2);
+    let (chunks, mut rows) = mpsc::channel(2);
     let reading =
         tokio::task::spawn_blocking(move || checker.read(Decoded::new(incoming), &chunks));
     let feeding = async {
@@ -185,9 +163,9 @@ pub async fn import(
         drop(pieces);
     };
     let writing = async {
-        let written = write(&mut session, id, &mut checked).await;
+        let written = write(&mut session, id, &mut rows).await;
         // A reader whose chunks nobody takes ends, and with it the feeding.
-        checked.close();
+        rows.close();
         written
     };
     let ((), written) = tokio::join!(feeding, writing);
@@ -217,6 +195,14 @@ pub async fn import(
     };
     imports::end(session.connection().await?, id, None).await?;
     Ok(summary)
+}
+
+fn country(code: &str) -> Result<phonenumber::country::Id, ImportError> {
+    let Ok(country) = code.to_uppercase().parse() else {
+        let reason = format!("`{code}` is not an ISO 3166 country code");
+        return refuse("/country", "unknown_country", reason, Vec::new());
+    };
+    Ok(country)
 }
 
 fn references<'a>(
@@ -307,14 +293,6 @@ fn references<'a>(
     refuse("/language", "unknown_language", reason, languages)
 }
 
-/// Checked rows on their way to the database.
-#[derive(Debug, Default)]
-struct Chunk {
-    good: Vec<GoodRow>,
-    bad: Vec<BadRow>,
-    rows: i64,
-}
-
 async fn write(
     session: &mut Session,
     id: Uuid,
@@ -330,7 +308,7 @@ async fn write(
     while let Some(mut chunk) = chunks.recv().await {
         let mut work = session.begin().await?;
         let duplicates = imports::insert_rows(&mut work, id, &chunk.good).await?;
-        let duplicated = i64::try_from(duplicates.len()).unwrap_or_default();
+        let repeated = i64::try_from(duplicates.len()).unwrap_or_default();
         chunk
             .bad
             .extend(duplicates.into_iter().map(|(row, first)| BadRow {
@@ -340,7 +318,7 @@ async fn write(
                 reason: format!("row {row} has the same recipient as row {first}, which is kept"),
             }));
         imports::insert_refused(&mut work, id, &chunk.bad).await?;
-        let good = i64::try_from(chunk.good.len()).unwrap_or_default() - duplicated;
+        let good = i64::try_from(chunk.good.len()).unwrap_or_default() - repeated;
         summary.rows += chunk.rows;
         summary.good += good;
         summary.bad += chunk.rows - good;
@@ -358,213 +336,4 @@ async fn write(
             .extend(chunk.bad.into_iter().take(room).map(RowRejection::from));
     }
     Ok(summary)
-}
-
-/// What a column holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Column {
-    To,
-    Ref,
-    TimeZone,
-    Slot(String),
-    Ignored,
-}
-
-/// Reads and checks, on a thread that may block.
-struct Checker {
-    channel: Channel,
-    country: Option<phonenumber::country::Id>,
-    template: Arc<Template>,
-    ignore_unknown_columns: bool,
-}
-
-impl Checker {
-    fn read(&self, mut file: Decoded, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
-        let broken = |error: &dyn std::fmt::Display| {
-            vec![JobError::new("", "unreadable", error.to_string())]
-        };
-        let delimiter = delimiter(file.first_line().map_err(|error| broken(&error))?);
-        let since_record = file.counter();
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .delimiter(delimiter)
-            .from_reader(file);
-        let (mut counter, mut record) = (RowCounter::default(), csv::StringRecord::new());
-        let mut columns: Option<Vec<(String, Column)>> = None;
-        let mut chunk = Chunk::default();
-        while reader
-            .read_record(&mut record)
-            .map_err(|error| broken(&error))?
-        {
-            since_record.store(0, Ordering::Relaxed);
-            let row = counter.next(reader.position().line(), &record);
-            let Some(columns) = &columns else {
-                columns = Some(self.columns(&record)?);
-                continue;
-            };
-            if record.iter().all(|cell| cell.trim().is_empty()) {
-                continue;
-            }
-            chunk.rows += 1;
-            match self.row(row, columns, &record) {
-                Ok(good) => chunk.good.push(good),
-                Err(bad) => chunk.bad.extend(bad),
-            }
-            if chunk.good.len() + chunk.bad.len() >= CHUNK
-                && chunks.blocking_send(std::mem::take(&mut chunk)).is_err()
-            {
-                // The writer failed and says why.
-                return Ok(());
-            }
-        }
-        if columns.is_none() {
-            return Err(vec![JobError::new(
-                "",
-                "missing_column",
-                "the file has no header row",
-            )]);
-        }
-        if chunk.rows > 0 {
-            let _writer_failed = chunks.blocking_send(chunk);
-        }
-        Ok(())
-    }
-
-    fn columns(&self, header: &csv::StringRecord) -> Result<Vec<(String, Column)>, Vec<JobError>> {
-        let mut errors = Vec::new();
-        let mut columns: Vec<(String, Column)> = Vec::with_capacity(header.len());
-        for name in header.iter().map(str::trim) {
-            let column = match name {
-                "to" => Column::To,
-                "ref" => Column::Ref,
-                "time_zone" => Column::TimeZone,
-                "" => Column::Ignored,
-                slot if self.template.slot(slot).is_some() => Column::Slot(slot.to_owned()),
-                _ if self.ignore_unknown_columns => Column::Ignored,
-                unknown => {
-                    let known = ["to", "ref", "time_zone"]
-                        .into_iter()
-                        .chain(self.template.slots.iter().map(|s| s.name.as_str()));
-                    let near = nearest(unknown, known);
-                    let reason = format!(
-                        "the column `{unknown}` is neither to, ref, time_zone nor a slot of the template"
-                    );
-                    errors.push(
-                        JobError::new(format!("/{unknown}"), "unknown_column", reason).meant(near),
-                    );
-                    Column::Ignored
-                }
-            };
-            if column != Column::Ignored && columns.iter().any(|(_, other)| *other == column) {
-                errors.push(JobError::new(
-                    format!("/{name}"),
-                    "duplicate_column",
-                    format!("the column `{name}` stands twice"),
-                ));
-            }
-            columns.push((name.to_owned(), column));
-        }
-        if !columns.iter().any(|(_, column)| *column == Column::To) {
-            errors.push(JobError::new(
-                "/to",
-                "missing_column",
-                "the column `to` is missing",
-            ));
-        }
-        if errors.is_empty() {
-            Ok(columns)
-        } else {
-            Err(errors)
-        }
-    }
-
-    fn row(
-        &self,
-        row: i64,
-        columns: &[(String, Column)],
-        record: &csv::StringRecord,
-    ) -> Result<GoodRow, Vec<BadRow>> {
-        let mut bad: BTreeMap<String, BadRow> = BTreeMap::new();
-        let mut refuse = |field: &str, code: &str, reason: String| {
-            let fault = BadRow {
-                row,
-                field: field.to_owned(),
-                code: code.to_owned(),
-                reason,
-            };
-            bad.entry(field.to_owned()).or_insert(fault);
-        };
-        let (mut to, mut reference, mut time_zone, mut params) = ("", None, None, Params::new());
-        for ((name, column), cell) in columns.iter().zip(record.iter()) {
-            if *column != Column::Ignored && cell.contains(['\u{fffd}', '\0']) {
-                refuse(
-                    name,
-                    "unreadable_text",
-                    "contains characters that are no text in the file's encoding".to_owned(),
-                );
-            }
-            match column {
-                Column::To => to = cell,
-                Column::Ref => reference = Some(cell.trim()).filter(|text| !text.is_empty()),
-                Column::TimeZone => time_zone = Some(cell.trim()).filter(|text| !text.is_empty()),
-                Column::Slot(slot) if !cell.is_empty() => {
-                    params.insert(slot.clone(), cell.to_owned());
-                }
-                Column::Slot(_) | Column::Ignored => {}
-            }
-            if let Column::Slot(slot) = column
-                && cell.trim().is_empty()
-                && self.template.slot(slot).is_some_and(|slot| slot.required)
-            {
-                refuse(name, "missing_slot", "is missing or empty".to_owned());
-            }
-        }
-        if record.len() > columns.len() {
-            refuse(
-                "",
-                "too_many_cells",
-                format!(
-                    "has {} cells, the header has {}",
-                    record.len(),
-                    columns.len()
-                ),
-            );
-        }
-        let address = match Address::parse_in(self.channel, to, self.country) {
-            Ok(address) => Some(address),
-            Err(error) => {
-                refuse("to", address_code(self.channel), error.to_string());
-                None
-            }
-        };
-        if reference.is_some_and(|text| text.chars().count() > REF_CHARS) {
-            refuse(
-                "ref",
-                "too_long",
-                format!("has more than {REF_CHARS} characters"),
-            );
-        }
-        if let Some(zone) = time_zone.filter(|zone| zone.parse::<chrono_tz::Tz>().is_err()) {
-            refuse(
-                "time_zone",
-                "unknown_time_zone",
-                format!("`{zone}` is not an IANA time zone"),
-            );
-        }
-        // A slot without a column has its value in the job, which is checked when that comes.
-        for problem in self.template.check_names(&params) {
-            refuse(&problem.slot, problem.code, problem.reason);
-        }
-        match address {
-            Some(address) if bad.is_empty() => Ok(GoodRow {
-                row,
-                recipient: address.as_str().to_owned(),
-                reference: reference.map(str::to_owned),
-                time_zone: time_zone.map(str::to_owned),
-                params: serde_json::json!(params),
-            }),
-            _ => Err(bad.into_values().collect()),
-        }
-    }
 }

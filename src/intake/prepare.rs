@@ -5,9 +5,10 @@ use crate::{
     intake::{
         canonical,
         check::{self, Checked, Context, UNKNOWN_REFERENCE},
+        head::Head,
         job::{CancelJob, JobError},
         nearest,
-        read::{self, Head, Read},
+        read::{self, Read},
     },
     store::registry::Snapshot,
 };
@@ -138,8 +139,8 @@ fn whose(
             reason,
         )));
     }
-    let known = snapshot.producers.get(named).copied();
-    match (known, claim) {
+    let owner = snapshot.producers.get(named).copied();
+    match (owner, claim) {
         (Some(tenant), Claim::Token { tenant: own, .. }) if tenant != *own => {
             let reason = format!("`{named}` is not a producer of the token's tenant");
             Err(Box::new(JobError::new(
@@ -161,14 +162,14 @@ fn whose(
                 Claim::Token { tenant: own, .. } => tenant == own,
                 Claim::Broker { .. } => true,
             };
-            let names = snapshot
+            let known = snapshot
                 .producers
                 .iter()
                 .filter(|(_, tenant)| mine(tenant))
                 .map(|(name, _)| name.as_str());
             let reason = format!("no producer `{named}` is registered");
             Err(Box::new(
-                JobError::new("/producer", "unknown_producer", reason).meant(nearest(named, names)),
+                JobError::new("/producer", "unknown_producer", reason).meant(nearest(named, known)),
             ))
         }
     }

@@ -10,6 +10,7 @@ pub mod holds_list;
 pub mod imports;
 pub mod jobs;
 pub mod outbox;
+pub mod refusals;
 pub mod registry;
 pub mod session;
 pub mod tokens;

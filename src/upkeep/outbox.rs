@@ -124,7 +124,7 @@ impl Relay {
             .into_iter()
             .map(|message| publication(topology, message))
             .collect();
-        let (told, replied) = tokio::join!(
+        let (told, answered) = tokio::join!(
             self.events.publish_within(events, EVENT_TIMEOUT),
             self.replies.publish_within(replies, REPLY_TIMEOUT)
         );
@@ -138,7 +138,7 @@ impl Relay {
                 return Err(error.into());
             }
         }
-        if let Err(error) = replied {
+        if let Err(error) = answered {
             tracing::info!(%error, "replies were not taken and are given up");
         }
         outbox::delete(&mut work, &ids).await?;

@@ -1,7 +1,5 @@
 //! The API: who may ask, what is answered to what is wrong, pages.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
-
 use campaign_dispatch::registry::tokens::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -1,7 +1,5 @@
 //! The registry: a file made so, whole or not at all.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
-
 use campaign_dispatch::registry::tokens::Scope;
 use reqwest::StatusCode;
 use serde_json::{Value, json};

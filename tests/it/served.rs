@@ -1,7 +1,5 @@
 //! The API on a port of its own, over a database of its own.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
-
 use std::sync::Arc;
 
 use campaign_dispatch::{
