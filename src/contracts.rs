@@ -14,7 +14,10 @@ const CHECKLIST: &str = include_str!("../migrations/0004_checklist.sql");
 /// An event on `dispatch.events`, by the routing key `<type>.<producer>`. Its id is also the AMQP `message_id`: the same
 /// event may come twice.
 #[derive(Debug, JsonSchema)]
-#[expect(dead_code, reason = "only its schema is used; the outbox writes events as JSON")]
+#[expect(
+    dead_code,
+    reason = "only its schema is used; the outbox writes events as JSON"
+)]
 struct Event {
     /// The same when it comes again.
     id: uuid::Uuid,
@@ -46,7 +49,9 @@ pub fn all() -> Result<Vec<(&'static str, String)>, serde_json::Error> {
 }
 
 fn schema<T: JsonSchema>() -> Result<String, serde_json::Error> {
-    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
+    let schema = SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<T>();
     let mut text = serde_json::to_string_pretty(&schema)?;
     text.push('\n');
     Ok(text)
@@ -54,5 +59,9 @@ fn schema<T: JsonSchema>() -> Result<String, serde_json::Error> {
 
 /// From the schema on, without the header that says why the migration is so.
 fn checklist() -> String {
-    CHECKLIST.find("CREATE SCHEMA").and_then(|start| CHECKLIST.get(start..)).unwrap_or(CHECKLIST).to_owned()
+    CHECKLIST
+        .find("CREATE SCHEMA")
+        .and_then(|start| CHECKLIST.get(start..))
+        .unwrap_or(CHECKLIST)
+        .to_owned()
 }

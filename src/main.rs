@@ -26,15 +26,27 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if cli.is_server() {
         log(&cli.load_settings()?.log)?;
     } else {
-        log(&Log { format: "text".to_owned(), filter: "warn".to_owned() })?;
+        log(&Log {
+            format: "text".to_owned(),
+            filter: "warn".to_owned(),
+        })?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()?;
     runtime.block_on(cli.run())
 }
 
 fn log(settings: &Log) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = if settings.format == "json" { builder.json().try_init() } else { builder.try_init() };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let started = if settings.format == "json" {
+        builder.json().try_init()
+    } else {
+        builder.try_init()
+    };
     started.map_err(|error| anyhow::anyhow!("could not start the log: {error}"))
 }

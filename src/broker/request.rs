@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use lapin::{
     BasicProperties, Confirmation, Connection, ConnectionProperties,
-    options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
+    options::{
+        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    },
     types::{FieldTable, ShortString},
 };
 use secrecy::ExposeSecret as _;
@@ -31,23 +33,59 @@ pub enum RequestError {
 }
 
 /// Publishes `body` to the entry exchange under `key` and waits for the answer.
-pub async fn ask(options: &BrokerOptions, key: &str, body: Vec<u8>, limit: Duration) -> Result<Vec<u8>, RequestError> {
-    tokio::time::timeout(limit, exchange(options, key, body)).await.unwrap_or(Err(RequestError::NoAnswer(limit)))
+pub async fn ask(
+    options: &BrokerOptions,
+    key: &str,
+    body: Vec<u8>,
+    limit: Duration,
+) -> Result<Vec<u8>, RequestError> {
+    tokio::time::timeout(limit, exchange(options, key, body))
+        .await
+        .unwrap_or(Err(RequestError::NoAnswer(limit)))
 }
 
-async fn exchange(options: &BrokerOptions, key: &str, body: Vec<u8>) -> Result<Vec<u8>, RequestError> {
+async fn exchange(
+    options: &BrokerOptions,
+    key: &str,
+    body: Vec<u8>,
+) -> Result<Vec<u8>, RequestError> {
     let failed = |source| BrokerError::Channel("publish a request", source);
-    let uri = options.url.expose_secret().parse().map_err(BrokerError::Url)?;
-    let properties = ConnectionProperties::default().with_connection_name("campaign-dispatch send".into());
-    let connection = Connection::connect_uri(uri, properties).await.map_err(BrokerError::Connect)?;
+    let uri = options
+        .url
+        .expose_secret()
+        .parse()
+        .map_err(BrokerError::Url)?;
+    let properties =
+        ConnectionProperties::default().with_connection_name("campaign-dispatch send".into());
+    let connection = Connection::connect_uri(uri, properties)
+        .await
+        .map_err(BrokerError::Connect)?;
     let channel = connection.create_channel().await.map_err(failed)?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
-    let declared = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-    let queue = channel.queue_declare(ShortString::default(), declared, FieldTable::default()).await.map_err(failed)?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await
+        .map_err(failed)?;
+    let declared = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let queue = channel
+        .queue_declare(ShortString::default(), declared, FieldTable::default())
+        .await
+        .map_err(failed)?;
     let reply_to = queue.name().clone();
-    let consumed = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let consumed = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
     let mut answers = channel
-        .basic_consume(reply_to.clone(), ShortString::default(), consumed, FieldTable::default())
+        .basic_consume(
+            reply_to.clone(),
+            ShortString::default(),
+            consumed,
+            FieldTable::default(),
+        )
         .await
         .map_err(failed)?;
     let id = ShortString::from(uuid::Uuid::new_v4().to_string());
@@ -58,8 +96,17 @@ async fn exchange(options: &BrokerOptions, key: &str, body: Vec<u8>) -> Result<V
         .with_correlation_id(id.clone())
         .with_reply_to(reply_to);
     let entry = ShortString::from(options.topology.entry());
-    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let published = channel.basic_publish(entry, ShortString::from(key.to_owned()), mandatory, &body, properties);
+    let mandatory = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let published = channel.basic_publish(
+        entry,
+        ShortString::from(key.to_owned()),
+        mandatory,
+        &body,
+        properties,
+    );
     match published.await.map_err(failed)?.await.map_err(failed)? {
         Confirmation::Ack(None) => {}
         Confirmation::Ack(Some(_)) => return Err(RequestError::Unroutable),

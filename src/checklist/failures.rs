@@ -50,7 +50,9 @@ pub async fn failures(
     };
     let rows = checklist::failures::by_code(&mut connection, &numbers, batch).await?;
     let advised = rows.into_iter().map(|row| {
-        let known = providers.get(&row.provider).and_then(|p| p.errors().get(&row.code));
+        let known = providers
+            .get(&row.provider)
+            .and_then(|p| p.errors().get(&row.code));
         AdvisedFailure {
             meaning: known.map(|known| known.meaning.clone()),
             advice: known.map_or_else(unknown_advice, |known| known.advice.clone()),

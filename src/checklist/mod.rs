@@ -144,11 +144,20 @@ pub fn with_plus(text: &str) -> String {
 }
 
 fn key<T: std::str::FromStr>(after: Option<&str>) -> Result<Option<T>, ChecklistError> {
-    after.map(str::parse).transpose().map_err(|_| ChecklistError::NotACursor)
+    after
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| ChecklistError::NotACursor)
 }
 
-async fn number_ids(connection: &mut Connection, tenant: TenantId, given: Option<&str>) -> Result<Option<Vec<i32>>, ChecklistError> {
-    let Some(given) = given.map(with_plus) else { return Ok(None) };
+async fn number_ids(
+    connection: &mut Connection,
+    tenant: TenantId,
+    given: Option<&str>,
+) -> Result<Option<Vec<i32>>, ChecklistError> {
+    let Some(given) = given.map(with_plus) else {
+        return Ok(None);
+    };
     let ids = checklist::number_ids(connection, tenant, &given).await?;
     if ids.is_empty() {
         let known = checklist::business_numbers(connection, tenant).await?;
@@ -158,7 +167,11 @@ async fn number_ids(connection: &mut Connection, tenant: TenantId, given: Option
 }
 
 /// A page of batches.
-pub async fn list_batches(store: &Store, tenant: TenantId, query: &BatchQuery) -> Result<Page<BatchRow>, ChecklistError> {
+pub async fn list_batches(
+    store: &Store,
+    tenant: TenantId,
+    query: &BatchQuery,
+) -> Result<Page<BatchRow>, ChecklistError> {
     let (mut connection, limit) = (store.acquire().await?, size(query.limit));
     let filter = BatchFilter {
         numbers: number_ids(&mut connection, tenant, query.number.as_deref()).await?,
@@ -172,7 +185,11 @@ pub async fn list_batches(store: &Store, tenant: TenantId, query: &BatchQuery) -
 }
 
 /// One batch.
-pub async fn find_batch(store: &Store, tenant: TenantId, batch: BatchId) -> Result<Option<BatchRow>, ChecklistError> {
+pub async fn find_batch(
+    store: &Store,
+    tenant: TenantId,
+    batch: BatchId,
+) -> Result<Option<BatchRow>, ChecklistError> {
     Ok(batches::find(&mut *store.acquire().await?, tenant, batch).await?)
 }
 
@@ -185,23 +202,36 @@ pub async fn list_rejected_recipients(
     after: Option<&str>,
 ) -> Result<Option<Page<RejectedRecipientRow>>, ChecklistError> {
     let (mut connection, limit) = (store.acquire().await?, size(limit));
-    if batches::find(&mut connection, tenant, batch).await?.is_none() {
+    if batches::find(&mut connection, tenant, batch)
+        .await?
+        .is_none()
+    {
         return Ok(None);
     }
     let (row, pointer) = row_key(after)?;
     let row = i32::try_from(row).map_err(|_| ChecklistError::NotACursor)?;
-    let rows = refused::recipients(&mut connection, batch, (row, pointer), i64::from(limit) + 1).await?;
-    Ok(Some(Page::cut(rows, limit, |r| format!("{}:{}", r.row, r.pointer))))
+    let rows =
+        refused::recipients(&mut connection, batch, (row, pointer), i64::from(limit) + 1).await?;
+    Ok(Some(Page::cut(rows, limit, |r| {
+        format!("{}:{}", r.row, r.pointer)
+    })))
 }
 
 fn row_key(after: Option<&str>) -> Result<(i64, &str), ChecklistError> {
-    let Some(after) = after else { return Ok((0, "")) };
+    let Some(after) = after else {
+        return Ok((0, ""));
+    };
     let (row, field) = after.split_once(':').ok_or(ChecklistError::NotACursor)?;
     Ok((row.parse().map_err(|_| ChecklistError::NotACursor)?, field))
 }
 
 /// A page of messages; `whole` shows addresses in full.
-pub async fn list_messages(store: &Store, tenant: TenantId, query: &MessageQuery, whole: bool) -> Result<Page<Message>, ChecklistError> {
+pub async fn list_messages(
+    store: &Store,
+    tenant: TenantId,
+    query: &MessageQuery,
+    whole: bool,
+) -> Result<Page<Message>, ChecklistError> {
     let (mut connection, limit) = (store.acquire().await?, size(query.limit));
     let list = match (query.list.unwrap_or(List::All), query.state) {
         // The state says where to look, which is cheaper than to look everywhere.
@@ -232,34 +262,74 @@ fn shown(mut row: MessageRow, whole: bool) -> Message {
     if !whole {
         row.recipient = Address::from_store(row.recipient).masked();
     }
-    let id = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }.to_string();
+    let id = MessageKey {
+        batch_id: BatchId(row.batch_id),
+        seq: row.seq,
+    }
+    .to_string();
     Message { id, row }
 }
 
 /// One message with its calls.
-pub async fn find_message(store: &Store, tenant: TenantId, key: MessageKey, whole: bool) -> Result<Option<MessageWithAttempts>, ChecklistError> {
+pub async fn find_message(
+    store: &Store,
+    tenant: TenantId,
+    key: MessageKey,
+    whole: bool,
+) -> Result<Option<MessageWithAttempts>, ChecklistError> {
     let mut connection = store.acquire().await?;
-    let Some(row) = messages::find(&mut connection, tenant, key).await? else { return Ok(None) };
+    let Some(row) = messages::find(&mut connection, tenant, key).await? else {
+        return Ok(None);
+    };
     let attempts = messages::attempts(&mut connection, key).await?;
-    Ok(Some(MessageWithAttempts { message: shown(row, whole), attempts }))
+    Ok(Some(MessageWithAttempts {
+        message: shown(row, whole),
+        attempts,
+    }))
 }
 
 /// A page of jobs that were refused whole.
-pub async fn list_rejected_jobs(store: &Store, tenant: TenantId, limit: Option<u16>, after: Option<&str>) -> Result<Page<RejectedJobRow>, ChecklistError> {
+pub async fn list_rejected_jobs(
+    store: &Store,
+    tenant: TenantId,
+    limit: Option<u16>,
+    after: Option<&str>,
+) -> Result<Page<RejectedJobRow>, ChecklistError> {
     let limit = size(limit);
-    let rows = refused::jobs(&mut *store.acquire().await?, tenant, key(after)?, i64::from(limit) + 1).await?;
+    let rows = refused::jobs(
+        &mut *store.acquire().await?,
+        tenant,
+        key(after)?,
+        i64::from(limit) + 1,
+    )
+    .await?;
     Ok(Page::cut(rows, limit, |row| row.id.to_string()))
 }
 
 /// A page of imports.
-pub async fn list_imports(store: &Store, tenant: TenantId, limit: Option<u16>, after: Option<&str>) -> Result<Page<ImportRow>, ChecklistError> {
+pub async fn list_imports(
+    store: &Store,
+    tenant: TenantId,
+    limit: Option<u16>,
+    after: Option<&str>,
+) -> Result<Page<ImportRow>, ChecklistError> {
     let limit = size(limit);
-    let rows = refused::imports(&mut *store.acquire().await?, tenant, key(after)?, i64::from(limit) + 1).await?;
+    let rows = refused::imports(
+        &mut *store.acquire().await?,
+        tenant,
+        key(after)?,
+        i64::from(limit) + 1,
+    )
+    .await?;
     Ok(Page::cut(rows, limit, |row| row.id.to_string()))
 }
 
 /// One import.
-pub async fn find_import(store: &Store, tenant: TenantId, id: Uuid) -> Result<Option<ImportRow>, ChecklistError> {
+pub async fn find_import(
+    store: &Store,
+    tenant: TenantId,
+    id: Uuid,
+) -> Result<Option<ImportRow>, ChecklistError> {
     Ok(refused::find_import(&mut *store.acquire().await?, tenant, id).await?)
 }
 
@@ -272,23 +342,62 @@ pub async fn list_rejected_rows(
     after: Option<&str>,
 ) -> Result<Option<Page<RejectedImportRow>>, ChecklistError> {
     let (mut connection, limit) = (store.acquire().await?, size(limit));
-    if refused::find_import(&mut connection, tenant, import).await?.is_none() {
+    if refused::find_import(&mut connection, tenant, import)
+        .await?
+        .is_none()
+    {
         return Ok(None);
     }
-    let rows = refused::import_rows(&mut connection, import, row_key(after)?, i64::from(limit) + 1).await?;
-    Ok(Some(Page::cut(rows, limit, |r| format!("{}:{}", r.row, r.field))))
+    let rows = refused::import_rows(
+        &mut connection,
+        import,
+        row_key(after)?,
+        i64::from(limit) + 1,
+    )
+    .await?;
+    Ok(Some(Page::cut(rows, limit, |r| {
+        format!("{}:{}", r.row, r.field)
+    })))
 }
 
 /// A page of holds.
-pub async fn list_holds(store: &Store, tenant: TenantId, open: Option<bool>, limit: Option<u16>, after: Option<&str>) -> Result<Page<HoldRow>, ChecklistError> {
+pub async fn list_holds(
+    store: &Store,
+    tenant: TenantId,
+    open: Option<bool>,
+    limit: Option<u16>,
+    after: Option<&str>,
+) -> Result<Page<HoldRow>, ChecklistError> {
     let (limit, before) = (size(limit), key(after)?.map(HoldId));
-    let rows = holds_list::list(&mut *store.acquire().await?, tenant, open, before, i64::from(limit) + 1).await?;
+    let rows = holds_list::list(
+        &mut *store.acquire().await?,
+        tenant,
+        open,
+        before,
+        i64::from(limit) + 1,
+    )
+    .await?;
     Ok(Page::cut(rows, limit, |row| row.id.to_string()))
 }
 
 /// Closes a hold in the name of `by`. A hold on everybody needs the caller to be one who may speak for `everybody`.
-pub async fn close_hold(store: &Store, tenant: TenantId, everybody: bool, hold: HoldId, by: &str, reason: &str) -> Result<Closed, ChecklistError> {
-    Ok(holds_list::close(&mut *store.acquire().await?, tenant, everybody, hold, by, reason).await?)
+pub async fn close_hold(
+    store: &Store,
+    tenant: TenantId,
+    everybody: bool,
+    hold: HoldId,
+    by: &str,
+    reason: &str,
+) -> Result<Closed, ChecklistError> {
+    Ok(holds_list::close(
+        &mut *store.acquire().await?,
+        tenant,
+        everybody,
+        hold,
+        by,
+        reason,
+    )
+    .await?)
 }
 
 #[cfg(test)]

@@ -21,18 +21,33 @@ pub(super) struct ContractsArgs {
 pub(super) fn run(args: &ContractsArgs) -> anyhow::Result<()> {
     let files = contracts::all()?;
     if let Some(folder) = &args.write {
-        std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("could not make {}", folder.display()))?;
         for (name, text) in &files {
             let path = folder.join(name);
-            std::fs::write(&path, text).with_context(|| format!("could not write {}", path.display()))?;
+            std::fs::write(&path, text)
+                .with_context(|| format!("could not write {}", path.display()))?;
         }
-        return output::line(&format!("wrote {} contracts to {}", files.len(), folder.display()));
+        return output::line(&format!(
+            "wrote {} contracts to {}",
+            files.len(),
+            folder.display()
+        ));
     }
     let folder = args.check.clone().unwrap_or_default();
-    let differ: Vec<_> =
-        files.iter().filter(|(name, text)| std::fs::read_to_string(folder.join(name)).ok().as_ref() != Some(text)).map(|(name, _)| *name).collect();
+    let differ: Vec<_> = files
+        .iter()
+        .filter(|(name, text)| {
+            std::fs::read_to_string(folder.join(name)).ok().as_ref() != Some(text)
+        })
+        .map(|(name, _)| *name)
+        .collect();
     if differ.is_empty() {
         return output::line("the contracts are as committed");
     }
-    bail!("{} differ from this version: `campaign-dispatch contracts --write {}`", differ.join(", "), folder.display())
+    bail!(
+        "{} differ from this version: `campaign-dispatch contracts --write {}`",
+        differ.join(", "),
+        folder.display()
+    )
 }

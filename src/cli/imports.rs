@@ -66,7 +66,11 @@ pub(super) async fn run(common: &Common, command: ImportsCommand) -> anyhow::Res
     match command {
         ImportsCommand::Create { file, import } => {
             let value = create(&client, &file, &import).await?;
-            if common.json { output::json(&value) } else { show(&read(&value)?) }
+            if common.json {
+                output::json(&value)
+            } else {
+                show(&read(&value)?)
+            }
         }
         ImportsCommand::List(page) => {
             let value = client.get("/v1/imports", &page.query()).await?;
@@ -75,45 +79,90 @@ pub(super) async fn run(common: &Common, command: ImportsCommand) -> anyhow::Res
             }
             let page: Page<ImportRow> = read(&value)?;
             let row = |i: &ImportRow| {
-                vec![i.id.to_string(), output::time(i.created_at), i.file_name.clone(), i.template.clone(), i.state.clone(), i.good.to_string(), i.bad.to_string()]
+                vec![
+                    i.id.to_string(),
+                    output::time(i.created_at),
+                    i.file_name.clone(),
+                    i.template.clone(),
+                    i.state.clone(),
+                    i.good.to_string(),
+                    i.bad.to_string(),
+                ]
             };
-            output::table(&["IMPORT", "CREATED", "FILE", "TEMPLATE", "STATE", "GOOD", "BAD"], &page.items.iter().map(row).collect::<Vec<_>>())?;
+            output::table(
+                &[
+                    "IMPORT", "CREATED", "FILE", "TEMPLATE", "STATE", "GOOD", "BAD",
+                ],
+                &page.items.iter().map(row).collect::<Vec<_>>(),
+            )?;
             output::more(page.next.as_deref())
         }
         ImportsCommand::Show { import } => {
-            let value = client.get(&format!("/v1/imports/{import}"), &Query::new()).await?;
-            if common.json { output::json(&value) } else { show(&read(&value)?) }
+            let value = client
+                .get(&format!("/v1/imports/{import}"), &Query::new())
+                .await?;
+            if common.json {
+                output::json(&value)
+            } else {
+                show(&read(&value)?)
+            }
         }
         ImportsCommand::Rejected { import, page } => {
-            let value = client.get(&format!("/v1/imports/{import}/rejected"), &page.query()).await?;
+            let value = client
+                .get(&format!("/v1/imports/{import}/rejected"), &page.query())
+                .await?;
             if common.json {
                 return output::json(&value);
             }
             let page: Page<RejectedImportRow> = read(&value)?;
-            let row = |r: &RejectedImportRow| vec![r.row.to_string(), r.field.clone(), r.code.clone(), r.reason.clone()];
-            output::table(&["ROW", "COLUMN", "CODE", "REASON"], &page.items.iter().map(row).collect::<Vec<_>>())?;
+            let row = |r: &RejectedImportRow| {
+                vec![
+                    r.row.to_string(),
+                    r.field.clone(),
+                    r.code.clone(),
+                    r.reason.clone(),
+                ]
+            };
+            output::table(
+                &["ROW", "COLUMN", "CODE", "REASON"],
+                &page.items.iter().map(row).collect::<Vec<_>>(),
+            )?;
             output::more(page.next.as_deref())
         }
     }
 }
 
 /// Sends a file, with a bar on a terminal.
-pub(super) async fn create(client: &Client, file: &Path, import: &ImportArgs) -> anyhow::Result<Value> {
+pub(super) async fn create(
+    client: &Client,
+    file: &Path,
+    import: &ImportArgs,
+) -> anyhow::Result<Value> {
     let mut query: Query = vec![
         ("business_number", import.business_number.clone()),
         ("template", import.template.clone()),
         ("language", import.language.clone()),
-        ("ignore_unknown_columns", import.ignore_unknown_columns.to_string()),
+        (
+            "ignore_unknown_columns",
+            import.ignore_unknown_columns.to_string(),
+        ),
     ];
     query.extend(import.country.clone().map(|country| ("country", country)));
-    query.extend(file.file_name().map(|name| ("file_name", name.to_string_lossy().into_owned())));
+    query.extend(
+        file.file_name()
+            .map(|name| ("file_name", name.to_string_lossy().into_owned())),
+    );
     // Draws nothing when standard error is no terminal.
     let bar = ProgressBar::new(tokio::fs::metadata(file).await.map_or(0, |m| m.len()));
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}  {bytes_per_sec}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}  {bytes_per_sec}")
+    {
         bar.set_style(style);
     }
     let told = bar.clone();
-    let value = client.upload("/v1/imports", &query, file, move |bytes| told.inc(bytes)).await;
+    let value = client
+        .upload("/v1/imports", &query, file, move |bytes| told.inc(bytes))
+        .await;
     bar.finish_and_clear();
     value
 }
@@ -122,10 +171,23 @@ fn show(i: &ImportRow) -> anyhow::Result<()> {
     output::fields(&[
         ("import", i.id.to_string()),
         ("file", i.file_name.clone()),
-        ("for", format!("{} {} ({})", i.template, i.language, i.account)),
+        (
+            "for",
+            format!("{} {} ({})", i.template, i.language, i.account),
+        ),
         ("state", i.state.clone()),
         ("problem", output::maybe(i.problem.as_ref())),
-        ("rows", format!("{} = {} good + {} bad", i.rows, i.good, i.bad)),
+        (
+            "rows",
+            format!("{} = {} good + {} bad", i.rows, i.good, i.bad),
+        ),
     ])?;
-    if i.bad > 0 { output::line(&format!("the bad rows: campaign-dispatch imports rejected {}", i.id)) } else { Ok(()) }
+    if i.bad > 0 {
+        output::line(&format!(
+            "the bad rows: campaign-dispatch imports rejected {}",
+            i.id
+        ))
+    } else {
+        Ok(())
+    }
 }

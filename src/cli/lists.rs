@@ -138,18 +138,41 @@ fn with(query: &mut Query, name: &'static str, value: Option<impl ToString>) {
 
 pub(super) async fn jobs(common: &Common, command: JobsCommand) -> anyhow::Result<()> {
     let JobsCommand::Rejected(page) = command;
-    let value = common.client()?.get("/v1/jobs/rejected", &page.query()).await?;
+    let value = common
+        .client()?
+        .get("/v1/jobs/rejected", &page.query())
+        .await?;
     if common.json {
         return output::json(&value);
     }
     let page: Page<RejectedJobRow> = read(&value)?;
     for job in &page.items {
         let id = output::maybe(job.job_id.as_ref());
-        let times = if job.times > 1 { format!(", {} times", job.times) } else { String::new() };
-        output::line(&format!("{}  {} {id} by {}{times}", output::time(job.rejected_at), job.producer, job.source))?;
+        let times = if job.times > 1 {
+            format!(", {} times", job.times)
+        } else {
+            String::new()
+        };
+        output::line(&format!(
+            "{}  {} {id} by {}{times}",
+            output::time(job.rejected_at),
+            job.producer,
+            job.source
+        ))?;
         for error in job.errors.as_array().into_iter().flatten() {
-            let text = |key: &str| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
-            output::line(&format!("    {}: {} ({})", text("pointer"), text("reason"), text("code")))?;
+            let text = |key: &str| {
+                error
+                    .get(key)
+                    .and_then(serde_json::Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            output::line(&format!(
+                "    {}: {} ({})",
+                text("pointer"),
+                text("reason"),
+                text("code")
+            ))?;
         }
     }
     output::more(page.next.as_deref())
@@ -158,7 +181,12 @@ pub(super) async fn jobs(common: &Common, command: JobsCommand) -> anyhow::Resul
 pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow::Result<()> {
     let client = common.client()?;
     match command {
-        BatchesCommand::List { number, producer, job_id, page } => {
+        BatchesCommand::List {
+            number,
+            producer,
+            job_id,
+            page,
+        } => {
             let mut query = page.query();
             with(&mut query, "number", number);
             with(&mut query, "producer", producer);
@@ -172,18 +200,36 @@ pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow:
             output::more(page.next.as_deref())
         }
         BatchesCommand::Show { batch } => {
-            let value = client.get(&format!("/v1/batches/{batch}"), &Query::new()).await?;
-            if common.json { output::json(&value) } else { show_batch(&read(&value)?) }
+            let value = client
+                .get(&format!("/v1/batches/{batch}"), &Query::new())
+                .await?;
+            if common.json {
+                output::json(&value)
+            } else {
+                show_batch(&read(&value)?)
+            }
         }
         BatchesCommand::Watch { batch } => watch(&client, batch).await,
         BatchesCommand::Rejected { batch, page } => {
-            let value = client.get(&format!("/v1/batches/{batch}/rejected"), &page.query()).await?;
+            let value = client
+                .get(&format!("/v1/batches/{batch}/rejected"), &page.query())
+                .await?;
             if common.json {
                 return output::json(&value);
             }
             let page: Page<RejectedRecipientRow> = read(&value)?;
-            let row = |r: &RejectedRecipientRow| vec![r.row.to_string(), r.pointer.clone(), r.code.clone(), r.reason.clone()];
-            output::table(&["ROW", "POINTER", "CODE", "REASON"], &page.items.iter().map(row).collect::<Vec<_>>())?;
+            let row = |r: &RejectedRecipientRow| {
+                vec![
+                    r.row.to_string(),
+                    r.pointer.clone(),
+                    r.code.clone(),
+                    r.reason.clone(),
+                ]
+            };
+            output::table(
+                &["ROW", "POINTER", "CODE", "REASON"],
+                &page.items.iter().map(row).collect::<Vec<_>>(),
+            )?;
             output::more(page.next.as_deref())
         }
     }
@@ -198,10 +244,32 @@ const fn not_sent(batch: &BatchRow) -> i32 {
 }
 
 fn batch_table(batches: &[BatchRow]) -> anyhow::Result<()> {
-    let heads = ["BATCH", "CREATED", "NUMBER", "TEMPLATE", "RECIPIENTS", "PENDING", "UNCERTAIN", "SENT", "FAILED"];
+    let heads = [
+        "BATCH",
+        "CREATED",
+        "NUMBER",
+        "TEMPLATE",
+        "RECIPIENTS",
+        "PENDING",
+        "UNCERTAIN",
+        "SENT",
+        "FAILED",
+    ];
     let row = |b: &BatchRow| {
-        let counts = [b.recipients, b.pending, b.uncertain, gone_out(b), not_sent(b)].map(|count| count.to_string());
-        let names = [b.batch_id.to_string(), output::time(b.created_at), b.business_number.clone(), b.template.clone()];
+        let counts = [
+            b.recipients,
+            b.pending,
+            b.uncertain,
+            gone_out(b),
+            not_sent(b),
+        ]
+        .map(|count| count.to_string());
+        let names = [
+            b.batch_id.to_string(),
+            output::time(b.created_at),
+            b.business_number.clone(),
+            b.template.clone(),
+        ];
         names.into_iter().chain(counts).collect()
     };
     output::table(&heads, &batches.iter().map(row).collect::<Vec<Vec<_>>>())
@@ -212,17 +280,49 @@ fn show_batch(b: &BatchRow) -> anyhow::Result<()> {
         ("batch", b.batch_id.to_string()),
         ("job", format!("{} / {}", b.producer, b.job_id)),
         ("campaign", output::maybe(b.campaign.as_ref())),
-        ("from", format!("{} ({}, {})", b.business_number, b.account, b.channel)),
-        ("template", format!("{} {} ({})", b.template, b.language, b.category)),
+        (
+            "from",
+            format!("{} ({}, {})", b.business_number, b.account, b.channel),
+        ),
+        (
+            "template",
+            format!("{} {} ({})", b.template, b.language, b.category),
+        ),
         ("state", b.state.clone()),
         ("send at", output::time(b.send_at)),
         ("expires at", output::time(b.expires_at)),
-        ("cancelled at", b.cancelled_at.map(output::time).unwrap_or_default()),
-        ("recipients", format!("{} (and {} refused)", b.recipients, b.rejected)),
+        (
+            "cancelled at",
+            b.cancelled_at.map(output::time).unwrap_or_default(),
+        ),
+        (
+            "recipients",
+            format!("{} (and {} refused)", b.recipients, b.rejected),
+        ),
         ("pending", b.pending.to_string()),
         ("uncertain", b.uncertain.to_string()),
-        ("sent", format!("{}  = accepted {} + sent {} + delivered {} + read {}", gone_out(b), b.accepted, b.sent, b.delivered, b.read)),
-        ("failed", format!("{}  = failed {} + expired {} + suppressed {} + cancelled {}", not_sent(b), b.failed, b.expired, b.suppressed, b.cancelled)),
+        (
+            "sent",
+            format!(
+                "{}  = accepted {} + sent {} + delivered {} + read {}",
+                gone_out(b),
+                b.accepted,
+                b.sent,
+                b.delivered,
+                b.read
+            ),
+        ),
+        (
+            "failed",
+            format!(
+                "{}  = failed {} + expired {} + suppressed {} + cancelled {}",
+                not_sent(b),
+                b.failed,
+                b.expired,
+                b.suppressed,
+                b.cancelled
+            ),
+        ),
     ])
 }
 
@@ -233,8 +333,18 @@ pub(super) async fn watch(client: &Client, batch: uuid::Uuid) -> anyhow::Result<
         ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     });
     loop {
-        let batch: BatchRow = read(&client.get(&format!("/v1/batches/{batch}"), &Query::new()).await?)?;
-        let counts = format!("sent {} failed {} uncertain {} pending {}", gone_out(&batch), not_sent(&batch), batch.uncertain, batch.pending);
+        let batch: BatchRow = read(
+            &client
+                .get(&format!("/v1/batches/{batch}"), &Query::new())
+                .await?,
+        )?;
+        let counts = format!(
+            "sent {} failed {} uncertain {} pending {}",
+            gone_out(&batch),
+            not_sent(&batch),
+            batch.uncertain,
+            batch.pending
+        );
         let done = u64::try_from(batch.recipients - batch.pending).unwrap_or_default();
         match &bar {
             Some(bar) => {
@@ -258,7 +368,14 @@ pub(super) async fn watch(client: &Client, batch: uuid::Uuid) -> anyhow::Result<
 pub(super) async fn messages(common: &Common, command: MessagesCommand) -> anyhow::Result<()> {
     let client = common.client()?;
     match command {
-        MessagesCommand::List { list, batch, number, recipient, state, page } => {
+        MessagesCommand::List {
+            list,
+            batch,
+            number,
+            recipient,
+            state,
+            page,
+        } => {
             let mut query = page.query();
             query.push(("list", list));
             with(&mut query, "batch", batch);
@@ -274,8 +391,14 @@ pub(super) async fn messages(common: &Common, command: MessagesCommand) -> anyho
             output::more(page.next.as_deref())
         }
         MessagesCommand::Show { message } => {
-            let value = client.get(&format!("/v1/messages/{message}"), &Query::new()).await?;
-            if common.json { output::json(&value) } else { show_message(&read(&value)?) }
+            let value = client
+                .get(&format!("/v1/messages/{message}"), &Query::new())
+                .await?;
+            if common.json {
+                output::json(&value)
+            } else {
+                show_message(&read(&value)?)
+            }
         }
     }
 }
@@ -286,17 +409,44 @@ fn remark(m: &Message) -> String {
     if let Some(hold) = row.hold_id {
         return format!("held: holds list, id {hold}");
     }
-    let why = row.reason.as_ref().map(|reason| format!("{} {reason}", output::maybe(row.code.as_ref())));
-    why.or_else(|| row.due_at.map(|due| format!("due {}", output::time(due)))).unwrap_or_default()
+    let why = row
+        .reason
+        .as_ref()
+        .map(|reason| format!("{} {reason}", output::maybe(row.code.as_ref())));
+    why.or_else(|| row.due_at.map(|due| format!("due {}", output::time(due))))
+        .unwrap_or_default()
 }
 
 fn message_table(messages: &[Message]) -> anyhow::Result<()> {
     let row = |m: &Message| {
-        let last = [m.row.read_at, m.row.delivered_at, m.row.sent_at, m.row.accepted_at].into_iter().flatten().next();
-        let at = m.row.ended_at.or(last).map(output::time).unwrap_or_default();
-        vec![m.id.clone(), m.row.recipient.clone(), m.row.state.clone(), at, m.row.template.clone(), remark(m)]
+        let last = [
+            m.row.read_at,
+            m.row.delivered_at,
+            m.row.sent_at,
+            m.row.accepted_at,
+        ]
+        .into_iter()
+        .flatten()
+        .next();
+        let at = m
+            .row
+            .ended_at
+            .or(last)
+            .map(output::time)
+            .unwrap_or_default();
+        vec![
+            m.id.clone(),
+            m.row.recipient.clone(),
+            m.row.state.clone(),
+            at,
+            m.row.template.clone(),
+            remark(m),
+        ]
     };
-    output::table(&["MESSAGE", "RECIPIENT", "STATE", "AT", "TEMPLATE", ""], &messages.iter().map(row).collect::<Vec<_>>())
+    output::table(
+        &["MESSAGE", "RECIPIENT", "STATE", "AT", "TEMPLATE", ""],
+        &messages.iter().map(row).collect::<Vec<_>>(),
+    )
 }
 
 fn show_message(shown: &MessageWithAttempts) -> anyhow::Result<()> {
@@ -307,12 +457,21 @@ fn show_message(shown: &MessageWithAttempts) -> anyhow::Result<()> {
         ("to", row.recipient.clone()),
         ("ref", output::maybe(row.r#ref.as_ref())),
         ("job", format!("{} / {}", row.producer, row.job_id)),
-        ("from", format!("{} ({}, {})", row.business_number, row.account, row.channel)),
-        ("template", format!("{} {} ({})", row.template, row.language, row.category)),
+        (
+            "from",
+            format!("{} ({}, {})", row.business_number, row.account, row.channel),
+        ),
+        (
+            "template",
+            format!("{} {} ({})", row.template, row.language, row.category),
+        ),
         ("state", row.state.clone()),
         ("stage", output::maybe(row.stage.as_ref())),
         ("remark", remark(m)),
-        ("provider's id", output::maybe(row.provider_message_id.as_ref())),
+        (
+            "provider's id",
+            output::maybe(row.provider_message_id.as_ref()),
+        ),
         ("accepted", at(row.accepted_at)),
         ("sent", at(row.sent_at)),
         ("delivered", at(row.delivered_at)),
@@ -320,7 +479,15 @@ fn show_message(shown: &MessageWithAttempts) -> anyhow::Result<()> {
         ("ended", at(row.ended_at)),
     ])?;
     for a in &shown.attempts {
-        output::line(&format!("attempt {}  {}  {}  {} ({}) {}", a.attempt, output::time(a.at), a.outcome, a.code, a.class, a.reason))?;
+        output::line(&format!(
+            "attempt {}  {}  {}  {} ({}) {}",
+            a.attempt,
+            output::time(a.at),
+            a.outcome,
+            a.code,
+            a.class,
+            a.reason
+        ))?;
     }
     Ok(())
 }
@@ -339,8 +506,18 @@ pub(super) async fn failures(common: &Common, args: FailuresArgs) -> anyhow::Res
     }
     for f in &failures {
         let meaning = f.meaning.as_deref().unwrap_or(&f.sample);
-        output::line(&format!("{} × {} {meaning}  [{}, send again: {}]", f.messages, f.code, f.class, f.resend))?;
-        output::line(&format!("    {}", if args.lang == "ja" { &f.advice.ja } else { &f.advice.en }))?;
+        output::line(&format!(
+            "{} × {} {meaning}  [{}, send again: {}]",
+            f.messages, f.code, f.class, f.resend
+        ))?;
+        output::line(&format!(
+            "    {}",
+            if args.lang == "ja" {
+                &f.advice.ja
+            } else {
+                &f.advice.en
+            }
+        ))?;
         output::line(&format!("    the provider said: {}", f.sample))?;
     }
     Ok(())
@@ -359,17 +536,43 @@ pub(super) async fn holds(common: &Common, command: HoldsCommand) -> anyhow::Res
             let page: Page<HoldRow> = read(&value)?;
             let row = |h: &HoldRow| {
                 let until = h.until.map(output::time).unwrap_or_default();
-                let state = h.closed_at.map_or_else(|| "open".to_owned(), |at| format!("closed {}", output::time(at)));
-                vec![h.id.to_string(), h.scope.clone(), h.cause.clone(), output::time(h.since), until, h.resume.clone(), h.parked.to_string(), state, h.detail.clone()]
+                let state = h.closed_at.map_or_else(
+                    || "open".to_owned(),
+                    |at| format!("closed {}", output::time(at)),
+                );
+                vec![
+                    h.id.to_string(),
+                    h.scope.clone(),
+                    h.cause.clone(),
+                    output::time(h.since),
+                    until,
+                    h.resume.clone(),
+                    h.parked.to_string(),
+                    state,
+                    h.detail.clone(),
+                ]
             };
-            let heads = ["HOLD", "SCOPE", "CAUSE", "SINCE", "UNTIL", "ENDED BY", "WAITING", "STATE", ""];
+            let heads = [
+                "HOLD", "SCOPE", "CAUSE", "SINCE", "UNTIL", "ENDED BY", "WAITING", "STATE", "",
+            ];
             output::table(&heads, &page.items.iter().map(row).collect::<Vec<_>>())?;
             output::more(page.next.as_deref())
         }
         HoldsCommand::Close { hold, reason } => {
             let body = json!({ "reason": reason });
-            client.call(Method::POST, &format!("/v1/holds/{hold}/close"), &Query::new(), Some(&body)).await?;
-            if common.json { output::json(&json!({ "closed": hold })) } else { output::line(&format!("hold {hold} is closed; what waited goes on")) }
+            client
+                .call(
+                    Method::POST,
+                    &format!("/v1/holds/{hold}/close"),
+                    &Query::new(),
+                    Some(&body),
+                )
+                .await?;
+            if common.json {
+                output::json(&json!({ "closed": hold }))
+            } else {
+                output::line(&format!("hold {hold} is closed; what waited goes on"))
+            }
         }
     }
 }

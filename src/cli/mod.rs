@@ -41,10 +41,20 @@ struct Common {
     #[arg(long, global = true)]
     json: bool,
     /// Where the API is
-    #[arg(long, global = true, env = "DISPATCH__CLIENT__URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        global = true,
+        env = "DISPATCH__CLIENT__URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
     url: String,
     /// The token to call it with
-    #[arg(long, global = true, env = "DISPATCH__CLIENT__TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "DISPATCH__CLIENT__TOKEN",
+        hide_env_values = true
+    )]
     token: Option<SecretString>,
 }
 
@@ -132,9 +142,15 @@ impl Cli {
             Command::Messages(command) => lists::messages(common, command).await,
             Command::Failures(args) => lists::failures(common, args).await,
             Command::Holds(command) => lists::holds(common, command).await,
-            Command::Accounts(command) => registry::run(common, registry::Kind::Accounts, command).await,
-            Command::Numbers(command) => registry::run(common, registry::Kind::Numbers, command).await,
-            Command::Templates(command) => registry::run(common, registry::Kind::Templates, command).await,
+            Command::Accounts(command) => {
+                registry::run(common, registry::Kind::Accounts, command).await
+            }
+            Command::Numbers(command) => {
+                registry::run(common, registry::Kind::Numbers, command).await
+            }
+            Command::Templates(command) => {
+                registry::run(common, registry::Kind::Templates, command).await
+            }
             Command::Imports(command) => imports::run(common, command).await,
             Command::Tokens(command) => tokens::run(common, command).await,
         }
@@ -143,7 +159,8 @@ impl Cli {
 
 /// A table's rows from the API's JSON.
 fn read<T: serde::de::DeserializeOwned>(value: &serde_json::Value) -> anyhow::Result<T> {
-    T::deserialize(value).context("the server answers in a way this version does not know: is it another version?")
+    T::deserialize(value)
+        .context("the server answers in a way this version does not know: is it another version?")
 }
 
 /// What a list takes.

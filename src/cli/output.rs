@@ -26,13 +26,23 @@ fn written(result: io::Result<()>) -> anyhow::Result<()> {
 
 /// Writes rows under their heads. A Japanese character is two columns wide.
 pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {
-    written(io::stdout().lock().write_all(aligned(heads, rows).as_bytes()))
+    written(
+        io::stdout()
+            .lock()
+            .write_all(aligned(heads, rows).as_bytes()),
+    )
 }
 
 fn aligned(heads: &[&str], rows: &[Vec<String>]) -> String {
     let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
     let all = || std::iter::once(&heads).chain(rows);
-    let width = |column: usize| all().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or_default();
+    let width = |column: usize| {
+        all()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.width())
+            .max()
+            .unwrap_or_default()
+    };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let mut text = String::new();
     for row in all() {
@@ -49,9 +59,16 @@ fn aligned(heads: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Names and values below each other.
 pub(super) fn fields(pairs: &[(&str, String)]) -> anyhow::Result<()> {
-    let widest = pairs.iter().map(|(name, _)| name.width()).max().unwrap_or_default();
+    let widest = pairs
+        .iter()
+        .map(|(name, _)| name.width())
+        .max()
+        .unwrap_or_default();
     for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
-        line(&format!("{name}{}  {value}", " ".repeat(widest - name.width())))?;
+        line(&format!(
+            "{name}{}  {value}",
+            " ".repeat(widest - name.width())
+        ))?;
     }
     Ok(())
 }
@@ -80,7 +97,13 @@ mod tests {
 
     #[test]
     fn wide_characters_count_twice() {
-        let rows = [vec!["渋谷".to_owned(), "1".to_owned()], vec!["ab".to_owned(), "2".to_owned()]];
-        assert_eq!(aligned(&["name", "n"], &rows), "name  n\n渋谷  1\nab    2\n");
+        let rows = [
+            vec!["渋谷".to_owned(), "1".to_owned()],
+            vec!["ab".to_owned(), "2".to_owned()],
+        ];
+        assert_eq!(
+            aligned(&["name", "n"], &rows),
+            "name  n\n渋谷  1\nab    2\n"
+        );
     }
 }

@@ -44,7 +44,11 @@ pub(super) enum RegistryCommand {
     },
 }
 
-pub(super) async fn run(common: &Common, kind: Kind, command: RegistryCommand) -> anyhow::Result<()> {
+pub(super) async fn run(
+    common: &Common,
+    kind: Kind,
+    command: RegistryCommand,
+) -> anyhow::Result<()> {
     match (command, kind) {
         (RegistryCommand::Apply { file }, _) => apply(common, &file).await,
         (RegistryCommand::List, Kind::Accounts) => accounts(common, None).await,
@@ -60,29 +64,57 @@ async fn apply(common: &Common, path: &Path) -> anyhow::Result<()> {
     let file = RegistryFile::read(path)?;
     let base = path.parent().unwrap_or_else(|| Path::new("."));
     let mut secrets = BTreeMap::new();
-    for account in file.accounts.iter().filter(|account| !account.credentials.is_empty()) {
+    for account in file
+        .accounts
+        .iter()
+        .filter(|account| !account.credentials.is_empty())
+    {
         let found = account.resolve_credentials(base).map_err(|errors| {
             let list: Vec<_> = errors.iter().map(|e| format!("\n  {e}")).collect();
-            anyhow::anyhow!("account {}: its secrets could not be read:{}", account.name, list.concat())
+            anyhow::anyhow!(
+                "account {}: its secrets could not be read:{}",
+                account.name,
+                list.concat()
+            )
         })?;
-        let plain: BTreeMap<_, _> = found.0.into_iter().map(|(name, secret)| (name, secret.expose_secret().to_owned())).collect();
+        let plain: BTreeMap<_, _> = found
+            .0
+            .into_iter()
+            .map(|(name, secret)| (name, secret.expose_secret().to_owned()))
+            .collect();
         secrets.insert(secrets_key(account), plain);
     }
     let body = json!({ "registry": file, "secrets": secrets });
-    let answer = common.client()?.call(Method::PUT, "/v1/registry", &Query::new(), Some(&body)).await?;
+    let answer = common
+        .client()?
+        .call(Method::PUT, "/v1/registry", &Query::new(), Some(&body))
+        .await?;
     if common.json {
         return output::json(&answer);
     }
     let applied: Applied = read(&answer)?;
-    for change in applied.changes.iter().filter(|change| change.became != Became::Unchanged) {
-        output::line(&format!("{} {} {}", change.became, change.kind, change.name))?;
+    for change in applied
+        .changes
+        .iter()
+        .filter(|change| change.became != Became::Unchanged)
+    {
+        output::line(&format!(
+            "{} {} {}",
+            change.became, change.kind, change.name
+        ))?;
     }
-    let counts = [Became::Created, Became::Updated, Became::Unchanged].map(|became| format!("{became} {}", applied.count(became)));
+    let counts = [Became::Created, Became::Updated, Became::Unchanged]
+        .map(|became| format!("{became} {}", applied.count(became)));
     output::line(&counts.join(", "))
 }
 
 /// A list whole, or the one of it that is called so.
-fn one_or_all<T>(list: Vec<T>, name: Option<&str>, is: impl Fn(&T, &str) -> bool, what: &str) -> anyhow::Result<Vec<T>> {
+fn one_or_all<T>(
+    list: Vec<T>,
+    name: Option<&str>,
+    is: impl Fn(&T, &str) -> bool,
+    what: &str,
+) -> anyhow::Result<Vec<T>> {
     let Some(name) = name else { return Ok(list) };
     let found: Vec<T> = list.into_iter().filter(|item| is(item, name)).collect();
     if found.is_empty() {
@@ -91,7 +123,10 @@ fn one_or_all<T>(list: Vec<T>, name: Option<&str>, is: impl Fn(&T, &str) -> bool
     Ok(found)
 }
 
-async fn list<T: serde::de::DeserializeOwned>(common: &Common, path: &str) -> anyhow::Result<(Value, Vec<T>)> {
+async fn list<T: serde::de::DeserializeOwned>(
+    common: &Common,
+    path: &str,
+) -> anyhow::Result<(Value, Vec<T>)> {
     let value = common.client()?.get(path, &Query::new()).await?;
     let list = read(&value)?;
     Ok((value, list))
@@ -105,10 +140,33 @@ async fn accounts(common: &Common, name: Option<String>) -> anyhow::Result<()> {
     }
     if name.is_none() {
         let row = |a: &AccountInfo| {
-            let usable = if a.usable { "" } else { "credentials cannot be opened: apply it again" };
-            vec![a.name.clone(), a.channel.clone(), a.provider.clone(), a.waba_id.clone(), a.numbers.to_string(), a.templates.to_string(), usable.to_owned()]
+            let usable = if a.usable {
+                ""
+            } else {
+                "credentials cannot be opened: apply it again"
+            };
+            vec![
+                a.name.clone(),
+                a.channel.clone(),
+                a.provider.clone(),
+                a.waba_id.clone(),
+                a.numbers.to_string(),
+                a.templates.to_string(),
+                usable.to_owned(),
+            ]
         };
-        return output::table(&["ACCOUNT", "CHANNEL", "PROVIDER", "WABA", "NUMBERS", "TEMPLATES", ""], &found.iter().map(row).collect::<Vec<_>>());
+        return output::table(
+            &[
+                "ACCOUNT",
+                "CHANNEL",
+                "PROVIDER",
+                "WABA",
+                "NUMBERS",
+                "TEMPLATES",
+                "",
+            ],
+            &found.iter().map(row).collect::<Vec<_>>(),
+        );
     }
     for a in &found {
         output::fields(&[
@@ -119,7 +177,14 @@ async fn accounts(common: &Common, name: Option<String>) -> anyhow::Result<()> {
             ("base url", output::maybe(a.base_url.as_ref())),
             ("api version", output::maybe(a.api_version.as_ref())),
             ("waba", a.waba_id.clone()),
-            ("credentials", if a.usable { a.credentials.join(", ") } else { "cannot be opened: apply it again, or set the right secrets.key".to_owned() }),
+            (
+                "credentials",
+                if a.usable {
+                    a.credentials.join(", ")
+                } else {
+                    "cannot be opened: apply it again, or set the right secrets.key".to_owned()
+                },
+            ),
             ("callback path", a.hook_path.clone()),
             ("numbers", a.numbers.to_string()),
             ("templates", a.templates.to_string()),
@@ -130,37 +195,91 @@ async fn accounts(common: &Common, name: Option<String>) -> anyhow::Result<()> {
 
 async fn numbers(common: &Common, name: Option<String>) -> anyhow::Result<()> {
     let (_, all) = list::<NumberInfo>(common, "/v1/numbers").await?;
-    let found = one_or_all(all, name.as_deref(), |n, name| n.business_number == name, "number")?;
+    let found = one_or_all(
+        all,
+        name.as_deref(),
+        |n, name| n.business_number == name,
+        "number",
+    )?;
     if common.json {
         return output::json(&serde_json::to_value(&found)?);
     }
     let row = |n: &NumberInfo| {
-        let limit = n.limit.map_or_else(|| "unlimited".to_owned(), |limit| format!("{limit}/s"));
-        vec![n.id.to_string(), n.business_number.clone(), n.account.clone(), n.provider_number_id.clone(), limit, n.status.clone()]
+        let limit = n
+            .limit
+            .map_or_else(|| "unlimited".to_owned(), |limit| format!("{limit}/s"));
+        vec![
+            n.id.to_string(),
+            n.business_number.clone(),
+            n.account.clone(),
+            n.provider_number_id.clone(),
+            limit,
+            n.status.clone(),
+        ]
     };
-    output::table(&["ID", "NUMBER", "ACCOUNT", "PROVIDER'S ID", "LIMIT", "STATUS"], &found.iter().map(row).collect::<Vec<_>>())
+    output::table(
+        &[
+            "ID",
+            "NUMBER",
+            "ACCOUNT",
+            "PROVIDER'S ID",
+            "LIMIT",
+            "STATUS",
+        ],
+        &found.iter().map(row).collect::<Vec<_>>(),
+    )
 }
 
 async fn templates(common: &Common, name: Option<String>) -> anyhow::Result<()> {
     let (_, all) = list::<TemplateInfo>(common, "/v1/templates").await?;
-    let found = one_or_all(all, name.as_deref(), |t, name| t.name == name || t.id.to_string() == name, "template")?;
+    let found = one_or_all(
+        all,
+        name.as_deref(),
+        |t, name| t.name == name || t.id.to_string() == name,
+        "template",
+    )?;
     if common.json {
         return output::json(&serde_json::to_value(&found)?);
     }
     if name.is_none() {
         let row = |t: &TemplateInfo| {
             let slots: Vec<_> = t.slots.iter().map(|s| s.name.as_str()).collect();
-            vec![t.id.to_string(), t.name.clone(), t.language.clone(), t.category.clone(), t.status.clone(), t.account.clone(), slots.join(" ")]
+            vec![
+                t.id.to_string(),
+                t.name.clone(),
+                t.language.clone(),
+                t.category.clone(),
+                t.status.clone(),
+                t.account.clone(),
+                slots.join(" "),
+            ]
         };
-        return output::table(&["ID", "TEMPLATE", "LANGUAGE", "CATEGORY", "STATUS", "ACCOUNT", "SLOTS"], &found.iter().map(row).collect::<Vec<_>>());
+        return output::table(
+            &[
+                "ID", "TEMPLATE", "LANGUAGE", "CATEGORY", "STATUS", "ACCOUNT", "SLOTS",
+            ],
+            &found.iter().map(row).collect::<Vec<_>>(),
+        );
     }
     for t in &found {
-        output::line(&format!("{} {} ({}, {}) of {}, id {}", t.name, t.language, t.category, t.status, t.account, t.id))?;
+        output::line(&format!(
+            "{} {} ({}, {}) of {}, id {}",
+            t.name, t.language, t.category, t.status, t.account, t.id
+        ))?;
         let row = |s: &crate::registry::shown::SlotInfo| {
             let required = if s.required { "yes" } else { "no" };
-            vec![s.name.clone(), s.kind.clone(), s.max_chars.to_string(), required.to_owned(), output::maybe(s.example.as_ref())]
+            vec![
+                s.name.clone(),
+                s.kind.clone(),
+                s.max_chars.to_string(),
+                required.to_owned(),
+                output::maybe(s.example.as_ref()),
+            ]
         };
-        output::table(&["SLOT", "TYPE", "LONGEST", "REQUIRED", "EXAMPLE"], &t.slots.iter().map(row).collect::<Vec<_>>())?;
+        output::table(
+            &["SLOT", "TYPE", "LONGEST", "REQUIRED", "EXAMPLE"],
+            &t.slots.iter().map(row).collect::<Vec<_>>(),
+        )?;
     }
     Ok(())
 }

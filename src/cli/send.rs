@@ -36,7 +36,11 @@ pub(super) struct SendArgs {
     #[arg(long, required_unless_present = "file")]
     language: Option<String>,
     /// Who publishes, as registered
-    #[arg(long, required_unless_present = "file", env = "DISPATCH__CLIENT__PRODUCER")]
+    #[arg(
+        long,
+        required_unless_present = "file",
+        env = "DISPATCH__CLIENT__PRODUCER"
+    )]
     producer: Option<String>,
     /// A recipient; may be given again
     #[arg(long)]
@@ -76,12 +80,19 @@ pub(super) struct SendArgs {
 pub(super) async fn run(common: &Common, args: SendArgs) -> anyhow::Result<()> {
     let job = match &args.file {
         Some(path) => {
-            let text = tokio::fs::read(path).await.with_context(|| format!("could not read {}", path.display()))?;
-            serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?
+            let text = tokio::fs::read(path)
+                .await
+                .with_context(|| format!("could not read {}", path.display()))?;
+            serde_json::from_slice(&text)
+                .with_context(|| format!("{} is not JSON", path.display()))?
         }
         None => from_parts(common, &args).await?,
     };
-    let answer = if args.amqp { by_broker(common, &job, args.urgent).await? } else { by_http(common, &job, args.dry_run).await? };
+    let answer = if args.amqp {
+        by_broker(common, &job, args.urgent).await?
+    } else {
+        by_http(common, &job, args.dry_run).await?
+    };
     if common.json {
         output::json(&answer)?;
     } else {
@@ -91,7 +102,9 @@ pub(super) async fn run(common: &Common, args: SendArgs) -> anyhow::Result<()> {
         bail!("the job was refused: correct it and send it again, the job id is still free");
     }
     match answer["batch_id"].as_str() {
-        Some(batch) if args.watch && !args.dry_run => lists::watch(&common.client()?, batch.parse()?).await,
+        Some(batch) if args.watch && !args.dry_run => {
+            lists::watch(&common.client()?, batch.parse()?).await
+        }
         _ => Ok(()),
     }
 }
@@ -101,7 +114,10 @@ async fn from_parts(common: &Common, args: &SendArgs) -> anyhow::Result<Value> {
     let params: BTreeMap<&str, &str> = args
         .param
         .iter()
-        .map(|pair| pair.split_once('=').with_context(|| format!("--param {pair}: write SLOT=VALUE")))
+        .map(|pair| {
+            pair.split_once('=')
+                .with_context(|| format!("--param {pair}: write SLOT=VALUE"))
+        })
         .collect::<anyhow::Result<_>>()?;
     let mut job = json!({
         "schema": "send-job/v1",
@@ -121,7 +137,12 @@ async fn from_parts(common: &Common, args: &SendArgs) -> anyhow::Result<Value> {
         };
         let imported = imports::create(&common.client()?, file, &import).await?;
         if !common.json {
-            output::line(&format!("import {}: {} good, {} bad", imported["id"].as_str().unwrap_or_default(), imported["good"], imported["bad"]))?;
+            output::line(&format!(
+                "import {}: {} good, {} bad",
+                imported["id"].as_str().unwrap_or_default(),
+                imported["good"],
+                imported["bad"]
+            ))?;
         }
         job["audience"] = json!({ "import": imported["id"] });
     } else if args.to.is_empty() {
@@ -139,19 +160,34 @@ async fn from_parts(common: &Common, args: &SendArgs) -> anyhow::Result<Value> {
 }
 
 async fn by_http(common: &Common, job: &Value, dry_run: bool) -> anyhow::Result<Value> {
-    let query: Query = if dry_run { vec![("dry_run", "true".to_owned())] } else { Query::new() };
+    let query: Query = if dry_run {
+        vec![("dry_run", "true".to_owned())]
+    } else {
+        Query::new()
+    };
     let client = common.client()?;
-    let (status, answer) = client.raw(Method::POST, "/v1/jobs", &query, Some(job)).await?;
+    let (status, answer) = client
+        .raw(Method::POST, "/v1/jobs", &query, Some(job))
+        .await?;
     if answer.get("status").is_none() {
         let errors = &answer["errors"];
-        bail!("refused ({status}): {}", errors[0]["reason"].as_str().unwrap_or("no reason was given"));
+        bail!(
+            "refused ({status}): {}",
+            errors[0]["reason"]
+                .as_str()
+                .unwrap_or("no reason was given")
+        );
     }
     Ok(answer)
 }
 
 async fn by_broker(common: &Common, job: &Value, urgent: bool) -> anyhow::Result<Value> {
     let options = BrokerOptions::from_settings(&common.settings()?.broker);
-    let key = if urgent { Topology::URGENT_KEY } else { Topology::JOBS_KEY };
+    let key = if urgent {
+        Topology::URGENT_KEY
+    } else {
+        Topology::JOBS_KEY
+    };
     let answer = request::ask(&options, key, serde_json::to_vec(job)?, ANSWER_WITHIN).await?;
     serde_json::from_slice(&answer).context("the answer is not JSON")
 }
@@ -159,20 +195,58 @@ async fn by_broker(common: &Common, job: &Value, urgent: bool) -> anyhow::Result
 fn show(answer: &Value, dry_run: bool) -> anyhow::Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     for error in answer["errors"].as_array().into_iter().flatten() {
-        let meant: Vec<_> = error["did_you_mean"].as_array().into_iter().flatten().map(text).collect();
-        let meant = if meant.is_empty() { String::new() } else { format!("; did you mean {}?", meant.join(", ")) };
-        output::line(&format!("{}: {} ({}){meant}", text(&error["pointer"]), text(&error["reason"]), text(&error["code"])))?;
+        let meant: Vec<_> = error["did_you_mean"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(text)
+            .collect();
+        let meant = if meant.is_empty() {
+            String::new()
+        } else {
+            format!("; did you mean {}?", meant.join(", "))
+        };
+        output::line(&format!(
+            "{}: {} ({}){meant}",
+            text(&error["pointer"]),
+            text(&error["reason"]),
+            text(&error["code"])
+        ))?;
     }
     if answer["status"] != "accepted" {
         return Ok(());
     }
-    let what = if dry_run { "would be accepted" } else { "accepted" };
-    output::line(&format!("batch {}  {what} {}  rejected {}", text(&answer["batch_id"]), answer["accepted"], answer["rejected"]))?;
-    for rejection in answer["rejections"].as_array().into_iter().flatten().take(REJECTIONS_SHOWN) {
-        output::line(&format!("    row {}: {} ({})", rejection["row"], text(&rejection["reason"]), text(&rejection["code"])))?;
+    let what = if dry_run {
+        "would be accepted"
+    } else {
+        "accepted"
+    };
+    output::line(&format!(
+        "batch {}  {what} {}  rejected {}",
+        text(&answer["batch_id"]),
+        answer["accepted"],
+        answer["rejected"]
+    ))?;
+    for rejection in answer["rejections"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .take(REJECTIONS_SHOWN)
+    {
+        output::line(&format!(
+            "    row {}: {} ({})",
+            rejection["row"],
+            text(&rejection["reason"]),
+            text(&rejection["code"])
+        ))?;
     }
     for hold in answer["holds"].as_array().into_iter().flatten() {
-        output::line(&format!("    waits for hold {} on {} ({})", hold["id"], text(&hold["scope"]), text(&hold["cause"])))?;
+        output::line(&format!(
+            "    waits for hold {} on {} ({})",
+            hold["id"],
+            text(&hold["scope"]),
+            text(&hold["cause"])
+        ))?;
     }
     Ok(())
 }

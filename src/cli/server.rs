@@ -30,13 +30,20 @@ pub(super) struct ServeArgs {
 
 /// `all` is none in particular.
 fn role(text: &str) -> Result<Option<Role>, crate::domain::UnknownName> {
-    if text == "all" { Ok(None) } else { text.parse().map(Some) }
+    if text == "all" {
+        Ok(None)
+    } else {
+        text.parse().map(Some)
+    }
 }
 
 pub(super) async fn serve(common: &Common, args: ServeArgs) -> anyhow::Result<()> {
     let all = args.roles.contains(&None);
-    let roles: BTreeSet<Role> =
-        if all { Role::ALL.iter().copied().collect() } else { args.roles.into_iter().flatten().collect() };
+    let roles: BTreeSet<Role> = if all {
+        Role::ALL.iter().copied().collect()
+    } else {
+        args.roles.into_iter().flatten().collect()
+    };
     app::serve(common.settings()?, roles).await
 }
 
@@ -52,7 +59,11 @@ pub(super) async fn migrate(common: &Common) -> anyhow::Result<()> {
 
 pub(super) fn topology(common: &Common) -> anyhow::Result<()> {
     let description = Topology::default().describe();
-    if common.json { output::json(&serde_json::to_value(&description)?) } else { output::line(description.to_string().trim_end()) }
+    if common.json {
+        output::json(&serde_json::to_value(&description)?)
+    } else {
+        output::line(description.to_string().trim_end())
+    }
 }
 
 /// One thing that was looked at.
@@ -61,12 +72,19 @@ struct Checked {
     problem: Option<String>,
 }
 
-fn checked<T>(list: &mut Vec<Checked>, what: impl Into<String>, result: anyhow::Result<T>) -> Option<T> {
+fn checked<T>(
+    list: &mut Vec<Checked>,
+    what: impl Into<String>,
+    result: anyhow::Result<T>,
+) -> Option<T> {
     let (value, problem) = match result {
         Ok(value) => (Some(value), None),
         Err(error) => (None, Some(format!("{error:#}"))),
     };
-    list.push(Checked { what: what.into(), problem });
+    list.push(Checked {
+        what: what.into(),
+        problem,
+    });
     value
 }
 
@@ -74,16 +92,34 @@ pub(super) async fn check(common: &Common) -> anyhow::Result<()> {
     let settings = common.settings()?;
     let mut list = Vec::new();
     let store = store(&settings)?;
-    let reached = checked(&mut list, "database", store.acquire().await.map_err(Into::into));
+    let reached = checked(
+        &mut list,
+        "database",
+        store.acquire().await.map_err(Into::into),
+    );
     let current = match reached {
-        Some(_) => checked(&mut list, "schema", store.check_schema().await.map_err(Into::into)),
+        Some(_) => checked(
+            &mut list,
+            "schema",
+            store.check_schema().await.map_err(Into::into),
+        ),
         None => None,
     };
     checked(&mut list, "broker", broker(&settings).await);
-    let key = checked(&mut list, "secrets key", settings.secret_key().map_err(Into::into));
+    let key = checked(
+        &mut list,
+        "secrets key",
+        settings.secret_key().map_err(Into::into),
+    );
     if let (Some(()), Some(key)) = (current, key) {
         let directory = Directory::new(store, Vault::new(key));
-        if checked(&mut list, "registry", directory.refresh().await.map_err(Into::into)).is_some() {
+        if checked(
+            &mut list,
+            "registry",
+            directory.refresh().await.map_err(Into::into),
+        )
+        .is_some()
+        {
             providers(&mut list, &directory.current()).await;
         }
     }
@@ -100,7 +136,11 @@ fn report(common: &Common, list: &[Checked]) -> anyhow::Result<()> {
         output::json(&serde_json::json!({"ok": bad == 0, "checks": all}))?;
     } else {
         for Checked { what, problem } in list {
-            output::line(&problem.as_ref().map_or_else(|| format!("ok    {what}"), |p| format!("FAIL  {what}: {p}")))?;
+            output::line(
+                &problem
+                    .as_ref()
+                    .map_or_else(|| format!("ok    {what}"), |p| format!("FAIL  {what}: {p}")),
+            )?;
         }
     }
     if bad > 0 {
@@ -111,8 +151,11 @@ fn report(common: &Common, list: &[Checked]) -> anyhow::Result<()> {
 
 async fn broker(settings: &Settings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), stop.clone())
-        .context("set AMQP_URL, for example amqp://user:password@host:5672/%2f")?;
+    let broker = Broker::start(
+        &BrokerOptions::from_settings(&settings.broker),
+        stop.clone(),
+    )
+    .context("set AMQP_URL, for example amqp://user:password@host:5672/%2f")?;
     let connected = async {
         while !broker.is_connected() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -128,10 +171,12 @@ async fn providers(list: &mut Vec<Checked>, snapshot: &Snapshot) {
     for account in snapshot.accounts.values() {
         let what = format!("account {}", account.name);
         let reached = match &account.access {
-            None => Err(anyhow::anyhow!("its credentials cannot be opened: apply it again, or set the right secrets.key")),
-            Some(access) => client::reach(&access.base_url)
-                .await
-                .with_context(|| format!("the provider's host {} cannot be reached", access.base_url)),
+            None => Err(anyhow::anyhow!(
+                "its credentials cannot be opened: apply it again, or set the right secrets.key"
+            )),
+            Some(access) => client::reach(&access.base_url).await.with_context(|| {
+                format!("the provider's host {} cannot be reached", access.base_url)
+            }),
         };
         checked(list, what, reached);
     }

@@ -42,17 +42,51 @@ fn scope(text: &str) -> Result<Scope, crate::domain::UnknownName> {
 
 pub(super) async fn run(common: &Common, command: TokensCommand) -> anyhow::Result<()> {
     match command {
-        TokensCommand::Create { name, scopes, producer, tenant } => {
-            let made = create(common, &TokenRequest { name, scopes, producer, tenant }).await?;
-            if common.json { output::json(&serde_json::to_value(&made)?) } else { output::line(&made.token) }
+        TokensCommand::Create {
+            name,
+            scopes,
+            producer,
+            tenant,
+        } => {
+            let made = create(
+                common,
+                &TokenRequest {
+                    name,
+                    scopes,
+                    producer,
+                    tenant,
+                },
+            )
+            .await?;
+            if common.json {
+                output::json(&serde_json::to_value(&made)?)
+            } else {
+                output::line(&made.token)
+            }
         }
         TokensCommand::List => {
             let value = common.client()?.get("/v1/tokens", &Query::new()).await?;
-            if common.json { output::json(&value) } else { table(&value) }
+            if common.json {
+                output::json(&value)
+            } else {
+                table(&value)
+            }
         }
         TokensCommand::Revoke { token } => {
-            common.client()?.call(Method::DELETE, &format!("/v1/tokens/{token}"), &Query::new(), None).await?;
-            if common.json { output::json(&json!({ "revoked": token })) } else { output::line("revoked") }
+            common
+                .client()?
+                .call(
+                    Method::DELETE,
+                    &format!("/v1/tokens/{token}"),
+                    &Query::new(),
+                    None,
+                )
+                .await?;
+            if common.json {
+                output::json(&json!({ "revoked": token }))
+            } else {
+                output::line("revoked")
+            }
         }
     }
 }
@@ -60,7 +94,12 @@ pub(super) async fn run(common: &Common, command: TokensCommand) -> anyhow::Resu
 async fn create(common: &Common, request: &TokenRequest) -> anyhow::Result<NewlyMade> {
     if std::env::var_os("DATABASE_URL").is_none() {
         let body = serde_json::to_value(request)?;
-        return read(&common.client()?.call(Method::POST, "/v1/tokens", &Query::new(), Some(&body)).await?);
+        return read(
+            &common
+                .client()?
+                .call(Method::POST, "/v1/tokens", &Query::new(), Some(&body))
+                .await?,
+        );
     }
     let settings = common.settings()?;
     let store = Store::new(&settings.database.url, 1)?;
@@ -68,7 +107,10 @@ async fn create(common: &Common, request: &TokenRequest) -> anyhow::Result<Newly
     match tokens::create(&store, None, request).await {
         Ok(made) => Ok(made),
         Err(TokenError::Refused(problems)) => {
-            let list: Vec<_> = problems.iter().map(|p| format!("\n  {}: {}", p.pointer, p.reason)).collect();
+            let list: Vec<_> = problems
+                .iter()
+                .map(|p| format!("\n  {}: {}", p.pointer, p.reason))
+                .collect();
             anyhow::bail!("refused:{}", list.concat())
         }
         Err(TokenError::Store(error)) => Err(error.into()),
@@ -78,8 +120,21 @@ async fn create(common: &Common, request: &TokenRequest) -> anyhow::Result<Newly
 fn table(value: &Value) -> anyhow::Result<()> {
     let tokens: Vec<TokenInfo> = read(value)?;
     let row = |t: &TokenInfo| {
-        let state = t.revoked_at.map_or_else(|| "good".to_owned(), |at| format!("revoked {}", output::time(at)));
-        vec![t.id.to_string(), t.name.clone(), output::maybe(t.producer.as_ref()), t.scopes.join(","), output::time(t.created_at), state]
+        let state = t.revoked_at.map_or_else(
+            || "good".to_owned(),
+            |at| format!("revoked {}", output::time(at)),
+        );
+        vec![
+            t.id.to_string(),
+            t.name.clone(),
+            output::maybe(t.producer.as_ref()),
+            t.scopes.join(","),
+            output::time(t.created_at),
+            state,
+        ]
     };
-    output::table(&["ID", "NAME", "PRODUCER", "SCOPES", "CREATED", "STATE"], &tokens.iter().map(row).collect::<Vec<_>>())
+    output::table(
+        &["ID", "NAME", "PRODUCER", "SCOPES", "CREATED", "STATE"],
+        &tokens.iter().map(row).collect::<Vec<_>>(),
+    )
 }

@@ -41,7 +41,11 @@ pub(super) struct Gate {
 impl Gate {
     pub(super) fn new(store: Store, requests_per_s: u32) -> Self {
         let quota = Quota::per_second(NonZeroU32::new(requests_per_s).unwrap_or(NonZeroU32::MIN));
-        Self { store, known: Mutex::default(), limiter: RateLimiter::keyed(quota) }
+        Self {
+            store,
+            known: Mutex::default(),
+            limiter: RateLimiter::keyed(quota),
+        }
     }
 
     async fn caller(&self, token: &str) -> Result<Option<Caller>, StoreError> {
@@ -68,13 +72,18 @@ impl Gate {
     }
 
     async fn admit(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, ApiError> {
-        let unauthorized = |code: &str, reason: &str| ApiError::whole(StatusCode::UNAUTHORIZED, code, reason);
+        let unauthorized =
+            |code: &str, reason: &str| ApiError::whole(StatusCode::UNAUTHORIZED, code, reason);
         let Some(token) = bearer(headers) else {
-            let reason = "send `Authorization: Bearer <token>`; `campaign-dispatch tokens create` makes one";
+            let reason =
+                "send `Authorization: Bearer <token>`; `campaign-dispatch tokens create` makes one";
             return Err(unauthorized("no_token", reason));
         };
         let Some(caller) = self.caller(token).await? else {
-            return Err(unauthorized("unknown_token", "this token does not exist or was revoked"));
+            return Err(unauthorized(
+                "unknown_token",
+                "this token does not exist or was revoked",
+            ));
         };
         if let Err(early) = self.limiter.check_key(&caller.id) {
             let wait = early.wait_time_from(governor::clock::DefaultClock::default().now());
@@ -84,15 +93,26 @@ impl Gate {
         }
         if !caller.may(scope) {
             let reason = format!("this needs a token with the scope `{scope}`");
-            return Err(ApiError::whole(StatusCode::FORBIDDEN, "missing_scope", reason));
+            return Err(ApiError::whole(
+                StatusCode::FORBIDDEN,
+                "missing_scope",
+                reason,
+            ));
         }
         Ok(caller)
     }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+    let (scheme, token) = headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim())
+        .filter(|token| !token.is_empty())
 }
 
 /// Lets in who may do `scope`; handlers find them as `Extension<Caller>`.

@@ -39,7 +39,11 @@ pub(super) struct CloseHold {
 }
 
 fn small(state: &HttpState) -> BodyLimit {
-    BodyLimit { bytes: SMALL_BYTES, time: state.body_timeout(), instead: "such a request is small" }
+    BodyLimit {
+        bytes: SMALL_BYTES,
+        time: state.body_timeout(),
+        instead: "such a request is small",
+    }
 }
 
 #[utoipa::path(post, path = "/v1/holds/{hold}/close", tag = "holds", params(("hold" = i64, Path)), request_body = CloseHold, responses(
@@ -56,22 +60,45 @@ pub(super) async fn close_hold(
     let CloseHold { reason } = json(&read(&headers, body, small(&state)).await?)?;
     if reason.trim().is_empty() {
         let problem = Problem::new("/reason", "empty", "say why, for whoever asks later");
-        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
+        return Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            vec![problem],
+        ));
     }
     let everybody = speaks_for_everybody(&*current(&state).await?, caller.tenant);
-    match checklist::close_hold(&state.store, caller.tenant, everybody, hold, &caller.name, reason.trim()).await? {
+    match checklist::close_hold(
+        &state.store,
+        caller.tenant,
+        everybody,
+        hold,
+        &caller.name,
+        reason.trim(),
+    )
+    .await?
+    {
         Closed::Now => {
-            tracing::info!(hold.id = hold.0, token.name = caller.name, "a hold was closed");
+            tracing::info!(
+                hold.id = hold.0,
+                token.name = caller.name,
+                "a hold was closed"
+            );
             Ok(StatusCode::NO_CONTENT)
         }
-        Closed::Before => Err(ApiError::whole(StatusCode::CONFLICT, "closed_before", "this hold is closed already")),
+        Closed::Before => Err(ApiError::whole(
+            StatusCode::CONFLICT,
+            "closed_before",
+            "this hold is closed already",
+        )),
         Closed::Unknown => Err(ApiError::not_found("hold")),
     }
 }
 
 /// Holds on all tenants are closed by the tenant that runs the installation.
 fn speaks_for_everybody(snapshot: &Snapshot, tenant: TenantId) -> bool {
-    snapshot.tenants.get(&tenant).is_some_and(|name| name == DEFAULT_TENANT)
+    snapshot
+        .tenants
+        .get(&tenant)
+        .is_some_and(|name| name == DEFAULT_TENANT)
 }
 
 /// The registry as it is now: another process may have changed it a moment ago.
@@ -90,18 +117,36 @@ pub(super) async fn put_registry(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Applied>, ApiError> {
-    let limit = BodyLimit { bytes: REGISTRY_BYTES, time: state.body_timeout(), instead: "apply it in parts" };
+    let limit = BodyLimit {
+        bytes: REGISTRY_BYTES,
+        time: state.body_timeout(),
+        instead: "apply it in parts",
+    };
     let update: RegistryUpdate = json(&read(&headers, body, limit).await?)?;
-    let means = apply::Means { store: &state.store, vault: state.directory.vault(), providers: &state.providers };
+    let means = apply::Means {
+        store: &state.store,
+        vault: state.directory.vault(),
+        providers: &state.providers,
+    };
     let applied = apply::apply(means, caller.tenant, &update).await?;
     state.directory.refresh().await?;
-    tracing::info!(token.name = caller.name, objects = applied.changes.len(), "the registry was applied");
+    tracing::info!(
+        token.name = caller.name,
+        objects = applied.changes.len(),
+        "the registry was applied"
+    );
     Ok(Json(applied))
 }
 
 #[utoipa::path(get, path = "/v1/accounts", tag = "registry", responses((status = 200, body = Vec<AccountInfo>)))]
-pub(super) async fn accounts(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<AccountInfo>>, ApiError> {
-    Ok(Json(shown::accounts(&*current(&state).await?, caller.tenant)))
+pub(super) async fn accounts(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<AccountInfo>>, ApiError> {
+    Ok(Json(shown::accounts(
+        &*current(&state).await?,
+        caller.tenant,
+    )))
 }
 
 #[utoipa::path(get, path = "/v1/accounts/{name}", tag = "registry", params(("name" = String, Path)), responses(
@@ -112,17 +157,31 @@ pub(super) async fn account(
     Path(name): Path<String>,
 ) -> Result<Json<AccountInfo>, ApiError> {
     let found = shown::account(&*current(&state).await?, caller.tenant, &name);
-    found.map(Json).ok_or_else(|| ApiError::not_found("account"))
+    found
+        .map(Json)
+        .ok_or_else(|| ApiError::not_found("account"))
 }
 
 #[utoipa::path(get, path = "/v1/numbers", tag = "registry", responses((status = 200, body = Vec<NumberInfo>)))]
-pub(super) async fn numbers(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<NumberInfo>>, ApiError> {
-    Ok(Json(shown::numbers(&*current(&state).await?, caller.tenant)))
+pub(super) async fn numbers(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<NumberInfo>>, ApiError> {
+    Ok(Json(shown::numbers(
+        &*current(&state).await?,
+        caller.tenant,
+    )))
 }
 
 #[utoipa::path(get, path = "/v1/templates", tag = "registry", responses((status = 200, body = Vec<TemplateInfo>)))]
-pub(super) async fn templates(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<TemplateInfo>>, ApiError> {
-    Ok(Json(shown::templates(&*current(&state).await?, caller.tenant)))
+pub(super) async fn templates(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<TemplateInfo>>, ApiError> {
+    Ok(Json(shown::templates(
+        &*current(&state).await?,
+        caller.tenant,
+    )))
 }
 
 #[utoipa::path(get, path = "/v1/templates/{id}", tag = "registry", params(("id" = i32, Path)), responses(
@@ -132,8 +191,14 @@ pub(super) async fn template(
     Extension(caller): Extension<Caller>,
     Path(template): Path<String>,
 ) -> Result<Json<TemplateInfo>, ApiError> {
-    let found = shown::template(&*current(&state).await?, caller.tenant, id(&template, "template")?);
-    found.map(Json).ok_or_else(|| ApiError::not_found("template"))
+    let found = shown::template(
+        &*current(&state).await?,
+        caller.tenant,
+        id(&template, "template")?,
+    );
+    found
+        .map(Json)
+        .ok_or_else(|| ApiError::not_found("template"))
 }
 
 #[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = TokenRequest, responses(
@@ -147,12 +212,19 @@ pub(super) async fn create_token(
 ) -> Result<(StatusCode, Json<NewlyMade>), ApiError> {
     let request: TokenRequest = json(&read(&headers, body, small(&state)).await?)?;
     let made = tokens::create(&state.store, Some(caller.tenant), &request).await?;
-    tracing::info!(token.name = caller.name, made = request.name, "a token was made");
+    tracing::info!(
+        token.name = caller.name,
+        made = request.name,
+        "a token was made"
+    );
     Ok((StatusCode::CREATED, Json(made)))
 }
 
 #[utoipa::path(get, path = "/v1/tokens", tag = "tokens", responses((status = 200, body = Vec<TokenInfo>)))]
-pub(super) async fn list_tokens(State(state): State<HttpState>, Extension(caller): Extension<Caller>) -> Result<Json<Vec<TokenInfo>>, ApiError> {
+pub(super) async fn list_tokens(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<TokenInfo>>, ApiError> {
     Ok(Json(tokens::list(&state.store, caller.tenant).await?))
 }
 
@@ -164,7 +236,11 @@ pub(super) async fn revoke_token(
     Path(token): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     if tokens::revoke(&state.store, caller.tenant, id(&token, "token")?).await? {
-        tracing::info!(token.name = caller.name, revoked = token, "a token was revoked");
+        tracing::info!(
+            token.name = caller.name,
+            revoked = token,
+            "a token was revoked"
+        );
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(ApiError::not_found("token"))

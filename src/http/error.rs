@@ -31,7 +31,11 @@ pub struct ApiError {
 impl ApiError {
     /// A refusal with these problems.
     pub fn new(status: StatusCode, problems: Vec<Problem>) -> Self {
-        Self { status, problems, retry_after_s: None }
+        Self {
+            status,
+            problems,
+            retry_after_s: None,
+        }
     }
 
     /// A refusal of the whole request.
@@ -41,7 +45,11 @@ impl ApiError {
 
     /// No such thing, or not of this tenant: the two look alike.
     pub fn not_found(what: &str) -> Self {
-        Self::whole(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
+        Self::whole(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("there is no such {what}"),
+        )
     }
 
     /// The same, asking to come back later.
@@ -54,12 +62,22 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(Errors { errors: self.problems })).into_response();
+        let mut response = (
+            self.status,
+            Json(Errors {
+                errors: self.problems,
+            }),
+        )
+            .into_response();
         if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -67,11 +85,19 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        let cause = std::error::Error::source(&error)
+            .map(ToString::to_string)
+            .unwrap_or_default();
         if error.is_transient() {
             tracing::warn!(%error, cause, "a request was answered with 503: the database is not reachable");
-            let reason = "the database cannot be reached at the moment: nothing was done, try again";
-            return Self::whole(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", reason).retry_after(1);
+            let reason =
+                "the database cannot be reached at the moment: nothing was done, try again";
+            return Self::whole(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "database_unavailable",
+                reason,
+            )
+            .retry_after(1);
         }
         tracing::error!(%error, cause, "a request failed");
         internal()
@@ -89,12 +115,19 @@ impl From<ChecklistError> for ApiError {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         match error {
             ChecklistError::Store(error) => error.into(),
-            ChecklistError::NotACursor => {
-                Self::new(status, vec![Problem::new("/after", "invalid_cursor", error.to_string())])
-            }
-            ChecklistError::UnknownNumber { ref given, ref known } => {
+            ChecklistError::NotACursor => Self::new(
+                status,
+                vec![Problem::new("/after", "invalid_cursor", error.to_string())],
+            ),
+            ChecklistError::UnknownNumber {
+                ref given,
+                ref known,
+            } => {
                 let problem = Problem::new("/number", "unknown_number", error.to_string());
-                Self::new(status, vec![problem.near(given, known.iter().map(String::as_str))])
+                Self::new(
+                    status,
+                    vec![problem.near(given, known.iter().map(String::as_str))],
+                )
             }
         }
     }

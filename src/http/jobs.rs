@@ -18,7 +18,7 @@ use crate::{
         lists::PageQuery,
     },
     intake::{
-        Claim, JobAnswer, SubmitError, Submission,
+        Claim, JobAnswer, Submission, SubmitError,
         import::{self, ImportError, ImportRequest, ImportSummary},
         job::{JobError, SendJob},
     },
@@ -59,11 +59,23 @@ pub(super) async fn submit(
         instead: "import the recipients (POST /v1/imports) and name the import in `audience`",
     };
     let body = read(&headers, body, limit).await?;
-    let claim = Claim::Token { tenant: caller.tenant, producer: caller.producer.clone() };
+    let claim = Claim::Token {
+        tenant: caller.tenant,
+        producer: caller.producer.clone(),
+    };
     let road = state.intake.road_of(&claim, &body);
-    let submission = Submission { claim, body, is_dry_run: query.dry_run };
-    let answer = state.intake.submit(road, submission).await.map_err(unanswered)?;
-    let status = StatusCode::from_u16(answer.http_status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+    let submission = Submission {
+        claim,
+        body,
+        is_dry_run: query.dry_run,
+    };
+    let answer = state
+        .intake
+        .submit(road, submission)
+        .await
+        .map_err(unanswered)?;
+    let status =
+        StatusCode::from_u16(answer.http_status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
     Ok((status, Json(answer)))
 }
 
@@ -120,26 +132,38 @@ pub(super) async fn import(
     };
     // A file may take as long as it is large; only a silence is cut.
     let silence = state.body_timeout();
-    let chunks = futures_util::stream::unfold(body.into_data_stream(), move |mut stream| async move {
-        let chunk = match tokio::time::timeout(silence, stream.next()).await {
-            Ok(chunk) => chunk?.map_err(std::io::Error::other),
-            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-        };
-        Some((chunk, stream))
-    });
+    let chunks =
+        futures_util::stream::unfold(body.into_data_stream(), move |mut stream| async move {
+            let chunk = match tokio::time::timeout(silence, stream.next()).await {
+                Ok(chunk) => chunk?.map_err(std::io::Error::other),
+                Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+            };
+            Some((chunk, stream))
+        });
     let snapshot = state.directory.current();
     match import::import(&state.store, &snapshot, caller.tenant, &request, chunks).await {
         Ok(summary) => Ok((StatusCode::CREATED, Json(summary))),
         Err(ImportError::Store(error)) => Err(error.into()),
-        Err(ImportError::Refused(errors)) => {
-            Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, errors.into_iter().map(problem).collect()))
-        }
+        Err(ImportError::Refused(errors)) => Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            errors.into_iter().map(problem).collect(),
+        )),
     }
 }
 
 fn problem(error: JobError) -> Problem {
-    let JobError { pointer, code, reason, did_you_mean } = error;
-    Problem { pointer, code: code.into_owned(), reason, did_you_mean }
+    let JobError {
+        pointer,
+        code,
+        reason,
+        did_you_mean,
+    } = error;
+    Problem {
+        pointer,
+        code: code.into_owned(),
+        reason,
+        did_you_mean,
+    }
 }
 
 #[utoipa::path(get, path = "/v1/imports", tag = "imports", params(PageQuery), responses(
@@ -149,7 +173,12 @@ pub(super) async fn imports(
     Extension(caller): Extension<Caller>,
     Asked(page): Asked<PageQuery>,
 ) -> Result<Json<Page<ImportRow>>, ApiError> {
-    let list = checklist::list_imports(&state.store, caller.tenant, page.limit, page.after.as_deref());
+    let list = checklist::list_imports(
+        &state.store,
+        caller.tenant,
+        page.limit,
+        page.after.as_deref(),
+    );
     Ok(Json(list.await?))
 }
 
@@ -173,6 +202,13 @@ pub(super) async fn rejected_rows(
     Asked(page): Asked<PageQuery>,
 ) -> Result<Json<Page<RejectedImportRow>>, ApiError> {
     let (store, import) = (&state.store, id(&import, "import")?);
-    let found = checklist::list_rejected_rows(store, caller.tenant, import, page.limit, page.after.as_deref()).await?;
+    let found = checklist::list_rejected_rows(
+        store,
+        caller.tenant,
+        import,
+        page.limit,
+        page.after.as_deref(),
+    )
+    .await?;
     found.map(Json).ok_or_else(|| ApiError::not_found("import"))
 }

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::{
-    checklist::{self, AdvisedFailure, BatchQuery, Message, MessageQuery, MessageWithAttempts, Page},
+    checklist::{
+        self, AdvisedFailure, BatchQuery, Message, MessageQuery, MessageWithAttempts, Page,
+    },
     domain::ids::{BatchId, MessageKey},
     http::{
         HttpState,
@@ -65,7 +67,9 @@ pub(super) async fn batches(
     Extension(caller): Extension<Caller>,
     Asked(query): Asked<BatchQuery>,
 ) -> Result<Json<Page<BatchRow>>, ApiError> {
-    Ok(Json(checklist::list_batches(&state.store, caller.tenant, &query).await?))
+    Ok(Json(
+        checklist::list_batches(&state.store, caller.tenant, &query).await?,
+    ))
 }
 
 #[utoipa::path(get, path = "/v1/batches/{batch}", tag = "checklist", params(("batch" = Uuid, Path)), responses(
@@ -88,7 +92,14 @@ pub(super) async fn batch_rejected(
     Asked(page): Asked<PageQuery>,
 ) -> Result<Json<Page<RejectedRecipientRow>>, ApiError> {
     let (store, batch) = (&state.store, id(&batch, "batch")?);
-    let found = checklist::list_rejected_recipients(store, caller.tenant, batch, page.limit, page.after.as_deref()).await?;
+    let found = checklist::list_rejected_recipients(
+        store,
+        caller.tenant,
+        batch,
+        page.limit,
+        page.after.as_deref(),
+    )
+    .await?;
     found.map(Json).ok_or_else(|| ApiError::not_found("batch"))
 }
 
@@ -101,7 +112,9 @@ pub(super) async fn messages(
     Asked(query): Asked<MessageQuery>,
 ) -> Result<Json<Page<Message>>, ApiError> {
     let whole = caller.may(Scope::Pii);
-    Ok(Json(checklist::list_messages(&state.store, caller.tenant, &query, whole).await?))
+    Ok(Json(
+        checklist::list_messages(&state.store, caller.tenant, &query, whole).await?,
+    ))
 }
 
 #[utoipa::path(get, path = "/v1/messages/{message}", tag = "checklist",
@@ -113,8 +126,11 @@ pub(super) async fn message(
     Path(message): Path<String>,
 ) -> Result<Json<MessageWithAttempts>, ApiError> {
     let key: MessageKey = id(&message, "message")?;
-    let found = checklist::find_message(&state.store, caller.tenant, key, caller.may(Scope::Pii)).await?;
-    found.map(Json).ok_or_else(|| ApiError::not_found("message"))
+    let found =
+        checklist::find_message(&state.store, caller.tenant, key, caller.may(Scope::Pii)).await?;
+    found
+        .map(Json)
+        .ok_or_else(|| ApiError::not_found("message"))
 }
 
 #[utoipa::path(get, path = "/v1/failures", tag = "checklist", params(FailureQuery), responses(
@@ -126,7 +142,9 @@ pub(super) async fn failures(
     Asked(query): Asked<FailureQuery>,
 ) -> Result<Json<Vec<AdvisedFailure>>, ApiError> {
     let (number, batch) = (query.number.as_deref(), query.batch.map(BatchId));
-    Ok(Json(checklist::failures(&state.store, &state.providers, caller.tenant, number, batch).await?))
+    Ok(Json(
+        checklist::failures(&state.store, &state.providers, caller.tenant, number, batch).await?,
+    ))
 }
 
 #[utoipa::path(get, path = "/v1/jobs/rejected", tag = "jobs", params(PageQuery), responses(
@@ -136,7 +154,12 @@ pub(super) async fn rejected_jobs(
     Extension(caller): Extension<Caller>,
     Asked(page): Asked<PageQuery>,
 ) -> Result<Json<Page<RejectedJobRow>>, ApiError> {
-    let list = checklist::list_rejected_jobs(&state.store, caller.tenant, page.limit, page.after.as_deref());
+    let list = checklist::list_rejected_jobs(
+        &state.store,
+        caller.tenant,
+        page.limit,
+        page.after.as_deref(),
+    );
     Ok(Json(list.await?))
 }
 
@@ -147,6 +170,12 @@ pub(super) async fn holds(
     Extension(caller): Extension<Caller>,
     Asked(query): Asked<HoldQuery>,
 ) -> Result<Json<Page<HoldRow>>, ApiError> {
-    let list = checklist::list_holds(&state.store, caller.tenant, query.open, query.limit, query.after.as_deref());
+    let list = checklist::list_holds(
+        &state.store,
+        caller.tenant,
+        query.open,
+        query.limit,
+        query.after.as_deref(),
+    );
     Ok(Json(list.await?))
 }

@@ -11,7 +11,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{hold::HoldScope, ids::{AccountId, TenantId}, named, template::Template},
+    domain::{
+        hold::HoldScope,
+        ids::{AccountId, TenantId},
+        named,
+        template::Template,
+    },
     providers::{self, Credentials},
     registry::{
         Problem,
@@ -105,7 +110,11 @@ pub struct Means<'a> {
 }
 
 /// Makes the registry what `update` says, on behalf of `tenant`: only `default` may write for others.
-pub async fn apply(means: Means<'_>, tenant: TenantId, update: &RegistryUpdate) -> Result<Applied, ApplyError> {
+pub async fn apply(
+    means: Means<'_>,
+    tenant: TenantId,
+    update: &RegistryUpdate,
+) -> Result<Applied, ApplyError> {
     let mut transaction = means.store.begin().await?;
     accounts::lock(&mut transaction).await?;
     let default = accounts::find_tenant(&mut transaction, DEFAULT_TENANT).await?;
@@ -120,7 +129,9 @@ pub async fn apply(means: Means<'_>, tenant: TenantId, update: &RegistryUpdate) 
         applied: Applied::default(),
     };
     applying.file(&update.registry).await?;
-    let Applying { problems, applied, .. } = applying;
+    let Applying {
+        problems, applied, ..
+    } = applying;
     if !problems.is_empty() {
         return Err(ApplyError::Refused(problems));
     }
@@ -132,7 +143,10 @@ pub async fn apply(means: Means<'_>, tenant: TenantId, update: &RegistryUpdate) 
 }
 
 fn by_itself(file: &RegistryFile) -> Vec<Problem> {
-    file.problems().into_iter().map(|p| Problem::new(p.field, "invalid", p.reason)).collect()
+    file.problems()
+        .into_iter()
+        .map(|p| Problem::new(p.field, "invalid", p.reason))
+        .collect()
 }
 
 /// An account of this file or of the database, as numbers and templates refer to it.
@@ -164,7 +178,8 @@ impl Applying<'_> {
         }
         for (row, entry) in file.accounts.iter().enumerate() {
             let id = self.account(&format!("/accounts/{row}"), entry).await?;
-            self.accounts.insert((entry.tenant.clone(), entry.name.clone()), id);
+            self.accounts
+                .insert((entry.tenant.clone(), entry.name.clone()), id);
         }
         for (row, entry) in file.numbers.iter().enumerate() {
             self.number(&format!("/numbers/{row}"), entry).await?;
@@ -181,20 +196,36 @@ impl Applying<'_> {
     }
 
     fn became(&mut self, kind: &str, name: impl Into<String>, became: Became) {
-        self.applied.changes.push(Change { kind: kind.to_owned(), name: name.into(), became });
+        self.applied.changes.push(Change {
+            kind: kind.to_owned(),
+            name: name.into(),
+            became,
+        });
     }
 
     async fn tenant_entry(&mut self, row: usize, name: &str) -> Result<(), ApplyError> {
         let found = accounts::find_tenant(self.connection, name).await?;
         if found.is_none() && self.only.is_some() {
             let reason = "only a token of the tenant `default` may add tenants";
-            self.refuse(Problem::new(format!("/tenants/{row}/name"), "other_tenant", reason));
+            self.refuse(Problem::new(
+                format!("/tenants/{row}/name"),
+                "other_tenant",
+                reason,
+            ));
             return Ok(());
         }
         if found.is_none() {
             accounts::insert_tenant(self.connection, name).await?;
         }
-        self.became("tenant", name, if found.is_some() { Became::Unchanged } else { Became::Created });
+        self.became(
+            "tenant",
+            name,
+            if found.is_some() {
+                Became::Unchanged
+            } else {
+                Became::Created
+            },
+        );
         Ok(())
     }
 
@@ -206,7 +237,11 @@ impl Applying<'_> {
         let mut found = accounts::find_tenant(self.connection, name).await?;
         if found.is_none() {
             let reason = format!("there is no tenant `{name}`: name it under `tenants`");
-            self.refuse(Problem::new(format!("{at}/tenant"), "unknown_tenant", reason));
+            self.refuse(Problem::new(
+                format!("{at}/tenant"),
+                "unknown_tenant",
+                reason,
+            ));
         } else if self.only.is_some() && found != self.only {
             let reason = "only a token of the tenant `default` may write for other tenants";
             self.refuse(Problem::new(format!("{at}/tenant"), "other_tenant", reason));
@@ -218,7 +253,9 @@ impl Applying<'_> {
 
     async fn producer(&mut self, row: usize, name: &str, tenant: &str) -> Result<(), ApplyError> {
         let at = format!("/producers/{row}");
-        let Some(tenant) = self.tenant(&at, tenant).await? else { return Ok(()) };
+        let Some(tenant) = self.tenant(&at, tenant).await? else {
+            return Ok(());
+        };
         let became = match accounts::find_producer(self.connection, name).await? {
             Some(owner) if owner == tenant => Became::Unchanged,
             Some(_) => {
@@ -235,16 +272,27 @@ impl Applying<'_> {
         Ok(())
     }
 
-    async fn account(&mut self, at: &str, entry: &AccountEntry) -> Result<Option<AccountId>, ApplyError> {
+    async fn account(
+        &mut self,
+        at: &str,
+        entry: &AccountEntry,
+    ) -> Result<Option<AccountId>, ApplyError> {
         let before = self.problems.len();
         let required = self.check_provider(at, entry);
-        let Some(tenant) = self.tenant(at, &entry.tenant).await? else { return Ok(None) };
+        let Some(tenant) = self.tenant(at, &entry.tenant).await? else {
+            return Ok(None);
+        };
         let found = accounts::find_account(self.connection, tenant, &entry.name).await?;
         if let Some(found) = &found
-            && (found.fields.provider != entry.provider || found.fields.channel != entry.channel.as_str())
+            && (found.fields.provider != entry.provider
+                || found.fields.channel != entry.channel.as_str())
         {
             let reason = "the channel and provider of an account never change: give the new one another name";
-            self.refuse(Problem::new(format!("{at}/provider"), "cannot_change", reason));
+            self.refuse(Problem::new(
+                format!("{at}/provider"),
+                "cannot_change",
+                reason,
+            ));
         }
         let given = self.given_secrets(at, entry, required, found.is_some());
         if self.problems.len() > before {
@@ -261,17 +309,35 @@ impl Applying<'_> {
         let Some(found) = found else {
             let given = given.unwrap_or_default();
             let (sealed, digest) = (self.means.vault.seal(&given)?, self.digest(&given));
-            let id = accounts::insert_account(self.connection, tenant, &entry.name, &fields, &sealed, &digest).await?;
+            let id = accounts::insert_account(
+                self.connection,
+                tenant,
+                &entry.name,
+                &fields,
+                &sealed,
+                &digest,
+            )
+            .await?;
             self.became("account", &entry.name, Became::Created);
             return Ok(Some(id));
         };
-        let fresh = given.filter(|given| !self.means.vault.open(&found.credentials).is_ok_and(|old| same(&old, given)));
+        let fresh = given.filter(|given| {
+            !self
+                .means
+                .vault
+                .open(&found.credentials)
+                .is_ok_and(|old| same(&old, given))
+        });
         if fresh.is_none() && found.fields == fields {
             self.became("account", &entry.name, Became::Unchanged);
             return Ok(Some(found.id));
         }
-        let sealed = fresh.map(|new| Ok::<_, VaultError>((self.means.vault.seal(&new)?, self.digest(&new)))).transpose()?;
-        let secrets = sealed.as_ref().map(|(sealed, digest)| (sealed.as_slice(), digest.as_slice()));
+        let sealed = fresh
+            .map(|new| Ok::<_, VaultError>((self.means.vault.seal(&new)?, self.digest(&new))))
+            .transpose()?;
+        let secrets = sealed
+            .as_ref()
+            .map(|(sealed, digest)| (sealed.as_slice(), digest.as_slice()));
         accounts::update_account(self.connection, found.id, &fields, secrets).await?;
         self.became("account", &entry.name, Became::Updated);
         Ok(Some(found.id))
@@ -281,30 +347,52 @@ impl Applying<'_> {
     fn check_provider(&mut self, at: &str, entry: &AccountEntry) -> &'static [&'static str] {
         let Some(provider) = self.means.providers.get(&entry.provider) else {
             let known: Vec<_> = self.means.providers.names().collect();
-            let reason = format!("there is no provider `{}`; known: {}", entry.provider, known.join(", "));
-            let problem = Problem::new(format!("{at}/provider"), "unknown_provider", reason).near(&entry.provider, known);
+            let reason = format!(
+                "there is no provider `{}`; known: {}",
+                entry.provider,
+                known.join(", ")
+            );
+            let problem = Problem::new(format!("{at}/provider"), "unknown_provider", reason)
+                .near(&entry.provider, known);
             self.refuse(problem);
             return &[];
         };
         let (channel, required) = (provider.channel(), provider.required_credentials());
         if channel != entry.channel {
             let reason = format!("{} serves the channel {channel}", entry.provider);
-            self.refuse(Problem::new(format!("{at}/channel"), "wrong_channel", reason));
+            self.refuse(Problem::new(
+                format!("{at}/channel"),
+                "wrong_channel",
+                reason,
+            ));
         }
         required
     }
 
     /// The secrets that came with the file, complete; none when the account keeps the ones it has.
-    fn given_secrets(&mut self, at: &str, entry: &AccountEntry, required: &[&str], exists: bool) -> Option<Credentials> {
+    fn given_secrets(
+        &mut self,
+        at: &str,
+        entry: &AccountEntry,
+        required: &[&str],
+        exists: bool,
+    ) -> Option<Credentials> {
         let given = self.secrets.get(&secrets_key(entry));
         if given.is_none() && exists {
             return None;
         }
         let given = given.cloned().unwrap_or_default();
         for name in required {
-            if given.get(*name).is_none_or(|secret| secret.expose_secret().is_empty()) {
+            if given
+                .get(*name)
+                .is_none_or(|secret| secret.expose_secret().is_empty())
+            {
                 let reason = format!("this provider needs the credential `{name}`");
-                self.refuse(Problem::new(format!("{at}/credentials/{name}"), "missing_credential", reason));
+                self.refuse(Problem::new(
+                    format!("{at}/credentials/{name}"),
+                    "missing_credential",
+                    reason,
+                ));
             }
         }
         Some(Credentials(given))
@@ -313,21 +401,38 @@ impl Applying<'_> {
     /// Accounts that share the secret which signs callbacks are one app at the provider. One without it is alone.
     fn digest(&self, credentials: &Credentials) -> Vec<u8> {
         let alone = || SecretString::from(uuid::Uuid::new_v4().to_string());
-        self.means.vault.digest(&credentials.get(APP_SECRET).cloned().unwrap_or_else(alone))
+        self.means
+            .vault
+            .digest(&credentials.get(APP_SECRET).cloned().unwrap_or_else(alone))
     }
 
     fn unused_secrets(&mut self, file: &RegistryFile) {
-        let strays: Vec<_> =
-            self.secrets.keys().filter(|key| !file.accounts.iter().any(|a| secrets_key(a) == **key)).cloned().collect();
+        let strays: Vec<_> = self
+            .secrets
+            .keys()
+            .filter(|key| !file.accounts.iter().any(|a| secrets_key(a) == **key))
+            .cloned()
+            .collect();
         for key in strays {
             let pointer = format!("/secrets/{}", key.replace('~', "~0").replace('/', "~1"));
-            self.refuse(Problem::new(pointer, "unknown_account", "no account of this file is called `<tenant>/<account>` so"));
+            self.refuse(Problem::new(
+                pointer,
+                "unknown_account",
+                "no account of this file is called `<tenant>/<account>` so",
+            ));
         }
     }
 
     /// The account a number or template belongs to: of this file, else of the database.
-    async fn owner(&mut self, at: &str, tenant: &str, account: &str) -> Result<Option<(TenantId, AccountId)>, ApplyError> {
-        let Some(tenant_id) = self.tenant(at, tenant).await? else { return Ok(None) };
+    async fn owner(
+        &mut self,
+        at: &str,
+        tenant: &str,
+        account: &str,
+    ) -> Result<Option<(TenantId, AccountId)>, ApplyError> {
+        let Some(tenant_id) = self.tenant(at, tenant).await? else {
+            return Ok(None);
+        };
         let key = (tenant.to_owned(), account.to_owned());
         if let Some(known) = self.accounts.get(&key) {
             return Ok(known.map(|id| (tenant_id, id)));
@@ -346,19 +451,37 @@ impl Applying<'_> {
     }
 
     async fn number(&mut self, at: &str, entry: &NumberEntry) -> Result<(), ApplyError> {
-        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else { return Ok(()) };
-        let limit = entry.limit.map(|limit| i32::try_from(limit.get())).transpose();
+        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else {
+            return Ok(());
+        };
+        let limit = entry
+            .limit
+            .map(|limit| i32::try_from(limit.get()))
+            .transpose();
         let Ok(limit_per_s) = limit else {
-            self.refuse(Problem::new(format!("{at}/limit"), "too_large", "no provider allows so much: leave it out for unlimited"));
+            self.refuse(Problem::new(
+                format!("{at}/limit"),
+                "too_large",
+                "no provider allows so much: leave it out for unlimited",
+            ));
             return Ok(());
         };
         let status = entry.status.trim().to_lowercase();
-        let fields = NumberFields { provider_number_id: entry.provider_number_id.clone(), limit_per_s, status };
+        let fields = NumberFields {
+            provider_number_id: entry.provider_number_id.clone(),
+            limit_per_s,
+            status,
+        };
         let name = &entry.business_number;
         let found = accounts::find_number(self.connection, account, name).await?;
-        let status_moved = found.as_ref().is_none_or(|(_, old)| old.status != fields.status);
+        let status_moved = found
+            .as_ref()
+            .is_none_or(|(_, old)| old.status != fields.status);
         let (id, became) = match found {
-            None => (accounts::insert_number(self.connection, account, name, &fields).await?, Became::Created),
+            None => (
+                accounts::insert_number(self.connection, account, name, &fields).await?,
+                Became::Created,
+            ),
             Some((id, old)) if old == fields => (id, Became::Unchanged),
             Some((id, _)) => {
                 accounts::update_number(self.connection, id, &fields).await?;
@@ -367,14 +490,28 @@ impl Applying<'_> {
         };
         self.became("number", name, became);
         let good = matches!(fields.status.as_str(), "connected" | "flagged");
-        let hold = StatusHold { tenant, scope: HoldScope::Number(id), cause: NUMBER_CAUSE, status: &fields.status, good };
+        let hold = StatusHold {
+            tenant,
+            scope: HoldScope::Number(id),
+            cause: NUMBER_CAUSE,
+            status: &fields.status,
+            good,
+        };
         self.status_hold(&hold, status_moved).await
     }
 
     async fn template(&mut self, at: &str, entry: &TemplateEntry) -> Result<(), ApplyError> {
-        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else { return Ok(()) };
+        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else {
+            return Ok(());
+        };
         let components = serde_json::Value::Array(entry.components.clone());
-        let parsed = Template::parse(&entry.name, &entry.language, entry.category, entry.parameter_format, &components);
+        let parsed = Template::parse(
+            &entry.name,
+            &entry.language,
+            entry.category,
+            entry.parameter_format,
+            &components,
+        );
         if let Err(problems) = parsed {
             for problem in problems {
                 let pointer = format!("{at}/components{}", problem.pointer);
@@ -388,11 +525,21 @@ impl Applying<'_> {
             parameter_format: entry.parameter_format.to_string(),
             components,
         };
-        let found = accounts::find_template(self.connection, account, &entry.name, &entry.language).await?;
-        let status_moved = found.as_ref().is_none_or(|(_, old)| old.status != fields.status);
+        let found =
+            accounts::find_template(self.connection, account, &entry.name, &entry.language).await?;
+        let status_moved = found
+            .as_ref()
+            .is_none_or(|(_, old)| old.status != fields.status);
         let (id, became) = match found {
             None => {
-                let id = accounts::insert_template(self.connection, account, &entry.name, &entry.language, &fields).await?;
+                let id = accounts::insert_template(
+                    self.connection,
+                    account,
+                    &entry.name,
+                    &entry.language,
+                    &fields,
+                )
+                .await?;
                 (id, Became::Created)
             }
             Some((id, old)) if old == fields => (id, Became::Unchanged),
@@ -401,9 +548,19 @@ impl Applying<'_> {
                 (id, Became::Updated)
             }
         };
-        self.became("template", format!("{} ({})", entry.name, entry.language), became);
+        self.became(
+            "template",
+            format!("{} ({})", entry.name, entry.language),
+            became,
+        );
         let good = fields.status == "approved";
-        let hold = StatusHold { tenant, scope: HoldScope::Template(id), cause: TEMPLATE_CAUSE, status: &fields.status, good };
+        let hold = StatusHold {
+            tenant,
+            scope: HoldScope::Template(id),
+            cause: TEMPLATE_CAUSE,
+            status: &fields.status,
+            good,
+        };
         self.status_hold(&hold, status_moved).await
     }
 
@@ -414,7 +571,14 @@ impl Applying<'_> {
             holds_list::close_for_status(self.connection, &hold.scope, hold.cause, &reason).await?;
         } else if moved {
             let detail = format!("the provider's status is {}", hold.status);
-            holds_list::open_for_status(self.connection, hold.tenant, &hold.scope, hold.cause, &detail).await?;
+            holds_list::open_for_status(
+                self.connection,
+                hold.tenant,
+                &hold.scope,
+                hold.cause,
+                &detail,
+            )
+            .await?;
         }
         Ok(())
     }
@@ -435,7 +599,9 @@ pub fn secrets_key(entry: &AccountEntry) -> String {
 
 fn same(old: &Credentials, new: &Credentials) -> bool {
     let plain = |c: &Credentials| -> Vec<(String, String)> {
-        c.0.iter().map(|(name, secret)| (name.clone(), secret.expose_secret().to_owned())).collect()
+        c.0.iter()
+            .map(|(name, secret)| (name.clone(), secret.expose_secret().to_owned()))
+            .collect()
     };
     plain(old) == plain(new)
 }

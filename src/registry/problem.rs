@@ -55,10 +55,8 @@ mod tests {
 
     #[test]
     fn the_nearest_name_comes_first() {
-        let problem = Problem::new("/account", "unknown_account", "is not known").near(
-            "shop-jp",
-            ["warehouse", "shop-us", "shop-jp1"],
-        );
+        let problem = Problem::new("/account", "unknown_account", "is not known")
+            .near("shop-jp", ["warehouse", "shop-us", "shop-jp1"]);
         assert_eq!(problem.did_you_mean, ["shop-jp1", "shop-us"]);
     }
 }

@@ -125,7 +125,10 @@ pub fn account(snapshot: &Snapshot, tenant: TenantId, name: &str) -> Option<Acco
 
 /// A tenant's numbers, by number and account.
 pub fn numbers(snapshot: &Snapshot, tenant: TenantId) -> Vec<NumberInfo> {
-    let mut list: Vec<_> = snapshot.numbers_of(tenant).map(|n| number_info(n)).collect();
+    let mut list: Vec<_> = snapshot
+        .numbers_of(tenant)
+        .map(|n| number_info(n))
+        .collect();
     list.sort_by(|a, b| (&a.business_number, &a.account).cmp(&(&b.business_number, &b.account)));
     list
 }

@@ -13,8 +13,7 @@ use crate::{
     domain::{ids::TenantId, named},
     registry::{Problem, file::DEFAULT_TENANT},
     store::{
-        Connection, Store, StoreError, accounts,
-        commit,
+        Connection, Store, StoreError, accounts, commit,
         registry::bump,
         tokens::{self, NewToken, TokenRow},
     },
@@ -98,8 +97,7 @@ pub struct Caller {
 impl Caller {
     /// Whether the token may do this. An admin may do all but see whole addresses.
     pub fn may(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope)
-            || (scope != Scope::Pii && self.scopes.contains(&Scope::Admin))
+        self.scopes.contains(&scope) || (scope != Scope::Pii && self.scopes.contains(&Scope::Admin))
     }
 }
 

@@ -10,18 +10,14 @@ use campaign_dispatch::{
     providers::{self, http::HttpClient},
     registry::tokens::{self, Scope, TokenRequest},
     settings::Settings,
-    store::{
-        Store,
-        registry::Directory,
-        vault::Vault,
-    },
+    store::{Store, registry::Directory, vault::Vault},
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
+use tokio_util::sync::CancellationToken;
 
 /// A running API and what tests reach around it.
 pub(crate) struct Served {
@@ -33,22 +29,37 @@ pub(crate) struct Served {
 
 /// Settings as a test wants them.
 pub(crate) fn settings(pairs: &[(&str, &str)]) -> Settings {
-    let own = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let own = pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     Settings::load(None, own).unwrap()
 }
 
 impl Served {
     /// Serves over the database that `sqlx::test` made.
     pub(crate) async fn over(options: &PgConnectOptions) -> Self {
-        Self::with(options, &settings(&[("DISPATCH__BROKER__URL", "amqp://127.0.0.1:1")])).await
+        Self::with(
+            options,
+            &settings(&[("DISPATCH__BROKER__URL", "amqp://127.0.0.1:1")]),
+        )
+        .await
     }
 
     pub(crate) async fn with(options: &PgConnectOptions, settings: &Settings) -> Self {
         let store = Store::new(&SecretString::from(options.to_url_lossy().to_string()), 4).unwrap();
         let directory = Directory::new(store.clone(), Vault::new([7; 32]));
         directory.refresh().await.unwrap();
-        let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), CancellationToken::new()).unwrap();
-        let (intake, lanes) = Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone());
+        let broker = Broker::start(
+            &BrokerOptions::from_settings(&settings.broker),
+            CancellationToken::new(),
+        )
+        .unwrap();
+        let (intake, lanes) = Intake::new(
+            store.clone(),
+            directory.clone(),
+            &broker,
+            settings.intake.clone(),
+        );
         for lane in lanes {
             tokio::spawn(lane.run(CancellationToken::new()));
         }
@@ -59,7 +70,13 @@ impl Served {
             providers: providers::registry(&HttpClient::new(&settings.provider).unwrap()),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             readiness: Arc::new(|| {
-                Box::pin(async { vec![http::Check { name: "broker", ok: false, detail: "gone".to_owned() }] })
+                Box::pin(async {
+                    vec![http::Check {
+                        name: "broker",
+                        ok: false,
+                        detail: "gone".to_owned(),
+                    }]
+                })
             }),
             settings: settings.http.clone(),
             inline_bytes: settings.intake.inline_bytes,
@@ -67,7 +84,12 @@ impl Served {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, http::router(state)).await });
-        Self { store, directory, url, client: reqwest::Client::new() }
+        Self {
+            store,
+            directory,
+            url,
+            client: reqwest::Client::new(),
+        }
     }
 
     /// A token of the tenant `default`.
@@ -82,18 +104,33 @@ impl Served {
             producer: None,
             tenant: Some(tenant.to_owned()),
         };
-        tokens::create(&self.store, None, &request).await.unwrap().token
+        tokens::create(&self.store, None, &request)
+            .await
+            .unwrap()
+            .token
     }
 
-    pub(crate) async fn call(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(token);
+    pub(crate) async fn call(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let mut request = self
+            .client
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(token);
         if let Some(body) = body {
             request = request.json(&body);
         }
         let response = request.send().await.unwrap();
         let status = response.status();
         let text = response.text().await.unwrap();
-        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
     }
 
     pub(crate) async fn get(&self, token: &str, path: &str) -> (StatusCode, Value) {
@@ -103,7 +140,8 @@ impl Served {
     pub(crate) async fn put_registry(&self, token: &str, registry: &Value) -> (StatusCode, Value) {
         let secrets = json!({"default/main": {"access_token": "t0ken", "app_secret": "s3cret", "verify_token": "v"}});
         let body = json!({ "registry": registry, "secrets": secrets });
-        self.call(token, Method::PUT, "/v1/registry", Some(body)).await
+        self.call(token, Method::PUT, "/v1/registry", Some(body))
+            .await
     }
 
     pub(crate) fn client(&self) -> &reqwest::Client {
@@ -160,7 +198,9 @@ pub(crate) async fn seed(served: &Served, states: &[&[&str]]) -> Vec<uuid::Uuid>
         .await
         .unwrap();
         if states.len() > 1 {
-            let count = |state: &str| i32::try_from(states.iter().filter(|s| **s == state).count()).unwrap();
+            let count = |state: &str| {
+                i32::try_from(states.iter().filter(|s| **s == state).count()).unwrap()
+            };
             sqlx::query("INSERT INTO batch_tally (batch_id, pending, uncertain, sent, failed) VALUES ($1, $2, $3, $4, $5)")
                 .bind(batch)
                 .bind(count("pending"))
@@ -172,14 +212,25 @@ pub(crate) async fn seed(served: &Served, states: &[&[&str]]) -> Vec<uuid::Uuid>
                 .unwrap();
         }
         for (place, state) in states.iter().enumerate() {
-            insert_message(&mut connection, batch, i32::try_from(place).unwrap() + 1, state).await;
+            insert_message(
+                &mut connection,
+                batch,
+                i32::try_from(place).unwrap() + 1,
+                state,
+            )
+            .await;
         }
         made.push(batch);
     }
     made
 }
 
-async fn insert_message(connection: &mut sqlx::PgConnection, batch: uuid::Uuid, seq: i32, state: &str) {
+async fn insert_message(
+    connection: &mut sqlx::PgConnection,
+    batch: uuid::Uuid,
+    seq: i32,
+    state: &str,
+) {
     sqlx::query(
         "INSERT INTO message (batch_id, seq, recipient, state, code) VALUES ($1, $2, $3, $4::message_state,
                 CASE WHEN $4 = 'failed' THEN '131026' END)",

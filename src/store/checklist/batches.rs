@@ -11,7 +11,10 @@ use crate::{
 
 /// A batch as `checklist.batches` has it.
 #[derive(Debug, Clone, sqlx::FromRow, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[expect(missing_docs, reason = "the view's columns; the migration comments each of them")]
+#[expect(
+    missing_docs,
+    reason = "the view's columns; the migration comments each of them"
+)]
 pub struct BatchRow {
     pub batch_id: Uuid,
     pub producer: String,
@@ -64,23 +67,41 @@ const COLUMNS: &str = "v.batch_id, v.producer, v.job_id, v.campaign, v.channel, 
 
 /// A tenant's batches: by number the latest due first (index `batch_by_number`), else the newest first
 /// (index `batch_by_tenant`).
-pub async fn list(connection: &mut PgConnection, tenant: TenantId, filter: &BatchFilter) -> Result<Vec<BatchRow>, StoreError> {
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    filter: &BatchFilter,
+) -> Result<Vec<BatchRow>, StoreError> {
     let mut sql = QueryBuilder::<Postgres>::new("SELECT ");
     sql.push(COLUMNS).push(" FROM (");
     push_keys(&mut sql, tenant, filter);
     // OFFSET 0 keeps the view from being joined before the page is cut.
     sql.push(") k CROSS JOIN LATERAL (SELECT * FROM checklist.batches b WHERE b.batch_id = k.batch_id OFFSET 0) v ORDER BY k.at DESC, k.batch_id DESC");
-    sql.build_query_as().fetch_all(connection).await.doing("list batches")
+    sql.build_query_as()
+        .fetch_all(connection)
+        .await
+        .doing("list batches")
 }
 
 fn push_keys(sql: &mut QueryBuilder<Postgres>, tenant: TenantId, filter: &BatchFilter) {
     let by_number = filter.numbers.is_some();
-    let at = if by_number { "b.send_at" } else { "b.created_at" };
-    sql.push("SELECT b.batch_id, ").push(at).push(" AS at FROM batch b WHERE b.tenant_id = ").push_bind(tenant.0);
+    let at = if by_number {
+        "b.send_at"
+    } else {
+        "b.created_at"
+    };
+    sql.push("SELECT b.batch_id, ")
+        .push(at)
+        .push(" AS at FROM batch b WHERE b.tenant_id = ")
+        .push_bind(tenant.0);
     match filter.numbers.as_deref() {
         // An equality, not `= ANY`, lets the index give the order.
         Some([number]) => drop(sql.push(" AND b.number_id = ").push_bind(*number)),
-        Some(numbers) => drop(sql.push(" AND b.number_id = ANY(").push_bind(numbers.to_vec()).push(")")),
+        Some(numbers) => drop(
+            sql.push(" AND b.number_id = ANY(")
+                .push_bind(numbers.to_vec())
+                .push(")"),
+        ),
         None => {}
     }
     if let Some(producer) = &filter.producer {
@@ -103,19 +124,32 @@ fn push_keys(sql: &mut QueryBuilder<Postgres>, tenant: TenantId, filter: &BatchF
         }
         None => {}
     }
-    let order = if by_number { " ORDER BY b.batch_id DESC LIMIT " } else { " ORDER BY b.created_at DESC, b.batch_id DESC LIMIT " };
+    let order = if by_number {
+        " ORDER BY b.batch_id DESC LIMIT "
+    } else {
+        " ORDER BY b.created_at DESC, b.batch_id DESC LIMIT "
+    };
     sql.push(order).push_bind(filter.limit);
 }
 
 /// One batch of a tenant.
-pub async fn find(connection: &mut PgConnection, tenant: TenantId, batch: BatchId) -> Result<Option<BatchRow>, StoreError> {
+pub async fn find(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    batch: BatchId,
+) -> Result<Option<BatchRow>, StoreError> {
     let mut sql = QueryBuilder::<Postgres>::new("SELECT ");
     sql.push(COLUMNS)
-        .push(" FROM checklist.batches v JOIN batch b ON b.batch_id = v.batch_id WHERE v.batch_id = ")
+        .push(
+            " FROM checklist.batches v JOIN batch b ON b.batch_id = v.batch_id WHERE v.batch_id = ",
+        )
         .push_bind(batch.0)
         .push(" AND b.batch_id = ")
         .push_bind(batch.0)
         .push(" AND b.tenant_id = ")
         .push_bind(tenant.0);
-    sql.build_query_as().fetch_optional(connection).await.doing("look for a batch")
+    sql.build_query_as()
+        .fetch_optional(connection)
+        .await
+        .doing("look for a batch")
 }

@@ -49,5 +49,8 @@ pub async fn by_code(
          JOIN business_number n ON n.id = s.number_id JOIN account a ON a.id = n.account_id
          GROUP BY a.provider, s.code, s.class ORDER BY messages DESC, s.code",
     );
-    sql.build_query_as().fetch_all(connection).await.doing("count failures")
+    sql.build_query_as()
+        .fetch_all(connection)
+        .await
+        .doing("count failures")
 }

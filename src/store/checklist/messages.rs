@@ -58,7 +58,10 @@ impl List {
         match state {
             MessageState::Pending => Self::Pending,
             MessageState::Uncertain => Self::Uncertain,
-            MessageState::Accepted | MessageState::Sent | MessageState::Delivered | MessageState::Read => Self::Sent,
+            MessageState::Accepted
+            | MessageState::Sent
+            | MessageState::Delivered
+            | MessageState::Read => Self::Sent,
             MessageState::Failed | MessageState::Expired => Self::Failed,
             MessageState::Suppressed | MessageState::Cancelled => Self::All,
         }
@@ -86,7 +89,10 @@ pub struct MessageFilter {
 
 /// A message as `checklist.messages` has it, with what `work` and `failed_message` add.
 #[derive(Debug, Clone, sqlx::FromRow, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[expect(missing_docs, reason = "the views' columns; the migration comments each of them")]
+#[expect(
+    missing_docs,
+    reason = "the views' columns; the migration comments each of them"
+)]
 pub struct MessageRow {
     pub batch_id: Uuid,
     pub seq: i32,
@@ -148,7 +154,11 @@ const WHOLE: &str = " CROSS JOIN LATERAL
     LEFT JOIN failed_message f ON f.batch_id = k.batch_id AND f.seq = k.seq ORDER BY k.batch_id DESC, k.seq";
 
 /// A page of messages.
-pub async fn list(connection: &mut PgConnection, tenant: TenantId, filter: &MessageFilter) -> Result<Vec<MessageRow>, StoreError> {
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    filter: &MessageFilter,
+) -> Result<Vec<MessageRow>, StoreError> {
     let mut sql = QueryBuilder::<Postgres>::new("WITH RECURSIVE ");
     push_batches(&mut sql, tenant, filter);
     sql.push(", k AS MATERIALIZED (SELECT r.batch_id, r.seq FROM g CROSS JOIN LATERAL (SELECT b.batch_id FROM batch b LEFT JOIN batch_tally t ON t.batch_id = b.batch_id WHERE b.batch_id = g.batch_id AND b.tenant_id = ");
@@ -160,8 +170,16 @@ pub async fn list(connection: &mut PgConnection, tenant: TenantId, filter: &Mess
     }
     sql.push(" LIMIT 1) b CROSS JOIN LATERAL (");
     push_rows(&mut sql, filter);
-    sql.push(") r LIMIT ").push_bind(filter.limit).push(") SELECT ").push(SHOWN).push(" FROM k").push(WHOLE);
-    sql.build_query_as().fetch_all(connection).await.doing("list messages")
+    sql.push(") r LIMIT ")
+        .push_bind(filter.limit)
+        .push(") SELECT ")
+        .push(SHOWN)
+        .push(" FROM k")
+        .push(WHOLE);
+    sql.build_query_as()
+        .fetch_all(connection)
+        .await
+        .doing("list messages")
 }
 
 /// The batches to look into as `g`, in the order of the list, made one by one as the page needs them.
@@ -173,22 +191,27 @@ fn push_batches(sql: &mut QueryBuilder<Postgres>, tenant: TenantId, filter: &Mes
         }
     };
     if let Some(batch) = filter.batch {
-        sql.push("g AS (SELECT b.batch_id FROM batch b WHERE b.batch_id = ").push_bind(batch.0);
+        sql.push("g AS (SELECT b.batch_id FROM batch b WHERE b.batch_id = ")
+            .push_bind(batch.0);
         push_from(sql, "b.batch_id");
         sql.push(")");
     } else if let Some(recipient) = &filter.recipient {
-        sql.push("g AS (SELECT m.batch_id FROM message m WHERE m.recipient = ").push_bind(recipient.clone());
+        sql.push("g AS (SELECT m.batch_id FROM message m WHERE m.recipient = ")
+            .push_bind(recipient.clone());
         push_from(sql, "m.batch_id");
         sql.push(" ORDER BY m.batch_id DESC)");
     } else if filter.list.table() == "message" {
-        sql.push("g AS (SELECT b.batch_id FROM batch b WHERE b.tenant_id = ").push_bind(tenant.0);
+        sql.push("g AS (SELECT b.batch_id FROM batch b WHERE b.tenant_id = ")
+            .push_bind(tenant.0);
         push_numbers(sql, filter);
         push_from(sql, "b.batch_id");
         sql.push(" ORDER BY b.batch_id DESC)");
     } else {
         // Jumps over all rows of a batch at once: the next batch is the first key below this one's.
         let table = filter.list.table();
-        sql.push("g AS ((SELECT t.batch_id FROM ").push(table).push(" t WHERE true");
+        sql.push("g AS ((SELECT t.batch_id FROM ")
+            .push(table)
+            .push(" t WHERE true");
         push_from(sql, "t.batch_id");
         sql.push(" ORDER BY t.batch_id DESC LIMIT 1) UNION ALL SELECT n.batch_id FROM g CROSS JOIN LATERAL (SELECT t.batch_id FROM ")
             .push(table)
@@ -200,7 +223,11 @@ fn push_numbers(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
     match filter.numbers.as_deref() {
         // An equality, not `= ANY`, lets the index give the order.
         Some([number]) => drop(sql.push(" AND b.number_id = ").push_bind(*number)),
-        Some(numbers) => drop(sql.push(" AND b.number_id = ANY(").push_bind(numbers.to_vec()).push(")")),
+        Some(numbers) => drop(
+            sql.push(" AND b.number_id = ANY(")
+                .push_bind(numbers.to_vec())
+                .push(")"),
+        ),
         None => {}
     }
 }
@@ -212,35 +239,64 @@ fn push_rows(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
     let seq = if table == "message" {
         "m.seq"
     } else {
-        sql.push(" JOIN ").push(table).push(" d ON d.batch_id = m.batch_id AND d.seq = m.seq AND d.batch_id = g.batch_id");
+        sql.push(" JOIN ")
+            .push(table)
+            .push(" d ON d.batch_id = m.batch_id AND d.seq = m.seq AND d.batch_id = g.batch_id");
         "d.seq"
     };
     sql.push(" WHERE m.batch_id = g.batch_id");
     if let Some(after) = filter.after {
-        sql.push(" AND ").push(seq).push(" > CASE WHEN g.batch_id = ").push_bind(after.batch_id.0);
+        sql.push(" AND ")
+            .push(seq)
+            .push(" > CASE WHEN g.batch_id = ")
+            .push_bind(after.batch_id.0);
         sql.push(" THEN ").push_bind(after.seq).push(" ELSE 0 END");
     }
     if let Some(recipient) = &filter.recipient {
         sql.push(" AND m.recipient = ").push_bind(recipient.clone());
     }
     if let Some(state) = filter.state {
-        sql.push(" AND m.state = ").push_bind(state.as_str()).push("::message_state");
+        sql.push(" AND m.state = ")
+            .push_bind(state.as_str())
+            .push("::message_state");
     } else if !filter.list.states().is_empty() {
-        sql.push(" AND m.state = ANY(").push_bind(filter.list.states()).push("::message_state[])");
+        sql.push(" AND m.state = ANY(")
+            .push_bind(filter.list.states())
+            .push("::message_state[])");
     }
-    sql.push(" ORDER BY ").push(seq).push(" LIMIT ").push_bind(filter.limit);
+    sql.push(" ORDER BY ")
+        .push(seq)
+        .push(" LIMIT ")
+        .push_bind(filter.limit);
 }
 
 /// One message of a tenant.
-pub async fn find(connection: &mut PgConnection, tenant: TenantId, key: MessageKey) -> Result<Option<MessageRow>, StoreError> {
+pub async fn find(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    key: MessageKey,
+) -> Result<Option<MessageRow>, StoreError> {
     let mut sql = QueryBuilder::<Postgres>::new("SELECT ");
-    sql.push(SHOWN).push(" FROM (SELECT b.batch_id, ").push_bind(key.seq).push("::int AS seq FROM batch b WHERE b.batch_id = ");
-    sql.push_bind(key.batch_id.0).push(" AND b.tenant_id = ").push_bind(tenant.0).push(") k").push(WHOLE);
-    sql.build_query_as().fetch_optional(connection).await.doing("look for a message")
+    sql.push(SHOWN)
+        .push(" FROM (SELECT b.batch_id, ")
+        .push_bind(key.seq)
+        .push("::int AS seq FROM batch b WHERE b.batch_id = ");
+    sql.push_bind(key.batch_id.0)
+        .push(" AND b.tenant_id = ")
+        .push_bind(tenant.0)
+        .push(") k")
+        .push(WHOLE);
+    sql.build_query_as()
+        .fetch_optional(connection)
+        .await
+        .doing("look for a message")
 }
 
 /// The calls for a message that did not end accepted, in order.
-pub async fn attempts(connection: &mut PgConnection, key: MessageKey) -> Result<Vec<AttemptRow>, StoreError> {
+pub async fn attempts(
+    connection: &mut PgConnection,
+    key: MessageKey,
+) -> Result<Vec<AttemptRow>, StoreError> {
     sqlx::query_as!(
         AttemptRow,
         "SELECT attempt, outcome, code, class, reason, at FROM attempt WHERE batch_id = $1 AND seq = $2 ORDER BY at, attempt",

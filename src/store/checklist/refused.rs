@@ -151,7 +151,11 @@ pub async fn imports(
 }
 
 /// One import of a tenant.
-pub async fn find_import(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> Result<Option<ImportRow>, StoreError> {
+pub async fn find_import(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    id: Uuid,
+) -> Result<Option<ImportRow>, StoreError> {
     sqlx::query_as!(
         ImportRow,
         r#"SELECT i.id, a.name AS account, t.name AS template, t.language, i.file_name, i.state, i.rows, i.good, i.bad,
