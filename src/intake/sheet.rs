@@ -79,13 +79,11 @@ impl Decoded {
     fn look(&mut self) -> io::Result<()> {
         let mut start = Vec::new();
         while start.len() < LOOK {
-            match self.pieces.blocking_recv() {
-                Some(piece) => start.extend_from_slice(&piece?),
-                None => {
-                    self.is_ended = true;
-                    break;
-                }
-            }
+            let Some(piece) = self.pieces.blocking_recv() else {
+                self.is_ended = true;
+                break;
+            };
+            start.extend_from_slice(&piece?);
         }
         let encoding = match (Encoding::for_bom(&start), std::str::from_utf8(&start)) {
             (Some((encoding, _)), _) => encoding,
