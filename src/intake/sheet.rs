@@ -151,10 +151,17 @@ pub(super) fn delimiter(header: &str) -> u8 {
 }
 
 /// Numbers records as a spreadsheet does, which shows the blank lines that a CSV reader passes over.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RowCounter {
     row: i64,
     line: u64,
+}
+
+impl Default for RowCounter {
+    fn default() -> Self {
+        // A reader stands on line 1 before it has read anything.
+        Self { row: 0, line: 1 }
+    }
 }
 
 impl RowCounter {
