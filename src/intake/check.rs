@@ -109,22 +109,8 @@ pub fn check(
 ) -> Result<Checked, Vec<JobError>> {
     let mut errors = Vec::new();
     let (number, template) = reference::references(context, tenant, job, &mut errors);
-    let count = rows.len() + refused.len();
-    if count > context.settings.inline_recipients {
-        let reason = format!(
-            "has {count} recipients, at most {} fit into a job: import them and name the import as `audience`",
-            context.settings.inline_recipients
-        );
-        errors.push(JobError::new("/recipients", "too_many_recipients", reason));
-    }
-    let times = times(context, job, &mut errors);
-    if let Some(Audience::Group(_)) = job.audience {
-        errors.push(JobError::new(
-            "/audience/group",
-            "not_available",
-            "audience groups are not available yet: use an import",
-        ));
-    }
+    let (send_at, expires_at) = times(context, job, &mut errors);
+    errors.extend(audience(context, job, rows.len() + refused.len()));
     let (Some(number), Some(template)) = (number, template) else {
         return Err(errors);
     };
@@ -155,7 +141,6 @@ pub fn check(
         );
         return Err(errors);
     }
-    let (send_at, expires_at) = times;
     Ok(Checked {
         job: Box::new(job.clone()),
         tenant,
@@ -169,6 +154,21 @@ pub fn check(
         rejections,
         import,
     })
+}
+
+/// What can be said about the recipients without looking at them.
+fn audience(context: &Context<'_>, job: &SendJob, count: usize) -> Option<JobError> {
+    if let Some(Audience::Group(_)) = job.audience {
+        let reason = "audience groups are not available yet: use an import";
+        return Some(JobError::new("/audience/group", "not_available", reason));
+    }
+    let max = context.settings.inline_recipients;
+    let reason = || {
+        format!(
+            "has {count} recipients, at most {max} fit into a job: import them and name the import as `audience`"
+        )
+    };
+    (count > max).then(|| JobError::new("/recipients", "too_many_recipients", reason()))
 }
 
 fn life(settings: &settings::Intake, category: Category) -> TimeDelta {
@@ -274,7 +274,7 @@ fn check_row(
                 format!("{at}/to"),
                 address_code(channel),
                 error.to_string(),
-            ))
+            ));
         })
         .ok();
     if let Some(zone) = &recipient.time_zone

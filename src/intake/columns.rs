@@ -166,86 +166,106 @@ impl Checker {
         columns: &[(String, Column)],
         record: &csv::StringRecord,
     ) -> Result<GoodRow, Vec<BadRow>> {
-        let mut bad: BTreeMap<String, BadRow> = BTreeMap::new();
-        let mut refuse = |field: &str, code: &str, reason: String| {
-            let fault = BadRow {
+        let mut faults = Faults::default();
+        let cells = self.cells(columns, record, &mut faults);
+        let address = Address::parse_in(self.channel, cells.to, self.country);
+        if let Err(error) = &address {
+            faults.add("to", address_code(self.channel), error.to_string());
+        }
+        if (cells.reference).is_some_and(|text| text.chars().count() > REF_CHARS) {
+            let reason = format!("has more than {REF_CHARS} characters");
+            faults.add("ref", "too_long", reason);
+        }
+        if let Some(zone) = cells.time_zone
+            && zone.parse::<chrono_tz::Tz>().is_err()
+        {
+            let reason = format!("`{zone}` is not an IANA time zone");
+            faults.add("time_zone", "unknown_time_zone", reason);
+        }
+        // A slot without a column has its value in the job, which is checked when that comes.
+        for problem in self.template.check_names(&cells.params) {
+            faults.add(&problem.slot, problem.code, problem.reason);
+        }
+        match address {
+            Ok(address) if faults.0.is_empty() => Ok(GoodRow {
                 row,
-                field: field.to_owned(),
-                code: code.to_owned(),
-                reason,
-            };
-            bad.entry(field.to_owned()).or_insert(fault);
-        };
-        let (mut to, mut reference, mut time_zone, mut params) = ("", None, None, Params::new());
-        for ((name, column), cell) in columns.iter().zip(record.iter()) {
+                recipient: address.as_str().to_owned(),
+                reference: cells.reference.map(str::to_owned),
+                time_zone: cells.time_zone.map(str::to_owned),
+                params: serde_json::json!(cells.params),
+            }),
+            _ => Err(faults.of_row(row)),
+        }
+    }
+
+    fn cells<'a>(
+        &self,
+        columns: &[(String, Column)],
+        record: &'a csv::StringRecord,
+        faults: &mut Faults,
+    ) -> Cells<'a> {
+        let mut cells = Cells::default();
+        if record.len() > columns.len() {
+            let reason = format!(
+                "has {} cells, the header has {}",
+                record.len(),
+                columns.len()
+            );
+            faults.add("", "too_many_cells", reason);
+        }
+        for (index, (name, column)) in columns.iter().enumerate() {
+            let cell = record.get(index).unwrap_or_default();
             if *column != Column::Ignored && cell.contains(['\u{fffd}', '\0']) {
-                refuse(
-                    name,
-                    "unreadable_text",
-                    "contains characters that are no text in the file's encoding".to_owned(),
-                );
+                let reason = "contains characters that are no text in the file's encoding";
+                faults.add(name, "unreadable_text", reason.to_owned());
             }
+            let given = Some(cell.trim()).filter(|text| !text.is_empty());
             match column {
-                Column::To => to = cell,
-                Column::Ref => reference = Some(cell.trim()).filter(|text| !text.is_empty()),
-                Column::TimeZone => time_zone = Some(cell.trim()).filter(|text| !text.is_empty()),
-                Column::Slot(slot) if !cell.is_empty() => {
-                    params.insert(slot.clone(), cell.to_owned());
+                Column::To => cells.to = cell,
+                Column::Ref => cells.reference = given,
+                Column::TimeZone => cells.time_zone = given,
+                Column::Slot(slot) if given.is_some() => {
+                    cells.params.insert(slot.clone(), cell.to_owned());
+                }
+                Column::Slot(slot) if self.template.slot(slot).is_some_and(|s| s.required) => {
+                    faults.add(name, "missing_slot", "is missing or empty".to_owned());
                 }
                 Column::Slot(_) | Column::Ignored => {}
             }
-            if let Column::Slot(slot) = column
-                && cell.trim().is_empty()
-                && self.template.slot(slot).is_some_and(|slot| slot.required)
-            {
-                refuse(name, "missing_slot", "is missing or empty".to_owned());
-            }
         }
-        if record.len() > columns.len() {
-            refuse(
-                "",
-                "too_many_cells",
-                format!(
-                    "has {} cells, the header has {}",
-                    record.len(),
-                    columns.len()
-                ),
-            );
-        }
-        let address = match Address::parse_in(self.channel, to, self.country) {
-            Ok(address) => Some(address),
-            Err(error) => {
-                refuse("to", address_code(self.channel), error.to_string());
-                None
-            }
-        };
-        if reference.is_some_and(|text| text.chars().count() > REF_CHARS) {
-            refuse(
-                "ref",
-                "too_long",
-                format!("has more than {REF_CHARS} characters"),
-            );
-        }
-        if let Some(zone) = time_zone.filter(|zone| zone.parse::<chrono_tz::Tz>().is_err()) {
-            refuse(
-                "time_zone",
-                "unknown_time_zone",
-                format!("`{zone}` is not an IANA time zone"),
-            );
-        }
-        // A slot without a column has its value in the job, which is checked when that comes.
-        for problem in self.template.check_names(&params) {
-            refuse(&problem.slot, problem.code, problem.reason);
-        }
-        match address {
-            Some(address) if bad.is_empty() => Ok(GoodRow {
+        cells
+    }
+}
+
+/// The cells of a row by what they mean.
+#[derive(Default)]
+struct Cells<'a> {
+    to: &'a str,
+    reference: Option<&'a str>,
+    time_zone: Option<&'a str>,
+    params: Params,
+}
+
+/// What is wrong with a row: the first fault of each column.
+#[derive(Default)]
+struct Faults(BTreeMap<String, (String, String)>);
+
+impl Faults {
+    fn add(&mut self, field: &str, code: &str, reason: String) {
+        self.0
+            .entry(field.to_owned())
+            .or_insert_with(|| (code.to_owned(), reason));
+    }
+
+    fn of_row(self, row: i64) -> Vec<BadRow> {
+        let faults = self.0.into_iter();
+        faults
+            .map(|(field, (code, reason))| BadRow {
                 row,
-                recipient: address.as_str().to_owned(),
-                reference: reference.map(str::to_owned),
-                time_zone: time_zone.map(str::to_owned),
-                params: serde_json::json!(params),
-            }),
-            _ => Err(bad.into_values().collect()),
-        }
+                field,
+                code,
+                reason,
+            })
+            .collect()
     }
 }

@@ -152,49 +152,46 @@ pub async fn import(
     let (chunks, mut rows) = mpsc::channel(2);
     let reading =
         tokio::task::spawn_blocking(move || checker.read(Decoded::new(incoming), &chunks));
-    let feeding = async {
-        pin_mut!(file);
-        while let Some(piece) = file.next().await {
-            // The reader has given up: the rest is not wanted.
-            if pieces.send(piece).await.is_err() {
-                break;
-            }
-        }
-        drop(pieces);
-    };
     let writing = async {
         let written = write(&mut session, id, &mut rows).await;
         // A reader whose chunks nobody takes ends, and with it the feeding.
         rows.close();
         written
     };
-    let ((), written) = tokio::join!(feeding, writing);
+    let ((), written) = tokio::join!(feed(file, pieces), writing);
     let read = reading
         .await
         .unwrap_or_else(|_| Err(vec![JobError::new("", "unreadable", "could not be read")]));
-    let summary = match (read, written) {
-        (Ok(()), Ok(summary)) => summary,
+    let (problem, result) = match (read, written) {
+        (Ok(()), Ok(summary)) => (None, Ok(summary)),
         (Err(problems), Ok(_)) => {
-            let reasons: Vec<&str> = problems
-                .iter()
-                .map(|problem| problem.reason.as_str())
-                .collect();
-            imports::end(session.connection().await?, id, Some(&reasons.join("; "))).await?;
-            return Err(ImportError::Refused(problems));
+            let reasons: Vec<&str> = problems.iter().map(|p| p.reason.as_str()).collect();
+            (
+                Some(reasons.join("; ")),
+                Err(ImportError::Refused(problems)),
+            )
         }
         (_, Err(error)) => {
             session.failed(&error);
-            imports::end(
-                session.connection().await?,
-                id,
-                Some("the database failed while it was read"),
-            )
-            .await?;
-            return Err(error.into());
+            let problem = "the database failed while the file was read";
+            (Some(problem.to_owned()), Err(error.into()))
         }
     };
-    imports::end(session.connection().await?, id, None).await?;
-    Ok(summary)
+    imports::end(session.connection().await?, id, problem.as_deref()).await?;
+    result
+}
+
+async fn feed(
+    file: impl Stream<Item = io::Result<Bytes>> + Send,
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+) {
+    pin_mut!(file);
+    while let Some(piece) = file.next().await {
+        // The reader has given up: the rest is not wanted.
+        if pieces.send(piece).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn country(code: &str) -> Result<phonenumber::country::Id, ImportError> {
@@ -205,92 +202,81 @@ fn country(code: &str) -> Result<phonenumber::country::Id, ImportError> {
     Ok(country)
 }
 
+/// The account and the template an import is for.
 fn references<'a>(
     snapshot: &'a Snapshot,
     tenant: TenantId,
     request: &'a ImportRequest,
 ) -> Result<(&'a Arc<Account>, &'a Arc<RegisteredTemplate>), ImportError> {
-    let accounts: Vec<&Arc<Account>> = match (&request.account, &request.business_number) {
-        (Some(name), None) => snapshot
-            .accounts
-            .values()
-            .filter(|a| a.tenant == tenant && a.name == *name)
-            .collect(),
-        (None, Some(number)) => snapshot
-            .numbers_named(tenant, number)
-            .map(|n| &n.account)
-            .collect(),
-        _ => {
-            return refuse(
-                "/account",
-                "contradiction",
-                "give exactly one of `account` and `business_number`".to_owned(),
-                Vec::new(),
-            );
-        }
-    };
-    if accounts.is_empty() {
-        return match (&request.account, &request.business_number) {
-            (_, Some(number)) => {
-                let names = snapshot
-                    .numbers_of(tenant)
-                    .map(|n| n.business_number.as_str());
-                let near = nearest(number, names);
-                refuse(
-                    "/business_number",
-                    "unknown_number",
-                    format!("there is no business number `{number}`"),
-                    near,
-                )
-            }
-            (name, None) => {
-                let name = name.as_deref().unwrap_or_default();
-                let names = snapshot
-                    .accounts
-                    .values()
-                    .filter(|a| a.tenant == tenant)
-                    .map(|a| a.name.as_str());
-                let near = nearest(name, names);
-                refuse(
-                    "/account",
-                    "unknown_account",
-                    format!("there is no account `{name}`"),
-                    near,
-                )
-            }
-        };
-    }
-    let templates = || {
-        accounts
-            .iter()
-            .flat_map(|a| snapshot.templates_of(a.id).map(move |t| (*a, t)))
-    };
-    let found = templates().find(|(_, t)| {
-        t.template.name == request.template && t.template.language == request.language
-    });
-    if let Some(found) = found {
-        return Ok(found);
-    }
-    let name = &request.template;
-    let languages: Vec<String> = templates()
-        .filter(|(_, t)| t.template.name == *name)
-        .map(|(_, t)| t.template.language.clone())
+    let accounts = accounts(snapshot, tenant, request)?;
+    let templates: Vec<_> = accounts
+        .iter()
+        .flat_map(|a| snapshot.templates_of(a.id).map(move |t| (*a, t)))
         .collect();
-    if languages.is_empty() {
-        let near = nearest(name, templates().map(|(_, t)| t.template.name.as_str()));
-        return refuse(
-            "/template",
-            "unknown_template",
-            format!("there is no template `{name}`"),
-            near,
-        );
+    let (name, language) = (&request.template, &request.language);
+    let mut languages = Vec::new();
+    for (account, registered) in &templates {
+        let template = &registered.template;
+        if template.name == *name && template.language == *language {
+            return Ok((*account, *registered));
+        }
+        if template.name == *name {
+            languages.push(template.language.clone());
+        }
     }
-    let reason = format!(
-        "the template `{name}` exists in {}, not in {}",
-        languages.join(", "),
-        request.language
-    );
+    if languages.is_empty() {
+        let near = nearest(
+            name,
+            templates.iter().map(|(_, t)| t.template.name.as_str()),
+        );
+        let reason = format!("there is no template `{name}`");
+        return refuse("/template", "unknown_template", reason, near);
+    }
+    let known = languages.join(", ");
+    let reason = format!("the template `{name}` exists in {known}, not in {language}");
     refuse("/language", "unknown_language", reason, languages)
+}
+
+/// The accounts a request may mean: one by its name, or those that have the number.
+fn accounts<'a>(
+    snapshot: &'a Snapshot,
+    tenant: TenantId,
+    request: &'a ImportRequest,
+) -> Result<Vec<&'a Arc<Account>>, ImportError> {
+    match (&request.account, &request.business_number) {
+        (Some(name), None) => {
+            let own = || snapshot.accounts.values().filter(|a| a.tenant == tenant);
+            if let Some(account) = own().find(|account| account.name == *name) {
+                return Ok(vec![account]);
+            }
+            let near = nearest(name, own().map(|account| account.name.as_str()));
+            let reason = format!("there is no account `{name}`");
+            refuse("/account", "unknown_account", reason, near)
+        }
+        (None, Some(number)) => {
+            let found: Vec<_> = snapshot
+                .numbers_named(tenant, number)
+                .map(|number| &number.account)
+                .collect();
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            let known = snapshot
+                .numbers_of(tenant)
+                .map(|n| n.business_number.as_str());
+            let reason = format!("there is no business number `{number}`");
+            refuse(
+                "/business_number",
+                "unknown_number",
+                reason,
+                nearest(number, known),
+            )
+        }
+        _ => {
+            let reason = "give exactly one of `account` and `business_number`".to_owned();
+            refuse("/account", "contradiction", reason, Vec::new())
+        }
+    }
 }
 
 async fn write(

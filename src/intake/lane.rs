@@ -174,7 +174,7 @@ impl IntakeLane {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the registry could not be read again; jobs are checked with the copy")
+                    tracing::warn!(%error, "the registry could not be read again; jobs are checked with the copy");
                 }
             }
         }

@@ -194,7 +194,7 @@ impl Reader {
         for (index, word) in words.iter().enumerate() {
             match word.as_str() {
                 Some(text) => {
-                    notify.extend(self.parse_word::<Notify>(text, format!("/notify/{index}")))
+                    notify.extend(self.parse_word::<Notify>(text, format!("/notify/{index}")));
                 }
                 None => self.wrong_type(format!("/notify/{index}"), "must be text"),
             }

@@ -81,7 +81,7 @@ pub async fn record_refused(
             (Some(last), Some(count))
                 if last.producer == job.producer && last.digest == job.digest =>
             {
-                *count += 1
+                *count += 1;
             }
             _ => {
                 rows.push(job);

@@ -132,7 +132,7 @@ impl Relay {
             // Nobody is bound, or a key is too long for any binding: publishing again changes nothing.
             Ok(()) | Err(PublishError::Unroutable(_)) => {}
             Err(error @ PublishError::TooLong { .. }) => {
-                tracing::error!(%error, "events are left out")
+                tracing::error!(%error, "events are left out");
             }
             Err(error @ (PublishError::NotConfirmed(_) | PublishError::Stopping)) => {
                 return Err(error.into());

@@ -17,13 +17,25 @@ impl Db {
         let server: PgConnectOptions = url.parse().unwrap();
         let name = format!("it_{}", uuid::Uuid::new_v4().simple());
         let mut connection = PgConnection::connect_with(&server).await.unwrap();
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.unwrap();
-        let (base, query) = url.split_once('?').map_or((url.as_str(), None), |(base, query)| (base, Some(query)));
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let (base, query) = url
+            .split_once('?')
+            .map_or((url.as_str(), None), |(base, query)| (base, Some(query)));
         let server_url = base.rsplit_once('/').map_or(base, |(server, _)| server);
-        let own = format!("{server_url}/{name}{}", query.map(|q| format!("?{q}")).unwrap_or_default());
+        let own = format!(
+            "{server_url}/{name}{}",
+            query.map(|q| format!("?{q}")).unwrap_or_default()
+        );
         let store = Store::new(&SecretString::from(own), 4).unwrap();
         store.migrate().await.unwrap();
-        Self { store, name, server }
+        Self {
+            store,
+            name,
+            server,
+        }
     }
 
     /// A single value.
@@ -31,7 +43,10 @@ impl Db {
     where
         T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
     {
-        sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.unwrap()
+        sqlx::query_scalar(sql)
+            .fetch_one(self.store.pool())
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn run(&self, sql: &'static str) {
@@ -42,6 +57,9 @@ impl Db {
         self.store.pool().close().await;
         let mut connection = PgConnection::connect_with(&self.server).await.unwrap();
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        sqlx::query(AssertSqlSafe(sql))
+            .execute(&mut connection)
+            .await
+            .unwrap();
     }
 }

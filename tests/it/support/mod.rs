@@ -7,8 +7,6 @@ use std::{future::Future, time::Duration};
 
 /// Fails a test that waits for something that does not come.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(30), future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: not within 30 s"),
-    }
+    let limited = tokio::time::timeout(Duration::from_secs(30), future).await;
+    limited.expect(what)
 }
