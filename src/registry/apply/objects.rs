@@ -103,14 +103,8 @@ impl Applying<'_> {
             .is_none_or(|(_, old)| old.status != fields.status);
         let (id, became) = match found {
             None => {
-                let id = accounts::insert_template(
-                    self.connection,
-                    account,
-                    &entry.name,
-                    &entry.language,
-                    &fields,
-                )
-                .await?;
+                let (to, name, language) = (&mut *self.connection, &entry.name, &entry.language);
+                let id = accounts::insert_template(to, account, name, language, &fields).await?;
                 (id, Became::Created)
             }
             Some((id, old)) if old == fields => (id, Became::Unchanged),
@@ -119,11 +113,8 @@ impl Applying<'_> {
                 (id, Became::Updated)
             }
         };
-        self.became(
-            "template",
-            format!("{} ({})", entry.name, entry.language),
-            became,
-        );
+        let name = format!("{} ({})", entry.name, entry.language);
+        self.became("template", name, became);
         let good = fields.status == "approved";
         let hold = StatusHold {
             tenant,

@@ -11,7 +11,7 @@ use crate::{
         file::{AccountEntry, RegistryFile},
     },
     store::{
-        accounts::{self, AccountFields},
+        accounts::{self, AccountFields, AccountRecord},
         vault::VaultError,
     },
 };
@@ -54,21 +54,30 @@ impl Applying<'_> {
             api_version: entry.api_version.clone(),
             waba_id: entry.waba_id.clone(),
         };
-        let Some(found) = found else {
-            let given = given.unwrap_or_default();
-            let (sealed, digest) = (self.means.vault.seal(&given)?, self.digest(&given));
-            let id = accounts::insert_account(
-                self.connection,
-                tenant,
-                &entry.name,
-                &fields,
-                &sealed,
-                &digest,
-            )
-            .await?;
-            self.became("account", &entry.name, Became::Created);
-            return Ok(Some(id));
+        let (id, became) = match found {
+            None => {
+                let given = given.unwrap_or_default();
+                let (sealed, digest) = (self.means.vault.seal(&given)?, self.digest(&given));
+                let (to, name) = (&mut *self.connection, &entry.name);
+                let id =
+                    accounts::insert_account(to, tenant, name, &fields, &sealed, &digest).await?;
+                (id, Became::Created)
+            }
+            Some(found) => (
+                found.id,
+                self.changed_account(&found, &fields, given).await?,
+            ),
         };
+        self.became("account", &entry.name, became);
+        Ok(Some(id))
+    }
+
+    async fn changed_account(
+        &mut self,
+        found: &AccountRecord,
+        fields: &AccountFields,
+        given: Option<Credentials>,
+    ) -> Result<Became, ApplyError> {
         let fresh = given.filter(|given| {
             !self
                 .means
@@ -76,9 +85,8 @@ impl Applying<'_> {
                 .open(&found.credentials)
                 .is_ok_and(|old| same(&old, given))
         });
-        if fresh.is_none() && found.fields == fields {
-            self.became("account", &entry.name, Became::Unchanged);
-            return Ok(Some(found.id));
+        if fresh.is_none() && found.fields == *fields {
+            return Ok(Became::Unchanged);
         }
         let sealed = fresh
             .map(|new| Ok::<_, VaultError>((self.means.vault.seal(&new)?, self.digest(&new))))
@@ -86,9 +94,8 @@ impl Applying<'_> {
         let secrets = sealed
             .as_ref()
             .map(|(sealed, digest)| (sealed.as_slice(), digest.as_slice()));
-        accounts::update_account(self.connection, found.id, &fields, secrets).await?;
-        self.became("account", &entry.name, Became::Updated);
-        Ok(Some(found.id))
+        accounts::update_account(self.connection, found.id, fields, secrets).await?;
+        Ok(Became::Updated)
     }
 
     /// Checks that there is such an adapter; answers the credentials it needs.
