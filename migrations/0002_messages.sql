@@ -35,6 +35,7 @@ COMMENT ON COLUMN batch.batch_id IS 'UUIDv7 whose time is when the batch is due:
 COMMENT ON COLUMN batch.planned_row IS 'the import''s row up to which messages have been made, while planning';
 CREATE INDEX batch_by_tenant ON batch (tenant_id, created_at);
 CREATE INDEX batch_by_number ON batch (number_id, batch_id);
+CREATE INDEX batch_to_plan ON batch (batch_id) WHERE state = 'planning';
 CREATE INDEX batch_cancelled ON batch (cancelled_at) WHERE cancelled_at IS NOT NULL;
 
 CREATE TABLE batch_tally (

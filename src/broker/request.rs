@@ -39,7 +39,8 @@ pub async fn ask(options: &BrokerOptions, key: &str, body: Vec<u8>, limit: Durat
 
 async fn exchange(options: &BrokerOptions, key: &str, body: Vec<u8>) -> Result<Vec<u8>, RequestError> {
     let failed = |source| BrokerError::Channel("publish a request", source);
-    let uri = options.url.expose_secret().parse().map_err(BrokerError::Url)?;
+    let uri = options.url.expose_secret().parse();
+    let uri = uri.map_err(BrokerError::Url)?;
     let properties = ConnectionProperties::default().with_connection_name("campaign-dispatch send".into());
     let connection = Connection::connect_uri(uri, properties)
         .await
@@ -54,24 +55,15 @@ async fn exchange(options: &BrokerOptions, key: &str, body: Vec<u8>) -> Result<V
         auto_delete: true,
         ..QueueDeclareOptions::default()
     };
-    let queue = channel
-        .queue_declare(ShortString::default(), declared, FieldTable::default())
-        .await
-        .map_err(failed)?;
-    let reply_to = queue.name().clone();
+    let (unnamed, none) = (ShortString::default, FieldTable::default);
+    let queue = channel.queue_declare(unnamed(), declared, none()).await;
+    let reply_to = queue.map_err(failed)?.name().clone();
     let consumed = BasicConsumeOptions {
         no_ack: true,
         ..BasicConsumeOptions::default()
     };
-    let mut answers = channel
-        .basic_consume(
-            reply_to.clone(),
-            ShortString::default(),
-            consumed,
-            FieldTable::default(),
-        )
-        .await
-        .map_err(failed)?;
+    let answers = channel.basic_consume(reply_to.clone(), unnamed(), consumed, none());
+    let mut answers = answers.await.map_err(failed)?;
     let id = ShortString::from(uuid::Uuid::new_v4().to_string());
     let properties = BasicProperties::default()
         .with_delivery_mode(2)
@@ -79,12 +71,12 @@ async fn exchange(options: &BrokerOptions, key: &str, body: Vec<u8>) -> Result<V
         .with_message_id(id.clone())
         .with_correlation_id(id.clone())
         .with_reply_to(reply_to);
-    let entry = ShortString::from(options.topology.entry());
     let mandatory = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
-    let published = channel.basic_publish(entry, ShortString::from(key.to_owned()), mandatory, &body, properties);
+    let (entry, key) = (options.topology.entry().into(), key.into());
+    let published = channel.basic_publish(entry, key, mandatory, &body, properties);
     match published.await.map_err(failed)?.await.map_err(failed)? {
         Confirmation::Ack(None) => {}
         Confirmation::Ack(Some(_)) => return Err(RequestError::Unroutable),

@@ -208,7 +208,9 @@ pub async fn list_rejected_recipients(
 }
 
 fn row_key(after: Option<&str>) -> Result<(i64, &str), ChecklistError> {
-    let Some(after) = after else { return Ok((0, "")) };
+    let Some(after) = after else {
+        return Ok((0, ""));
+    };
     let (row, field) = after.split_once(':').ok_or(ChecklistError::NotACursor)?;
     Ok((row.parse().map_err(|_| ChecklistError::NotACursor)?, field))
 }

@@ -29,28 +29,54 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(url: &str, token: Option<SecretString>) -> anyhow::Result<Self> {
-        Ok(Self { http: http()?, url: url.trim_end_matches('/').to_owned(), token })
+        Ok(Self {
+            http: http()?,
+            url: url.trim_end_matches('/').to_owned(),
+            token,
+        })
     }
 
     pub(super) async fn get(&self, path: &str, query: &Query) -> anyhow::Result<Value> {
-        let (_, body) = self.answered(self.request(Method::GET, path)?.query(query).timeout(ANSWER_WITHIN)).await?;
+        let (_, body) = self
+            .answered(self.request(Method::GET, path)?.query(query).timeout(ANSWER_WITHIN))
+            .await?;
         Ok(body)
     }
 
     /// As [`Client::get`], ending the process's wish with the server's reasons when it refuses.
-    pub(super) async fn call(&self, method: Method, path: &str, query: &Query, body: Option<&Value>) -> anyhow::Result<Value> {
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &Query,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
         let (_, answer) = self.answered(self.prepared(method, path, query, body)?).await?;
         Ok(answer)
     }
 
     /// The status and body, whatever they are: for answers that are not `Errors` when refused.
-    pub(super) async fn raw(&self, method: Method, path: &str, query: &Query, body: Option<&Value>) -> anyhow::Result<(StatusCode, Value)> {
+    pub(super) async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        query: &Query,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
         self.sent(self.prepared(method, path, query, body)?).await
     }
 
     /// Sends a file, telling how many bytes went out.
-    pub(super) async fn upload(&self, path: &str, query: &Query, file: &Path, told: impl Fn(u64) + Send + Sync + 'static) -> anyhow::Result<Value> {
-        let opened = tokio::fs::File::open(file).await.with_context(|| format!("could not read {}", file.display()))?;
+    pub(super) async fn upload(
+        &self,
+        path: &str,
+        query: &Query,
+        file: &Path,
+        told: impl Fn(u64) + Send + Sync + 'static,
+    ) -> anyhow::Result<Value> {
+        let opened = tokio::fs::File::open(file)
+            .await
+            .with_context(|| format!("could not read {}", file.display()))?;
         let chunks = stream::try_unfold((opened, told), |(mut file, told)| async move {
             let mut chunk = vec![0; CHUNK_BYTES];
             let read = file.read(&mut chunk).await?;
@@ -58,12 +84,21 @@ impl Client {
             told(read as u64);
             Ok::<_, std::io::Error>((read > 0).then_some((chunk, (file, told))))
         });
-        let request = self.request(Method::POST, path)?.query(query).header("content-type", "text/csv");
+        let request = self
+            .request(Method::POST, path)?
+            .query(query)
+            .header("content-type", "text/csv");
         let (_, body) = self.answered(request.body(reqwest::Body::wrap_stream(chunks))).await?;
         Ok(body)
     }
 
-    fn prepared(&self, method: Method, path: &str, query: &Query, body: Option<&Value>) -> anyhow::Result<RequestBuilder> {
+    fn prepared(
+        &self,
+        method: Method,
+        path: &str,
+        query: &Query,
+        body: Option<&Value>,
+    ) -> anyhow::Result<RequestBuilder> {
         let request = self.request(method, path)?.query(query).timeout(ANSWER_WITHIN);
         Ok(match body {
             Some(body) => request.json(body),
@@ -78,14 +113,26 @@ impl Client {
                  campaign-dispatch tokens create --name operator --scope admin"
             );
         };
-        Ok(self.http.request(method, format!("{}{path}", self.url)).bearer_auth(token.expose_secret()))
+        Ok(self
+            .http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(token.expose_secret()))
     }
 
     async fn sent(&self, request: RequestBuilder) -> anyhow::Result<(StatusCode, Value)> {
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status();
         let body = response.bytes().await.context("the answer was cut")?;
-        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).with_context(|| format!("{} answered {status} with something that is not JSON: is it campaign-dispatch?", self.url))? };
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body).with_context(|| {
+                format!(
+                    "{} answered {status} with something that is not JSON: is it campaign-dispatch?",
+                    self.url
+                )
+            })?
+        };
         Ok((status, body))
     }
 
@@ -94,12 +141,16 @@ impl Client {
         if status.is_success() {
             return Ok((status, body));
         }
-        let told = serde_json::from_value::<Errors>(body.clone()).map_or_else(|_| body.to_string(), |errors| listed(&errors));
+        let told =
+            serde_json::from_value::<Errors>(body.clone()).map_or_else(|_| body.to_string(), |errors| listed(&errors));
         bail!("refused ({status}):{told}{}", advice(status))
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
-        let advice = format!("cannot reach {}: is `campaign-dispatch serve` running? Another address: --url or DISPATCH__CLIENT__URL", self.url);
+        let advice = format!(
+            "cannot reach {}: is `campaign-dispatch serve` running? Another address: --url or DISPATCH__CLIENT__URL",
+            self.url
+        );
         anyhow::Error::new(error.without_url()).context(advice)
     }
 }
@@ -111,7 +162,9 @@ fn http() -> anyhow::Result<reqwest::Client> {
 
 fn advice(status: StatusCode) -> &'static str {
     match status {
-        StatusCode::UNAUTHORIZED => "\n  make a token where DATABASE_URL is set: campaign-dispatch tokens create --name operator --scope admin",
+        StatusCode::UNAUTHORIZED => {
+            "\n  make a token where DATABASE_URL is set: campaign-dispatch tokens create --name operator --scope admin"
+        }
         StatusCode::FORBIDDEN => "\n  make a token that may: campaign-dispatch tokens create --name NAME --scope SCOPE",
         _ => "",
     }
@@ -119,7 +172,11 @@ fn advice(status: StatusCode) -> &'static str {
 
 fn listed(errors: &Errors) -> String {
     errors.errors.iter().fold(String::new(), |mut text, problem| {
-        let at = if problem.pointer.is_empty() { String::new() } else { format!("{}: ", problem.pointer) };
+        let at = if problem.pointer.is_empty() {
+            String::new()
+        } else {
+            format!("{}: ", problem.pointer)
+        };
         text.push_str(&["\n  ", &at, &problem.reason, " (", &problem.code, ")"].concat());
         if !problem.did_you_mean.is_empty() {
             text.push_str(&["; did you mean ", &problem.did_you_mean.join(", "), "?"].concat());

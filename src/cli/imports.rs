@@ -12,6 +12,7 @@ use crate::{
         client::{Client, Query},
         output, read,
     },
+    intake::import::ImportSummary,
     store::checklist::refused::{ImportRow, RejectedImportRow},
 };
 
@@ -69,7 +70,7 @@ pub(super) async fn run(common: &Common, command: ImportsCommand) -> anyhow::Res
             if common.json {
                 output::json(&value)
             } else {
-                show(&read(&value)?)
+                summary(&read(&value)?)
             }
         }
         ImportsCommand::List(page) => {
@@ -77,23 +78,7 @@ pub(super) async fn run(common: &Common, command: ImportsCommand) -> anyhow::Res
             if common.json {
                 return output::json(&value);
             }
-            let page: Page<ImportRow> = read(&value)?;
-            let row = |i: &ImportRow| {
-                vec![
-                    i.id.to_string(),
-                    output::time(i.created_at),
-                    i.file_name.clone(),
-                    i.template.clone(),
-                    i.state.clone(),
-                    i.good.to_string(),
-                    i.bad.to_string(),
-                ]
-            };
-            output::table(
-                &["IMPORT", "CREATED", "FILE", "TEMPLATE", "STATE", "GOOD", "BAD"],
-                &page.items.iter().map(row).collect::<Vec<_>>(),
-            )?;
-            output::more(page.next.as_deref())
+            table(&read(&value)?)
         }
         ImportsCommand::Show { import } => {
             let value = client.get(&format!("/v1/imports/{import}"), &Query::new()).await?;
@@ -120,6 +105,32 @@ pub(super) async fn run(common: &Common, command: ImportsCommand) -> anyhow::Res
             output::more(page.next.as_deref())
         }
     }
+}
+
+fn table(page: &Page<ImportRow>) -> anyhow::Result<()> {
+    let heads = ["IMPORT", "CREATED", "FILE", "TEMPLATE", "STATE", "GOOD", "BAD"];
+    let row = |i: &ImportRow| {
+        let counts = [i.good, i.bad].map(|count| count.to_string());
+        let names = [i.file_name.clone(), i.template.clone(), i.state.clone()];
+        let first = [i.id.to_string(), output::time(i.created_at)];
+        first.into_iter().chain(names).chain(counts).collect()
+    };
+    output::table(&heads, &page.items.iter().map(row).collect::<Vec<Vec<_>>>())?;
+    output::more(page.next.as_deref())
+}
+
+fn summary(made: &ImportSummary) -> anyhow::Result<()> {
+    output::line(&format!(
+        "import {}: {} rows = {} good + {} bad",
+        made.id, made.rows, made.good, made.bad
+    ))?;
+    for bad in &made.rejections {
+        output::line(&format!(
+            "    row {}, {}: {} ({})",
+            bad.row, bad.field, bad.reason, bad.code
+        ))?;
+    }
+    Ok(())
 }
 
 /// Sends a file, with a bar on a terminal.

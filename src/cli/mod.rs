@@ -3,10 +3,12 @@
 //!
 //! Exit codes: 0 done, 1 failed or refused, 2 not understood.
 
+mod batches;
 mod client;
 mod contracts;
+mod holds;
 mod imports;
-mod lists;
+mod messages;
 mod output;
 mod registry;
 mod send;
@@ -79,20 +81,20 @@ enum Command {
     Topology,
     /// Jobs that were refused
     #[command(subcommand)]
-    Jobs(lists::JobsCommand),
+    Jobs(batches::JobsCommand),
     /// Publish a job
     Send(Box<send::SendArgs>),
     /// Batches and their tallies
     #[command(subcommand)]
-    Batches(lists::BatchesCommand),
+    Batches(batches::BatchesCommand),
     /// Messages: sent, pending, failed, uncertain
     #[command(subcommand)]
-    Messages(lists::MessagesCommand),
+    Messages(messages::MessagesCommand),
     /// What failed, by code, and what to do
-    Failures(lists::FailuresArgs),
+    Failures(messages::FailuresArgs),
     /// Why something is not being sent
     #[command(subcommand)]
-    Holds(lists::HoldsCommand),
+    Holds(holds::HoldsCommand),
     /// Accounts at providers
     #[command(subcommand)]
     Accounts(registry::RegistryCommand),
@@ -131,12 +133,12 @@ impl Cli {
             Command::Check => server::check(common).await,
             Command::Contracts(args) => contracts::run(&args),
             Command::Topology => server::topology(common),
-            Command::Jobs(command) => lists::jobs(common, command).await,
+            Command::Jobs(command) => batches::jobs(common, command).await,
             Command::Send(args) => send::run(common, *args).await,
-            Command::Batches(command) => lists::batches(common, command).await,
-            Command::Messages(command) => lists::messages(common, command).await,
-            Command::Failures(args) => lists::failures(common, args).await,
-            Command::Holds(command) => lists::holds(common, command).await,
+            Command::Batches(command) => batches::batches(common, command).await,
+            Command::Messages(command) => messages::messages(common, command).await,
+            Command::Failures(args) => messages::failures(common, args).await,
+            Command::Holds(command) => holds::holds(common, command).await,
             Command::Accounts(command) => registry::run(common, registry::Kind::Accounts, command).await,
             Command::Numbers(command) => registry::run(common, registry::Kind::Numbers, command).await,
             Command::Templates(command) => registry::run(common, registry::Kind::Templates, command).await,

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::{
     broker::{BrokerOptions, Topology, request},
     cli::{
-        Common,
+        Common, batches,
         client::Query,
         imports::{self, ImportArgs},
-        lists, output,
+        output,
     },
 };
 
@@ -97,7 +97,7 @@ pub(super) async fn run(common: &Common, args: SendArgs) -> anyhow::Result<()> {
         bail!("the job was refused: correct it and send it again, the job id is still free");
     }
     match answer["batch_id"].as_str() {
-        Some(batch) if args.watch && !args.dry_run => lists::watch(&common.client()?, batch.parse()?).await,
+        Some(batch) if args.watch && !args.dry_run => batches::watch(&common.client()?, batch.parse()?).await,
         _ => Ok(()),
     }
 }

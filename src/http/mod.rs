@@ -67,7 +67,9 @@ pub struct HttpState {
 
 impl fmt::Debug for HttpState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpState").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("HttpState")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,21 +87,37 @@ pub fn router(state: HttpState) -> Router {
     };
     let quick = Router::new()
         .merge(guarded(Scope::Read, read_routes()))
-        .merge(guarded(Scope::Operate, Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold))))
+        .merge(guarded(
+            Scope::Operate,
+            Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold)),
+        ))
         .merge(guarded(Scope::Admin, admin_routes()))
-        .merge(guarded(Scope::Publish, Router::new().route("/v1/jobs", post(jobs::submit))))
-        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN));
+        .merge(guarded(
+            Scope::Publish,
+            Router::new().route("/v1/jobs", post(jobs::submit)),
+        ))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::GATEWAY_TIMEOUT,
+            ANSWER_WITHIN,
+        ));
     Router::new()
         .merge(quick)
         // An upload takes as long as the file is large.
-        .merge(guarded(Scope::Publish, Router::new().route("/v1/imports", post(jobs::import))))
+        .merge(guarded(
+            Scope::Publish,
+            Router::new().route("/v1/imports", post(jobs::import)),
+        ))
         .route("/healthz", get(system::alive))
         .route("/readyz", get(system::ready))
         .route("/metrics", get(system::metrics))
         .route("/openapi.json", get(system::contract))
         .fallback(async || ApiError::not_found("path; /openapi.json lists them"))
         .method_not_allowed_fallback(async || {
-            ApiError::whole(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this path takes another method; see /openapi.json")
+            ApiError::whole(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "wrong_method",
+                "this path takes another method; see /openapi.json",
+            )
         })
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(trace::trace))
@@ -125,7 +143,9 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/templates", get(changes::templates)),
         ("/v1/templates/{id}", get(changes::template)),
     ];
-    routes.into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method))
+    routes
+        .into_iter()
+        .fold(Router::new(), |router, (path, method)| router.route(path, method))
 }
 
 fn admin_routes() -> Router<HttpState> {

@@ -55,7 +55,9 @@ fn add(hash: &mut Sha256, value: &Value) {
         Value::Array(items) => {
             hash.update(b"[");
             hash.update(items.len().to_be_bytes());
-            items.iter().for_each(|item| add(hash, item));
+            for item in items {
+                add(hash, item);
+            }
         }
         Value::Object(fields) => {
             let mut fields: Vec<_> = fields.iter().filter(|(_, value)| !is_empty(value)).collect();
@@ -91,7 +93,9 @@ fn set(hash: &mut Sha256, words: &[Value]) {
     words.sort_unstable();
     words.dedup();
     hash.update(words.len().to_be_bytes());
-    words.iter().for_each(|word| text(hash, word));
+    for word in &words {
+        text(hash, word);
+    }
 }
 
 #[cfg(test)]

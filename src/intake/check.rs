@@ -18,9 +18,9 @@ use crate::{
         template::{Params, SlotProblem},
     },
     intake::{
+        fields::pointer,
         job::{Audience, JobError, Recipient, Rejection, SendJob},
-        nearest,
-        read::pointer,
+        nearest, reference,
     },
     settings,
     store::registry::{Number, RegisteredTemplate, Snapshot},
@@ -108,23 +108,9 @@ pub fn check(
     refused: &[Rejection],
 ) -> Result<Checked, Vec<JobError>> {
     let mut errors = Vec::new();
-    let (number, template) = references(context, tenant, job, &mut errors);
-    let count = rows.len() + refused.len();
-    if count > context.settings.inline_recipients {
-        let reason = format!(
-            "has {count} recipients, at most {} fit into a job: import them and name the import as `audience`",
-            context.settings.inline_recipients
-        );
-        errors.push(JobError::new("/recipients", "too_many_recipients", reason));
-    }
-    let times = times(context, job, &mut errors);
-    if let Some(Audience::Group(_)) = job.audience {
-        errors.push(JobError::new(
-            "/audience/group",
-            "not_available",
-            "audience groups are not available yet: use an import",
-        ));
-    }
+    let (number, template) = reference::references(context, tenant, job, &mut errors);
+    let (send_at, expires_at) = times(context, job, &mut errors);
+    errors.extend(audience(context, job, rows.len() + refused.len()));
     let (Some(number), Some(template)) = (number, template) else {
         return Err(errors);
     };
@@ -155,7 +141,6 @@ pub fn check(
         );
         return Err(errors);
     }
-    let (send_at, expires_at) = times;
     Ok(Checked {
         job: Box::new(job.clone()),
         tenant,
@@ -171,90 +156,25 @@ pub fn check(
     })
 }
 
+/// What can be said about the recipients without looking at them.
+fn audience(context: &Context<'_>, job: &SendJob, count: usize) -> Option<JobError> {
+    if let Some(Audience::Group(_)) = job.audience {
+        let reason = "audience groups are not available yet: use an import";
+        return Some(JobError::new("/audience/group", "not_available", reason));
+    }
+    let max = context.settings.inline_recipients;
+    let reason = || {
+        format!("has {count} recipients, at most {max} fit into a job: import them and name the import as `audience`")
+    };
+    (count > max).then(|| JobError::new("/recipients", "too_many_recipients", reason()))
+}
+
 fn life(settings: &settings::Intake, category: Category) -> TimeDelta {
     TimeDelta::seconds(match category {
         Category::Authentication => settings.expires_authentication_s,
         Category::Utility => settings.expires_utility_s,
         Category::Marketing => settings.expires_marketing_s,
     })
-}
-
-/// The number and the template a job names.
-fn references(
-    context: &Context<'_>,
-    tenant: TenantId,
-    job: &SendJob,
-    errors: &mut Vec<JobError>,
-) -> (Option<Arc<Number>>, Option<Arc<RegisteredTemplate>>) {
-    let snapshot = context.snapshot;
-    let named: Vec<_> = snapshot.numbers_named(tenant, &job.business_number).collect();
-    if named.is_empty() {
-        let names = snapshot.numbers_of(tenant).map(|n| n.business_number.as_str());
-        let reason = format!("there is no business number `{}`", job.business_number);
-        errors.push(
-            JobError::new("/business_number", "unknown_number", reason).meant(nearest(&job.business_number, names)),
-        );
-        return (None, None);
-    }
-    let mut channels: Vec<Channel> = named.iter().map(|n| n.account.channel).collect();
-    channels.sort_unstable();
-    channels.dedup();
-    let channel = match (job.channel, channels.as_slice()) {
-        (Some(channel), known) if known.contains(&channel) => channel,
-        (Some(channel), known) => {
-            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-            let reason = format!("the number is not on {channel} but on {}", known.join(", "));
-            errors.push(JobError::new("/channel", "wrong_channel", reason).meant(known));
-            return (None, None);
-        }
-        (None, [only]) => *only,
-        (None, known) => {
-            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-            let reason = format!("the number is on {}: say which is meant", known.join(", "));
-            errors.push(JobError::new("/channel", "ambiguous_channel", reason).meant(known));
-            return (None, None);
-        }
-    };
-    let mut numbers: Vec<_> = named.into_iter().filter(|n| n.account.channel == channel).collect();
-    // Of several accounts with the same number the one that has the template is meant; else always the same one.
-    numbers.sort_unstable_by_key(|n| n.account.id);
-    let found = numbers
-        .iter()
-        .find_map(|n| Some((*n, find_template(snapshot, n, job)?)));
-    if let Some((number, template)) = found {
-        return (Some(Arc::clone(number)), Some(Arc::clone(template)));
-    }
-    if let Some(number) = numbers.first() {
-        errors.push(unknown_template(snapshot, number, job));
-    }
-    (None, None)
-}
-
-fn find_template<'a>(snapshot: &'a Snapshot, number: &Number, job: &SendJob) -> Option<&'a Arc<RegisteredTemplate>> {
-    snapshot
-        .templates_of(number.account.id)
-        .find(|t| t.template.name == job.template.name && t.template.language == job.template.language)
-}
-
-fn unknown_template(snapshot: &Snapshot, number: &Number, job: &SendJob) -> JobError {
-    let of_account = || snapshot.templates_of(number.account.id).map(|t| &t.template);
-    let (name, language) = (&job.template.name, &job.template.language);
-    let mut languages: Vec<&str> = of_account()
-        .filter(|t| t.name == *name)
-        .map(|t| t.language.as_str())
-        .collect();
-    if languages.is_empty() {
-        let names = of_account().map(|t| t.name.as_str());
-        let reason = format!("the account {} has no template `{name}`", number.account.name);
-        return JobError::new("/template/name", "unknown_template", reason).meant(nearest(name, names));
-    }
-    languages.sort_unstable();
-    let reason = format!(
-        "the template `{name}` exists in {}, not in {language}",
-        languages.join(", ")
-    );
-    let languages = languages.into_iter().map(str::to_owned).collect();
-    JobError::new("/template/language", "unknown_language", reason).meant(languages)
 }
 
 /// What is paused or in review is accepted and waits under its hold; what will never be sent again is refused.
@@ -345,7 +265,7 @@ fn check_row(
                 format!("{at}/to"),
                 address_code(channel),
                 error.to_string(),
-            ))
+            ));
         })
         .ok();
     if let Some(zone) = &recipient.time_zone

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     broker::{Broker, Consumer, Delivery},
     domain::{ids::TenantId, retry::RetryPolicy},
-    intake::{canonical::raw_digest, job::JobError, read::Head},
+    intake::{canonical::raw_digest, head::Head, job::JobError},
     store::{
         Store, StoreError,
-        jobs::{self, RefusedJob},
+        refusals::{self, RefusedJob},
         registry::Directory,
         session::{Session, commit},
     },
@@ -76,7 +76,7 @@ impl DeadLetters {
 
     async fn record(&mut self, refused: &[RefusedJob]) -> Result<(), StoreError> {
         let mut work = self.session.begin().await?;
-        jobs::record_refused(&mut work, refused).await?;
+        refusals::record_refused(&mut work, refused).await?;
         commit(work, "list dead letters").await
     }
 }

@@ -3,33 +3,32 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use serde_json::json;
-use uuid::Uuid;
 
 use crate::{
     domain::{
         hold::{HoldScope, OpenHold},
-        ids::{BatchId, NumberId, TenantId},
-        lane::Lane,
-        template::Params,
+        ids::{NumberId, TenantId},
     },
     intake::{
-        canonical::raw_digest,
-        check::{Checked, slot_error},
-        job::{AcceptedJob, JOB_ANSWER, JobAnswer, JobError, MetHold, REJECTIONS_SHOWN},
+        answer::{again, cancelled, refused, told},
+        audience,
+        check::Checked,
+        job::{AcceptedJob, JOB_ANSWER, JobAnswer, MetHold, REJECTIONS_SHOWN},
         prepare::{Prepared, Verdict},
+        rows,
     },
     store::{
         StoreError,
-        imports::{self, Import},
-        jobs::{self, FirstAnswer, JobKey, NewBatch, NewJob, NewMessage, RefusedJob, RefusedRecipient},
-        outbox::{self, OutboxMessage},
+        jobs::{self, FirstAnswer, JobKey, NewJob},
+        outbox,
+        refusals::{self, RefusedJob},
         registry::Snapshot,
         session::{Connection, Session, commit},
     },
 };
 
 /// The open holds over jobs, by their place in the group.
-type Holds = HashMap<usize, Vec<OpenHold>>;
+pub(super) type Holds = HashMap<usize, Vec<OpenHold>>;
 
 /// A job with how it came and how it wants its answer.
 #[derive(Debug)]
@@ -85,60 +84,6 @@ fn key(tenant: TenantId, producer: &str, job_id: &str) -> JobKey {
     }
 }
 
-/// Looks up the imports that jobs name; a job whose import cannot be used is refused from here on.
-pub async fn resolve_imports(connection: &mut Connection, jobs: &mut [Job]) -> Result<(), StoreError> {
-    for job in jobs {
-        let Verdict::Send(checked) = &mut job.prepared.verdict else {
-            continue;
-        };
-        let Some((id, count)) = &mut checked.import else {
-            continue;
-        };
-        let found = imports::find(connection, checked.tenant, *id).await?;
-        *count = found.as_ref().map_or(0, |import| import.good);
-        let mut errors = import_errors(checked, found.as_ref());
-        if errors.is_empty() {
-            continue;
-        }
-        if let Some(error) = errors.iter_mut().find(|error| error.pointer == "/audience/import") {
-            let ready = imports::ready_for(connection, checked.tenant, checked.template.id).await?;
-            error.did_you_mean = ready.iter().map(Uuid::to_string).collect();
-        }
-        job.prepared.verdict = Verdict::Refuse(errors);
-    }
-    Ok(())
-}
-
-fn import_errors(checked: &Checked, found: Option<&Import>) -> Vec<JobError> {
-    let refuse = |code, reason: String| vec![JobError::new("/audience/import", code, reason)];
-    let Some(import) = found else {
-        return refuse("unknown_import", "there is no such import".to_owned());
-    };
-    if import.account != checked.number.account.id || import.template != checked.template.id {
-        let (name, language) = (&checked.job.template.name, &checked.job.template.language);
-        let reason = format!("the import was not made for the template `{name}` in {language} of this account");
-        return refuse("wrong_import", reason);
-    }
-    if import.state != "ready" {
-        return refuse("import_not_ready", format!("the import is {}, not ready", import.state));
-    }
-    let Some(sample) = &import.sample else {
-        return refuse("no_good_recipient", "no row of the import can be sent to".to_owned());
-    };
-    // What has no column in the file must come from the job; all rows are alike in that.
-    let sample: Params = serde_json::from_value(sample.clone()).unwrap_or_default();
-    let problems = checked
-        .template
-        .template
-        .fill(&checked.job.params, &sample)
-        .err()
-        .unwrap_or_default();
-    problems
-        .into_iter()
-        .map(|problem| slot_error(problem, "/params"))
-        .collect()
-}
-
 /// Writes a group. No two of its jobs may have the same key. Nothing is written unless all of it is.
 ///
 /// # Errors
@@ -159,7 +104,7 @@ pub async fn write(
     sends.sort_by(|a, b| a.key.cmp(&b.key));
     let new = take_new(&mut transaction, &sends, &mut answers).await?;
     let holds = open_holds(&mut transaction, snapshot, &new).await?;
-    insert(&mut transaction, small_batch, &new, &holds).await?;
+    rows::insert(&mut transaction, small_batch, &new, &holds).await?;
     let mut kept = Vec::new();
     for send in &new {
         let answer = send.answer(holds.get(&send.index));
@@ -196,7 +141,7 @@ pub async fn write(
 
 /// The answer a job would get, without writing anything.
 pub async fn rehearse(session: &mut Session, snapshot: &Snapshot, jobs: &mut [Job]) -> Result<JobAnswer, StoreError> {
-    resolve_imports(session.connection().await?, jobs).await?;
+    audience::resolve_imports(session.connection().await?, jobs).await?;
     let Some(job) = jobs.first() else {
         return Ok(JobAnswer::refused(None, None, Vec::new()));
     };
@@ -214,18 +159,18 @@ pub async fn rehearse(session: &mut Session, snapshot: &Snapshot, jobs: &mut [Jo
     };
     let first = jobs::first_answers(session.connection().await?, &[&send.key]).await?;
     if let Some(first) = first.first() {
-        return Ok(again(&send, first));
+        return Ok(again(&send.key, &send.digest, first));
     }
     let holds = open_holds(session.connection().await?, snapshot, &[&send]).await?;
     Ok(send.answer(holds.get(&0)))
 }
 
 /// A job to send, in a group.
-struct Sending<'a> {
-    index: usize,
-    key: JobKey,
-    checked: &'a Checked,
-    digest: [u8; 32],
+pub(super) struct Sending<'a> {
+    pub(super) index: usize,
+    pub(super) key: JobKey,
+    pub(super) checked: &'a Checked,
+    pub(super) digest: [u8; 32],
 }
 
 impl<'a> Sending<'a> {
@@ -278,7 +223,7 @@ fn count(count: usize) -> i64 {
 }
 
 /// A recipient with three faults is one recipient.
-fn rejected_rows(checked: &Checked) -> i64 {
+pub(super) fn rejected_rows(checked: &Checked) -> i64 {
     let mut rows: Vec<i32> = checked.rejections.iter().map(|r| r.row).collect();
     rows.dedup();
     count(rows.len())
@@ -313,57 +258,11 @@ async fn take_new<'a>(
             .collect();
         for send in repeated {
             if let Some(first) = first.get(&send.key) {
-                answers.insert(send.index, again(send, first));
+                answers.insert(send.index, again(&send.key, &send.digest, first));
             }
         }
     }
     Ok(new)
-}
-
-/// The first answer of a repeated job, if it is the same job.
-fn again(send: &Sending<'_>, first: &FirstAnswer) -> JobAnswer {
-    let key = &send.key;
-    if first.digest != send.digest {
-        let reason = format!(
-            "`{}` was accepted before with another body, as batch {}",
-            key.job_id, first.batch
-        );
-        let error = JobError::new("/job_id", "job_id_reused", reason);
-        return JobAnswer::refused(Some(&key.producer), Some(&key.job_id), vec![error]);
-    }
-    let kept = first
-        .answer
-        .clone()
-        .and_then(|answer| serde_json::from_value(answer).ok());
-    kept.unwrap_or_else(|| accepted(key, first.batch, first.recipients.into()))
-}
-
-fn accepted(key: &JobKey, batch_id: BatchId, accepted: i64) -> JobAnswer {
-    JobAnswer::Accepted(AcceptedJob {
-        schema: Cow::Borrowed(JOB_ANSWER),
-        producer: key.producer.clone(),
-        job_id: key.job_id.clone(),
-        batch_id,
-        accepted,
-        rejected: 0,
-        rejections: Vec::new(),
-        holds: Vec::new(),
-    })
-}
-
-fn cancelled(key: &JobKey, batch: Option<BatchId>) -> JobAnswer {
-    match batch {
-        Some(batch) => accepted(key, batch, 0),
-        None => {
-            let reason = format!("no job `{}` of this producer was accepted", key.job_id);
-            let error = JobError::new("/job_id", "unknown_job", reason);
-            JobAnswer::refused(Some(&key.producer), Some(&key.job_id), vec![error])
-        }
-    }
-}
-
-fn refused(job: &Job, errors: Vec<JobError>) -> JobAnswer {
-    JobAnswer::refused(job.prepared.producer.as_deref(), job.prepared.job_id.as_deref(), errors)
 }
 
 /// The open holds over each new job, by its place in the group, the oldest first.
@@ -400,73 +299,6 @@ async fn open_holds(
         .collect())
 }
 
-async fn insert(
-    connection: &mut Connection,
-    small_batch: usize,
-    new: &[&Sending<'_>],
-    holds: &Holds,
-) -> Result<(), StoreError> {
-    if new.is_empty() {
-        return Ok(());
-    }
-    let batches: Vec<NewBatch<'_>> = new.iter().map(|send| new_batch(send, small_batch, holds)).collect();
-    jobs::insert_batches(connection, &batches).await?;
-    let messages: Vec<NewMessage<'_>> = new.iter().flat_map(|send| new_messages(send.checked)).collect();
-    if !messages.is_empty() {
-        jobs::insert_messages(connection, &messages).await?;
-    }
-    let refused: Vec<RefusedRecipient<'_>> = new
-        .iter()
-        .flat_map(|send| {
-            send.checked.rejections.iter().map(|rejection| RefusedRecipient {
-                batch: send.checked.batch,
-                row: rejection.row,
-                pointer: &rejection.pointer,
-                code: &rejection.code,
-                reason: &rejection.reason,
-            })
-        })
-        .collect();
-    jobs::insert_refused(connection, &refused).await
-}
-
-fn new_batch<'a>(send: &'a Sending<'_>, small_batch: usize, holds: &'a Holds) -> NewBatch<'a> {
-    let checked = send.checked;
-    let is_large = checked.import.is_some() || checked.recipients.len() > small_batch;
-    let notify: Vec<&str> = checked.job.notify.iter().map(|word| word.as_str()).collect();
-    NewBatch {
-        batch: checked.batch,
-        key: &send.key,
-        campaign: checked.job.campaign.as_deref(),
-        account: checked.number.account.id,
-        number: checked.number.id,
-        template: checked.template.id,
-        lane: Lane::from(checked.template.template.category),
-        params: json!(checked.job.params),
-        notify: notify.join(","),
-        import: checked.import.map(|(id, _)| id),
-        recipients: i32::try_from(checked.recipients.len()).unwrap_or(i32::MAX),
-        rejected: i32::try_from(rejected_rows(checked)).unwrap_or(i32::MAX),
-        send_at: checked.send_at,
-        expires_at: checked.expires_at,
-        life_s: checked.life.num_seconds(),
-        // Small batches take one turn together, or a thousand of them would starve a large one.
-        turn_group: if is_large { checked.batch.0 } else { Uuid::nil() },
-        hold: holds.get(&send.index).and_then(|holds| holds.first()),
-    }
-}
-
-fn new_messages(checked: &Checked) -> impl Iterator<Item = NewMessage<'_>> {
-    (1..).zip(&checked.recipients).map(|(seq, good)| NewMessage {
-        batch: checked.batch,
-        seq,
-        recipient: good.to.as_str(),
-        reference: good.reference.as_deref(),
-        time_zone: good.time_zone.as_deref(),
-        params: good.params.clone(),
-    })
-}
-
 fn woken(new: &[&Sending<'_>], holds: &Holds) -> Vec<NumberId> {
     let is_due = |send: &&&Sending<'_>| {
         send.checked.send_at.is_none()
@@ -494,35 +326,5 @@ async fn list_refused(connection: &mut Connection, group: &[Job], answers: &[Job
             errors: json!(refused.errors),
         })
     });
-    jobs::record_refused(connection, &refused.collect::<Vec<_>>()).await
-}
-
-/// The event of each job, and the replies that were asked for.
-fn told(snapshot: &Snapshot, group: &[Job], answers: &[JobAnswer]) -> Vec<OutboxMessage> {
-    let mut messages = Vec::with_capacity(group.len());
-    for (job, answer) in group.iter().zip(answers) {
-        let tenant = snapshot
-            .tenants
-            .get(&job.prepared.tenant)
-            .map_or("default", String::as_str);
-        let body = json!(answer);
-        let (kind, id) = match answer {
-            JobAnswer::Accepted(accepted) => ("job.accepted.v1", accepted_event_id(accepted)),
-            JobAnswer::Rejected(_) => ("job.rejected.v1", Uuid::new_v4()),
-        };
-        messages.push(OutboxMessage::event(id, kind, tenant, answer.producer(), &body));
-        if let Some(queue) = &job.reply_to {
-            messages.push(OutboxMessage::reply(queue.clone(), job.correlation_id.clone(), body));
-        }
-    }
-    messages
-}
-
-/// The same for every repeat of a job, so that a listener tells them apart from another job's.
-fn accepted_event_id(job: &AcceptedJob) -> Uuid {
-    let name = format!("job.accepted.v1 {} {}", job.batch_id, job.accepted);
-    let digest = raw_digest(name.as_bytes());
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(digest.split_at(16).0);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    refusals::record_refused(connection, &refused.collect::<Vec<_>>()).await
 }

@@ -5,15 +5,14 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use serde::Deserialize;
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::{Broker, Consumer, Delivery, Tag},
-    domain::{lane::Lane, retry::RetryPolicy},
+    domain::retry::RetryPolicy,
     intake::{
-        Claim, Road, Shared, Submission, Ticket,
+        Claim, Road, Shared, Ticket, audience,
         canonical::raw_digest,
         group::{self, Job, Outcome},
         job::{JobAnswer, JobError},
@@ -172,7 +171,7 @@ impl IntakeLane {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the registry could not be read again; jobs are checked with the copy")
+                    tracing::warn!(%error, "the registry could not be read again; jobs are checked with the copy");
                 }
             }
         }
@@ -252,7 +251,7 @@ impl IntakeLane {
     }
 
     async fn write_once(&mut self, snapshot: &Snapshot, group: &mut [Job]) -> Result<Outcome, StoreError> {
-        group::resolve_imports(self.session.connection().await?, group).await?;
+        audience::resolve_imports(self.session.connection().await?, group).await?;
         group::write(&mut self.session, snapshot, self.shared.settings.small_batch, group).await
     }
 
@@ -325,7 +324,7 @@ fn group_length(waiting: &[(Asker, bool, Job)]) -> usize {
     length.max(1)
 }
 
-async fn check_all(
+pub(super) async fn check_all(
     shared: &Arc<Shared>,
     snapshot: &Arc<Snapshot>,
     road: Road,
@@ -348,65 +347,4 @@ async fn check_all(
         // Only at the very end of the process: the answer is then never used.
         Err(_) => check(shared, snapshot, &again),
     }
-}
-
-/// Checks a job and tells what would be answered; nothing is stored.
-pub(super) async fn dry_run(
-    shared: &Arc<Shared>,
-    road: Road,
-    submission: &Submission,
-) -> Result<JobAnswer, StoreError> {
-    let mut snapshot = shared.directory.current();
-    let bodies = vec![(submission.claim.clone(), submission.body.clone())];
-    let mut checked = check_all(shared, &snapshot, road, bodies.clone()).await;
-    if checked.iter().any(Prepared::lacks_reference) && shared.directory.refresh().await? {
-        snapshot = shared.directory.current();
-        checked = check_all(shared, &snapshot, road, bodies).await;
-    }
-    let mut jobs: Vec<Job> = checked
-        .into_iter()
-        .map(|prepared| Job {
-            prepared,
-            source: "http".to_owned(),
-            raw_digest: [0; 32],
-            body_bytes: submission.body.len(),
-            reply_to: None,
-            correlation_id: None,
-        })
-        .collect();
-    group::rehearse(
-        &mut Session::new(shared.store.clone(), "intake dry run"),
-        &snapshot,
-        &mut jobs,
-    )
-    .await
-}
-
-/// What decides the road of a job.
-#[derive(Deserialize)]
-struct Signpost {
-    producer: Option<String>,
-    business_number: String,
-    template: crate::intake::job::TemplateRef,
-}
-
-pub(super) fn road_of(snapshot: &Snapshot, claim: &Claim, body: &[u8]) -> Road {
-    let Ok(post) = serde_json::from_slice::<Signpost>(body) else {
-        return Road::Bulk;
-    };
-    let tenant = match claim {
-        Claim::Token { tenant, .. } => Some(*tenant),
-        Claim::Broker { .. } => post.producer.and_then(|name| snapshot.producers.get(&name).copied()),
-    };
-    let Some(tenant) = tenant else {
-        return Road::Bulk;
-    };
-    let is_urgent = snapshot.numbers_named(tenant, &post.business_number).any(|number| {
-        snapshot.templates_of(number.account.id).any(|t| {
-            t.template.name == post.template.name
-                && t.template.language == post.template.language
-                && Lane::from(t.template.category).is_urgent()
-        })
-    });
-    if is_urgent { Road::Urgent } else { Road::Bulk }
 }

@@ -9,16 +9,24 @@
 //! - a hold is closed while a job is parked under it: the hold is locked until the commit, so whoever closes it
 //!   afterwards sees the work.
 
+mod answer;
+mod audience;
 pub mod canonical;
 pub mod check;
+mod columns;
 pub mod dead;
+mod fields;
 pub mod group;
+mod head;
 pub mod import;
 pub mod job;
 pub mod lane;
 pub mod plan;
 pub mod prepare;
 pub mod read;
+mod reference;
+mod rehearsal;
+mod rows;
 mod sheet;
 
 use std::{sync::Arc, time::Duration};
@@ -136,7 +144,7 @@ impl Intake {
     /// Takes a job and answers when it is in the database. A lane of its own for authentication: see [`Intake::road_of`].
     pub async fn submit(&self, road: Road, submission: Submission) -> Result<JobAnswer, SubmitError> {
         if submission.is_dry_run {
-            let answer = lane::dry_run(&self.shared, road, &submission);
+            let answer = rehearsal::dry_run(&self.shared, road, &submission);
             return tokio::time::timeout(SUBMIT_TIMEOUT, answer)
                 .await
                 .ok()
@@ -162,7 +170,7 @@ impl Intake {
     /// The road a body should take: urgent when it names an authentication template of whoever gives it. For callers
     /// that have one door for both; anything in doubt is bulk.
     pub fn road_of(&self, claim: &Claim, body: &[u8]) -> Road {
-        lane::road_of(&self.shared.directory.current(), claim, body)
+        rehearsal::road_of(&self.shared.directory.current(), claim, body)
     }
 }
 

@@ -5,9 +5,10 @@ use crate::{
     intake::{
         canonical,
         check::{self, Checked, Context, UNKNOWN_REFERENCE},
+        head::Head,
         job::{CancelJob, JobError},
         nearest,
-        read::{self, Head, Read},
+        read::{self, Read},
     },
     store::registry::Snapshot,
 };
@@ -127,8 +128,8 @@ fn whose(snapshot: &Snapshot, claim: &Claim, named: Option<&str>) -> Result<Opti
         let reason = format!("is `{named}`, but whoever published the job is registered as `{bound}`");
         return Err(Box::new(JobError::new("/producer", "other_producer", reason)));
     }
-    let known = snapshot.producers.get(named).copied();
-    match (known, claim) {
+    let owner = snapshot.producers.get(named).copied();
+    match (owner, claim) {
         (Some(tenant), Claim::Token { tenant: own, .. }) if tenant != *own => {
             let reason = format!("`{named}` is not a producer of the token's tenant");
             Err(Box::new(JobError::new("/producer", "other_producer", reason)))
@@ -146,14 +147,14 @@ fn whose(snapshot: &Snapshot, claim: &Claim, named: Option<&str>) -> Result<Opti
                 Claim::Token { tenant: own, .. } => tenant == own,
                 Claim::Broker { .. } => true,
             };
-            let names = snapshot
+            let known = snapshot
                 .producers
                 .iter()
                 .filter(|(_, tenant)| mine(tenant))
                 .map(|(name, _)| name.as_str());
             let reason = format!("no producer `{named}` is registered");
             Err(Box::new(
-                JobError::new("/producer", "unknown_producer", reason).meant(nearest(named, names)),
+                JobError::new("/producer", "unknown_producer", reason).meant(nearest(named, known)),
             ))
         }
     }

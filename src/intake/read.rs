@@ -1,25 +1,18 @@
 //! Reading a body into a job: every problem at once, each with its JSON pointer.
 
-use std::borrow::Cow;
-
-use chrono::{DateTime, FixedOffset};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
-    domain::template::Params,
+    intake::fields::{Reader, TEXT_CHARS, given},
+    intake::head::is_producer,
     intake::job::{
         Audience, CANCEL_JOB, CancelJob, JobError, Notify, Recipient, Rejection, SEND_JOB, SendJob, TemplateRef,
     },
 };
 
 /// Longest `job_id`, in characters.
-const JOB_ID_CHARS: usize = 128;
-/// Longest `ref`, `campaign` and names, in characters.
-const TEXT_CHARS: usize = 256;
-/// Longest value of a slot read at all; the template says how long it may really be.
-const PARAM_CHARS: usize = 65_536;
+pub(super) const JOB_ID_CHARS: usize = 128;
 /// Problems reported of one body.
 const ERRORS_MAX: usize = 100;
 
@@ -37,36 +30,6 @@ pub enum Read {
     },
     /// To cancel.
     Cancel(CancelJob),
-}
-
-/// Whose job it is, as far as the body can be read at all.
-#[derive(Debug, Default, Deserialize)]
-pub struct Head<'a> {
-    /// `producer`.
-    #[serde(borrow, default)]
-    pub producer: Option<Cow<'a, str>>,
-    /// `job_id`.
-    #[serde(borrow, default)]
-    pub job_id: Option<Cow<'a, str>>,
-}
-
-impl<'a> Head<'a> {
-    /// Reads no more than it must; anything unreadable is absent.
-    pub fn read(body: &'a [u8]) -> Self {
-        let head: Self = serde_json::from_slice(body).unwrap_or_default();
-        Self {
-            producer: head.producer.filter(|name| is_producer(name)),
-            job_id: head.job_id.filter(|id| is_good_text(id, JOB_ID_CHARS)),
-        }
-    }
-}
-
-/// Whether it may be a producer's name: `[a-z0-9-]{1,64}`.
-pub fn is_producer(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// Parses JSON; the error says line and column.
@@ -128,11 +91,6 @@ const SEND_FIELDS: &[&str] = &[
     "audience",
 ];
 
-#[derive(Default)]
-struct Reader {
-    errors: Vec<JobError>,
-}
-
 impl Reader {
     fn send(&mut self, body: &Value) -> Option<Read> {
         let fields = self.object(body, "", SEND_FIELDS)?;
@@ -192,51 +150,6 @@ impl Reader {
         }))
     }
 
-    /// The fields of an object, reporting those it should not have.
-    fn object<'a>(&mut self, value: &'a Value, at: &str, known: &[&str]) -> Option<&'a Map<String, Value>> {
-        let Some(fields) = value.as_object() else {
-            self.wrong_type(at, "must be an object");
-            return None;
-        };
-        for name in fields.keys().filter(|name| !known.contains(&name.as_str())) {
-            let error = JobError::new(
-                pointer(at, name),
-                "unknown_field",
-                format!("there is no field `{name}` here"),
-            );
-            self.errors
-                .push(error.meant(super::nearest(name, known.iter().copied())));
-        }
-        Some(fields)
-    }
-
-    fn wrong_type(&mut self, at: impl Into<String>, reason: &str) {
-        self.errors.push(JobError::new(at, "wrong_type", reason));
-    }
-
-    fn text(&mut self, fields: &Map<String, Value>, at: &str, name: &str, max: usize) -> Option<String> {
-        if given(fields, name).is_none() {
-            self.errors
-                .push(JobError::new(pointer(at, name), "missing_field", "is missing"));
-            return None;
-        }
-        self.optional_text(fields, at, name, max)
-    }
-
-    fn optional_text(&mut self, fields: &Map<String, Value>, at: &str, name: &str, max: usize) -> Option<String> {
-        let value = given(fields, name)?;
-        let Some(text) = value.as_str() else {
-            self.wrong_type(pointer(at, name), "must be text");
-            return None;
-        };
-        if !is_good_text(text, max) {
-            let reason = format!("must have 1 to {max} characters and no NUL");
-            self.errors.push(JobError::new(pointer(at, name), "ill_formed", reason));
-            return None;
-        }
-        Some(text.to_owned())
-    }
-
     fn producer(&mut self, fields: &Map<String, Value>) -> Option<String> {
         let name = self.text(fields, "", "producer", 64)?;
         if is_producer(&name) {
@@ -244,31 +157,6 @@ impl Reader {
         }
         let reason = "must have 1 to 64 of a-z, 0-9 and -";
         self.errors.push(JobError::new("/producer", "ill_formed", reason));
-        None
-    }
-
-    /// One of a closed set of words.
-    fn word<T: std::str::FromStr<Err = crate::domain::UnknownName>>(
-        &mut self,
-        fields: &Map<String, Value>,
-        name: &str,
-    ) -> Option<T> {
-        let text = self.optional_text(fields, "", name, TEXT_CHARS)?;
-        self.parse_word(&text, pointer("", name))
-    }
-
-    fn parse_word<T: std::str::FromStr<Err = crate::domain::UnknownName>>(
-        &mut self,
-        text: &str,
-        at: String,
-    ) -> Option<T> {
-        let unknown = match text.parse() {
-            Ok(word) => return Some(word),
-            Err(unknown) => unknown,
-        };
-        let near = super::nearest(text, unknown.known.iter().copied());
-        self.errors
-            .push(JobError::new(at, "unknown_value", unknown.to_string()).meant(near));
         None
     }
 
@@ -287,44 +175,6 @@ impl Reader {
         })
     }
 
-    fn params(&mut self, fields: &Map<String, Value>, at: &str) -> Params {
-        let Some(value) = given(fields, "params") else {
-            return Params::new();
-        };
-        let at = pointer(at, "params");
-        let Some(values) = value.as_object() else {
-            self.wrong_type(at, "must be an object of texts by slot");
-            return Params::new();
-        };
-        let mut params = Params::new();
-        for (slot, value) in values {
-            match value.as_str() {
-                Some(text) if text.contains('\0') || text.len() > PARAM_CHARS || !is_good_text(slot, TEXT_CHARS) => {
-                    self.errors.push(JobError::new(
-                        pointer(&at, slot),
-                        "ill_formed",
-                        "is too long or contains NUL",
-                    ));
-                }
-                Some(text) => {
-                    params.insert(slot.clone(), text.to_owned());
-                }
-                None => self.wrong_type(pointer(&at, slot), "must be text"),
-            }
-        }
-        params
-    }
-
-    fn time(&mut self, fields: &Map<String, Value>, name: &str) -> Option<DateTime<FixedOffset>> {
-        let text = self.optional_text(fields, "", name, TEXT_CHARS)?;
-        let time = DateTime::parse_from_rfc3339(&text);
-        if time.is_err() {
-            let reason = "must be a time with its offset as in RFC 3339, for example 2026-12-01T09:00:00+09:00";
-            self.errors.push(JobError::new(pointer("", name), "ill_formed", reason));
-        }
-        time.ok()
-    }
-
     fn notify(&mut self, fields: &Map<String, Value>) -> Vec<Notify> {
         let Some(value) = given(fields, "notify") else {
             return Vec::new();
@@ -336,7 +186,9 @@ impl Reader {
         let mut notify = Vec::new();
         for (index, word) in words.iter().enumerate() {
             match word.as_str() {
-                Some(text) => notify.extend(self.parse_word::<Notify>(text, format!("/notify/{index}"))),
+                Some(text) => {
+                    notify.extend(self.parse_word::<Notify>(text, format!("/notify/{index}")));
+                }
                 None => self.wrong_type(format!("/notify/{index}"), "must be text"),
             }
         }
@@ -405,25 +257,6 @@ impl Reader {
             reference,
             time_zone,
         })
-    }
-}
-
-/// A field that is there and not null.
-fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    fields.get(name).filter(|value| !value.is_null())
-}
-
-/// Postgres keeps no NUL in text.
-fn is_good_text(text: &str, max: usize) -> bool {
-    !text.is_empty() && !text.contains('\0') && (text.len() <= max || text.chars().count() <= max)
-}
-
-/// `at` and a name as a JSON pointer (RFC 6901).
-pub(super) fn pointer(at: &str, name: &str) -> String {
-    if name.contains(['~', '/']) {
-        format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
-    } else {
-        format!("{at}/{name}")
     }
 }
 

@@ -79,13 +79,11 @@ impl Decoded {
     fn look(&mut self) -> io::Result<()> {
         let mut start = Vec::new();
         while start.len() < LOOK {
-            match self.pieces.blocking_recv() {
-                Some(piece) => start.extend_from_slice(&piece?),
-                None => {
-                    self.is_ended = true;
-                    break;
-                }
-            }
+            let Some(piece) = self.pieces.blocking_recv() else {
+                self.is_ended = true;
+                break;
+            };
+            start.extend_from_slice(&piece?);
         }
         let encoding = match (Encoding::for_bom(&start), std::str::from_utf8(&start)) {
             (Some((encoding, _)), _) => encoding,
@@ -145,10 +143,17 @@ pub(super) fn delimiter(header: &str) -> u8 {
 }
 
 /// Numbers records as a spreadsheet does, which shows the blank lines that a CSV reader passes over.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RowCounter {
     row: i64,
     line: u64,
+}
+
+impl Default for RowCounter {
+    fn default() -> Self {
+        // A reader stands on line 1 before it has read anything.
+        Self { row: 0, line: 1 }
+    }
 }
 
 impl RowCounter {

@@ -5,36 +5,30 @@
 //! Applies wait for each other (the registry's version row is locked first), so nothing moves between the comparison
 //! and the commit.
 
+mod objects;
+mod secrets;
+
 use std::collections::{BTreeMap, HashMap};
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{
-        hold::HoldScope,
         ids::{AccountId, TenantId},
         named,
-        template::Template,
     },
-    providers::{self, Credentials},
+    providers,
     registry::{
         Problem,
-        file::{AccountEntry, DEFAULT_TENANT, NumberEntry, RegistryFile, TemplateEntry},
+        file::{AccountEntry, DEFAULT_TENANT, RegistryFile},
     },
     store::{
-        Connection, Store, StoreError,
-        accounts::{self, AccountFields, NumberFields, TemplateFields},
-        commit, holds_list,
+        Connection, Store, StoreError, accounts, commit,
         registry::bump,
         vault::{Vault, VaultError},
     },
 };
-
-const TEMPLATE_CAUSE: &str = "template_status";
-const NUMBER_CAUSE: &str = "number_status";
-/// The secret that signs callbacks.
-const APP_SECRET: &str = "app_secret";
 
 /// A registry file with the secrets its accounts name, fetched where the file lies.
 #[derive(Debug, Default, Deserialize)]
@@ -257,129 +251,6 @@ impl Applying<'_> {
         Ok(())
     }
 
-    async fn account(&mut self, at: &str, entry: &AccountEntry) -> Result<Option<AccountId>, ApplyError> {
-        let before = self.problems.len();
-        let required = self.check_provider(at, entry);
-        let Some(tenant) = self.tenant(at, &entry.tenant).await? else {
-            return Ok(None);
-        };
-        let found = accounts::find_account(self.connection, tenant, &entry.name).await?;
-        if let Some(found) = &found
-            && (found.fields.provider != entry.provider || found.fields.channel != entry.channel.as_str())
-        {
-            let reason = "the channel and provider of an account never change: give the new one another name";
-            self.refuse(Problem::new(format!("{at}/provider"), "cannot_change", reason));
-        }
-        let given = self.given_secrets(at, entry, required, found.is_some());
-        if self.problems.len() > before {
-            return Ok(None);
-        }
-        let fields = AccountFields {
-            portfolio: entry.portfolio.clone(),
-            channel: entry.channel.to_string(),
-            provider: entry.provider.clone(),
-            base_url: entry.base_url.trim_end_matches('/').to_owned(),
-            api_version: entry.api_version.clone(),
-            waba_id: entry.waba_id.clone(),
-        };
-        let Some(found) = found else {
-            let given = given.unwrap_or_default();
-            let (sealed, digest) = (self.means.vault.seal(&given)?, self.digest(&given));
-            let id = accounts::insert_account(self.connection, tenant, &entry.name, &fields, &sealed, &digest).await?;
-            self.became("account", &entry.name, Became::Created);
-            return Ok(Some(id));
-        };
-        let fresh = given.filter(|given| {
-            !self
-                .means
-                .vault
-                .open(&found.credentials)
-                .is_ok_and(|old| same(&old, given))
-        });
-        if fresh.is_none() && found.fields == fields {
-            self.became("account", &entry.name, Became::Unchanged);
-            return Ok(Some(found.id));
-        }
-        let sealed = fresh
-            .map(|new| Ok::<_, VaultError>((self.means.vault.seal(&new)?, self.digest(&new))))
-            .transpose()?;
-        let secrets = sealed
-            .as_ref()
-            .map(|(sealed, digest)| (sealed.as_slice(), digest.as_slice()));
-        accounts::update_account(self.connection, found.id, &fields, secrets).await?;
-        self.became("account", &entry.name, Became::Updated);
-        Ok(Some(found.id))
-    }
-
-    /// Checks that there is such an adapter; answers the credentials it needs.
-    fn check_provider(&mut self, at: &str, entry: &AccountEntry) -> &'static [&'static str] {
-        let Some(provider) = self.means.providers.get(&entry.provider) else {
-            let known: Vec<_> = self.means.providers.names().collect();
-            let reason = format!("there is no provider `{}`; known: {}", entry.provider, known.join(", "));
-            let problem =
-                Problem::new(format!("{at}/provider"), "unknown_provider", reason).near(&entry.provider, known);
-            self.refuse(problem);
-            return &[];
-        };
-        let (channel, required) = (provider.channel(), provider.required_credentials());
-        if channel != entry.channel {
-            let reason = format!("{} serves the channel {channel}", entry.provider);
-            self.refuse(Problem::new(format!("{at}/channel"), "wrong_channel", reason));
-        }
-        required
-    }
-
-    /// The secrets that came with the file, complete; none when the account keeps the ones it has.
-    fn given_secrets(
-        &mut self,
-        at: &str,
-        entry: &AccountEntry,
-        required: &[&str],
-        exists: bool,
-    ) -> Option<Credentials> {
-        let given = self.secrets.get(&secrets_key(entry));
-        if given.is_none() && exists {
-            return None;
-        }
-        let given = given.cloned().unwrap_or_default();
-        for name in required {
-            if given.get(*name).is_none_or(|secret| secret.expose_secret().is_empty()) {
-                let reason = format!("this provider needs the credential `{name}`");
-                self.refuse(Problem::new(
-                    format!("{at}/credentials/{name}"),
-                    "missing_credential",
-                    reason,
-                ));
-            }
-        }
-        Some(Credentials(given))
-    }
-
-    /// Accounts that share the secret which signs callbacks are one app at the provider. One without it is alone.
-    fn digest(&self, credentials: &Credentials) -> Vec<u8> {
-        let alone = || SecretString::from(uuid::Uuid::new_v4().to_string());
-        self.means
-            .vault
-            .digest(&credentials.get(APP_SECRET).cloned().unwrap_or_else(alone))
-    }
-
-    fn unused_secrets(&mut self, file: &RegistryFile) {
-        let strays: Vec<_> = self
-            .secrets
-            .keys()
-            .filter(|key| !file.accounts.iter().any(|a| secrets_key(a) == **key))
-            .cloned()
-            .collect();
-        for key in strays {
-            let pointer = format!("/secrets/{}", key.replace('~', "~0").replace('/', "~1"));
-            self.refuse(Problem::new(
-                pointer,
-                "unknown_account",
-                "no account of this file is called `<tenant>/<account>` so",
-            ));
-        }
-    }
-
     /// The account a number or template belongs to: of this file, else of the database.
     async fn owner(
         &mut self,
@@ -406,134 +277,9 @@ impl Applying<'_> {
         self.refuse(problem.near(account, known.iter().map(String::as_str)));
         Ok(None)
     }
-
-    async fn number(&mut self, at: &str, entry: &NumberEntry) -> Result<(), ApplyError> {
-        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else {
-            return Ok(());
-        };
-        let limit = entry.limit.map(|limit| i32::try_from(limit.get())).transpose();
-        let Ok(limit_per_s) = limit else {
-            self.refuse(Problem::new(
-                format!("{at}/limit"),
-                "too_large",
-                "no provider allows so much: leave it out for unlimited",
-            ));
-            return Ok(());
-        };
-        let status = entry.status.trim().to_lowercase();
-        let fields = NumberFields {
-            provider_number_id: entry.provider_number_id.clone(),
-            limit_per_s,
-            status,
-        };
-        let name = &entry.business_number;
-        let found = accounts::find_number(self.connection, account, name).await?;
-        let status_moved = found.as_ref().is_none_or(|(_, old)| old.status != fields.status);
-        let (id, became) = match found {
-            None => (
-                accounts::insert_number(self.connection, account, name, &fields).await?,
-                Became::Created,
-            ),
-            Some((id, old)) if old == fields => (id, Became::Unchanged),
-            Some((id, _)) => {
-                accounts::update_number(self.connection, id, &fields).await?;
-                (id, Became::Updated)
-            }
-        };
-        self.became("number", name, became);
-        let good = matches!(fields.status.as_str(), "connected" | "flagged");
-        let hold = StatusHold {
-            tenant,
-            scope: HoldScope::Number(id),
-            cause: NUMBER_CAUSE,
-            status: &fields.status,
-            good,
-        };
-        self.status_hold(&hold, status_moved).await
-    }
-
-    async fn template(&mut self, at: &str, entry: &TemplateEntry) -> Result<(), ApplyError> {
-        let Some((tenant, account)) = self.owner(at, &entry.tenant, &entry.account).await? else {
-            return Ok(());
-        };
-        let components = serde_json::Value::Array(entry.components.clone());
-        let parsed = Template::parse(
-            &entry.name,
-            &entry.language,
-            entry.category,
-            entry.parameter_format,
-            &components,
-        );
-        if let Err(problems) = parsed {
-            for problem in problems {
-                let pointer = format!("{at}/components{}", problem.pointer);
-                self.refuse(Problem::new(pointer, "invalid_template", problem.reason));
-            }
-            return Ok(());
-        }
-        let fields = TemplateFields {
-            category: entry.category.to_string(),
-            status: entry.status.trim().to_lowercase(),
-            parameter_format: entry.parameter_format.to_string(),
-            components,
-        };
-        let found = accounts::find_template(self.connection, account, &entry.name, &entry.language).await?;
-        let status_moved = found.as_ref().is_none_or(|(_, old)| old.status != fields.status);
-        let (id, became) = match found {
-            None => {
-                let id =
-                    accounts::insert_template(self.connection, account, &entry.name, &entry.language, &fields).await?;
-                (id, Became::Created)
-            }
-            Some((id, old)) if old == fields => (id, Became::Unchanged),
-            Some((id, _)) => {
-                accounts::update_template(self.connection, id, &fields).await?;
-                (id, Became::Updated)
-            }
-        };
-        self.became("template", format!("{} ({})", entry.name, entry.language), became);
-        let good = fields.status == "approved";
-        let hold = StatusHold {
-            tenant,
-            scope: HoldScope::Template(id),
-            cause: TEMPLATE_CAUSE,
-            status: &fields.status,
-            good,
-        };
-        self.status_hold(&hold, status_moved).await
-    }
-
-    /// A status that was told before opens nothing again: a person may have closed the hold on purpose.
-    async fn status_hold(&mut self, hold: &StatusHold<'_>, moved: bool) -> Result<(), ApplyError> {
-        if hold.good {
-            let reason = format!("the status is {}", hold.status);
-            holds_list::close_for_status(self.connection, &hold.scope, hold.cause, &reason).await?;
-        } else if moved {
-            let detail = format!("the provider's status is {}", hold.status);
-            holds_list::open_for_status(self.connection, hold.tenant, &hold.scope, hold.cause, &detail).await?;
-        }
-        Ok(())
-    }
-}
-
-struct StatusHold<'a> {
-    tenant: TenantId,
-    scope: HoldScope,
-    cause: &'static str,
-    status: &'a str,
-    good: bool,
 }
 
 /// How an account is called among the secrets.
 pub fn secrets_key(entry: &AccountEntry) -> String {
     format!("{}/{}", entry.tenant, entry.name)
-}
-
-fn same(old: &Credentials, new: &Credentials) -> bool {
-    let plain = |c: &Credentials| -> Vec<(String, String)> {
-        c.0.iter()
-            .map(|(name, secret)| (name.clone(), secret.expose_secret().to_owned()))
-            .collect()
-    };
-    plain(old) == plain(new)
 }

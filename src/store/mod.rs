@@ -15,6 +15,7 @@ pub mod leases;
 pub mod messages;
 pub mod outbox;
 pub mod partitions;
+pub mod refusals;
 pub mod registry;
 pub mod session;
 pub mod tokens;

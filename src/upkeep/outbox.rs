@@ -124,7 +124,7 @@ impl Relay {
             .into_iter()
             .map(|message| publication(topology, message))
             .collect();
-        let (told, replied) = tokio::join!(
+        let (told, answered) = tokio::join!(
             self.events.publish_within(events, EVENT_TIMEOUT),
             self.replies.publish_within(replies, REPLY_TIMEOUT)
         );
@@ -132,13 +132,13 @@ impl Relay {
             // Nobody is bound, or a key is too long for any binding: publishing again changes nothing.
             Ok(()) | Err(PublishError::Unroutable(_)) => {}
             Err(error @ PublishError::TooLong { .. }) => {
-                tracing::error!(%error, "events are left out")
+                tracing::error!(%error, "events are left out");
             }
             Err(error @ (PublishError::NotConfirmed(_) | PublishError::Stopping)) => {
                 return Err(error.into());
             }
         }
-        if let Err(error) = replied {
+        if let Err(error) = answered {
             tracing::info!(%error, "replies were not taken and are given up");
         }
         outbox::delete(&mut work, &ids).await?;

@@ -88,7 +88,14 @@ async fn tokens_are_made_listed_and_revoked(_: PgPoolOptions, options: PgConnect
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
 async fn a_token_that_asks_too_often_is_told_to_wait(_: PgPoolOptions, options: PgConnectOptions) {
-    let served = Served::with(&options, &settings(&[("DISPATCH__HTTP__REQUESTS_PER_S", "1"), ("DISPATCH__BROKER__URL", "amqp://127.0.0.1:1")])).await;
+    let served = Served::with(
+        &options,
+        &settings(&[
+            ("DISPATCH__HTTP__REQUESTS_PER_S", "1"),
+            ("DISPATCH__BROKER__URL", "amqp://127.0.0.1:1"),
+        ]),
+    )
+    .await;
     let reader = served.token(&[Scope::Read]).await;
     let other = served.token(&[Scope::Read]).await;
     // One a second: on a machine that is slow for a moment the second request may still be in time, not all.
@@ -357,32 +364,58 @@ async fn a_job_is_answered_the_same_way_each_time(_: PgPoolOptions, options: PgC
     assert_eq!(served.get(&admin, "/v1/batches").await.1["items"], json!([]));
 
     let (status, first) = post("/v1/jobs", job("a")).await;
-    assert_eq!((status, &first["status"]), (StatusCode::ACCEPTED, &json!("accepted")), "{first}");
-    assert_eq!((&first["accepted"], &first["rejections"][0]["row"]), (&json!(1), &json!(2)));
+    assert_eq!(
+        (status, &first["status"]),
+        (StatusCode::ACCEPTED, &json!("accepted")),
+        "{first}"
+    );
+    assert_eq!(
+        (&first["accepted"], &first["rejections"][0]["row"]),
+        (&json!(1), &json!(2))
+    );
     assert_eq!(post("/v1/jobs", job("a")).await, (StatusCode::ACCEPTED, first.clone()));
     let mut other = job("a");
     other["campaign"] = json!("another");
     assert_eq!(post("/v1/jobs", other).await.0, StatusCode::CONFLICT);
-    let (_, rejected) = served.get(&admin, &format!("/v1/batches/{}/rejected", first["batch_id"].as_str().unwrap())).await;
+    let (_, rejected) = served
+        .get(
+            &admin,
+            &format!("/v1/batches/{}/rejected", first["batch_id"].as_str().unwrap()),
+        )
+        .await;
     assert_eq!(rejected["items"][0]["pointer"], "/recipients/1/to", "{rejected}");
 
     let mut wrong = job("b");
     wrong["template"]["name"] = json!("spring_ofer");
     let (status, refused) = post("/v1/jobs", wrong).await;
-    assert_eq!((status, &refused["errors"][0]["did_you_mean"][0]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("spring_offer")));
+    assert_eq!(
+        (status, &refused["errors"][0]["did_you_mean"][0]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("spring_offer"))
+    );
     let (_, listed) = served.get(&admin, "/v1/jobs/rejected").await;
-    assert!(column(listed["items"].as_array().unwrap(), "job_id").contains(&"b".to_owned()), "{listed}");
+    assert!(
+        column(listed["items"].as_array().unwrap(), "job_id").contains(&"b".to_owned()),
+        "{listed}"
+    );
 
     let reader = served.token(&[Scope::Read]).await;
-    assert_eq!(served.call(&reader, Method::POST, "/v1/jobs", Some(job("c"))).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(
+        served.call(&reader, Method::POST, "/v1/jobs", Some(job("c"))).await.0,
+        StatusCode::FORBIDDEN
+    );
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
 async fn a_job_of_50_mb_is_told_to_import(_: PgPoolOptions, options: PgConnectOptions) {
     let served = Served::over(&options).await;
     let admin = served.token(&[Scope::Admin]).await;
-    let (status, answer) = served.call(&admin, Method::POST, "/v1/jobs", Some(json!("x".repeat(50 << 20)))).await;
-    assert_eq!((status, &answer["errors"][0]["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("too_large")));
+    let (status, answer) = served
+        .call(&admin, Method::POST, "/v1/jobs", Some(json!("x".repeat(50 << 20))))
+        .await;
+    assert_eq!(
+        (status, &answer["errors"][0]["code"]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &json!("too_large"))
+    );
     assert!(answer["errors"][0]["reason"].as_str().unwrap().contains("/v1/imports"));
 }
 
@@ -393,18 +426,33 @@ async fn a_file_is_imported_and_its_bad_rows_are_listed(_: PgPoolOptions, option
     served.put_registry(&admin, &registry()).await;
     let path = "/v1/imports?business_number=%2B15550001111&template=spring_offer&language=ja&file_name=a.csv";
     let post = async |path: &str, text: &'static str| {
-        let request = served.client().post(format!("{}{path}", served.url)).bearer_auth(&admin).body(text);
+        let request = served
+            .client()
+            .post(format!("{}{path}", served.url))
+            .bearer_auth(&admin)
+            .body(text);
         let answer = request.send().await.unwrap();
         (answer.status(), answer.json::<Value>().await.unwrap())
     };
     let (status, made) = post(path, "to,body.1\n+819012345678,佐藤\n123,鈴木\n+819012345679,高橋\n").await;
-    assert_eq!((status, &made["good"], &made["bad"]), (StatusCode::CREATED, &json!(2), &json!(1)), "{made}");
+    assert_eq!(
+        (status, &made["good"], &made["bad"]),
+        (StatusCode::CREATED, &json!(2), &json!(1)),
+        "{made}"
+    );
     let id = made["id"].as_str().unwrap();
     let (_, shown) = served.get(&admin, &format!("/v1/imports/{id}")).await;
-    assert_eq!((&shown["state"], &shown["file_name"]), (&json!("ready"), &json!("a.csv")));
+    assert_eq!(
+        (&shown["state"], &shown["file_name"]),
+        (&json!("ready"), &json!("a.csv"))
+    );
     let bad = pages(&served, &admin, &format!("/v1/imports/{id}/rejected"), 1).await;
-    assert_eq!((bad.len(), &bad[0]["row"]), (1, &json!(3)));
+    assert_eq!((bad.len(), &bad[0]["row"]), (1, &json!(3)), "{bad:?}");
     assert_eq!(served.get(&admin, "/v1/imports").await.1["items"][0]["id"], made["id"]);
     let (status, refused) = post(&path.replace("spring_offer", "spring_ofer"), "to\n").await;
-    assert_eq!((status, &refused["errors"][0]["did_you_mean"][0]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("spring_offer")), "{refused}");
+    assert_eq!(
+        (status, &refused["errors"][0]["did_you_mean"][0]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("spring_offer")),
+        "{refused}"
+    );
 }

@@ -8,8 +8,10 @@
 
 mod api;
 mod architecture;
+mod broker;
 mod contracts;
 mod dispatch;
+mod intake;
 mod registry;
 mod served;
 mod support;

@@ -16,8 +16,8 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
+use tokio_util::sync::CancellationToken;
 
 /// A running API and what tests reach around it.
 pub(crate) struct Served {
@@ -45,7 +45,11 @@ impl Served {
         let store = Store::new(&SecretString::from(options.to_url_lossy().to_string()), 4).unwrap();
         let directory = Directory::new(store.clone(), Vault::new([7; 32]));
         directory.refresh().await.unwrap();
-        let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), CancellationToken::new()).unwrap();
+        let broker = Broker::start(
+            &BrokerOptions::from_settings(&settings.broker),
+            CancellationToken::new(),
+        )
+        .unwrap();
         let (intake, lanes) = Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone());
         for lane in lanes {
             tokio::spawn(lane.run(CancellationToken::new()));

@@ -116,3 +116,36 @@ impl Database {
             .unwrap();
     }
 }
+
+/// A database of one's own with a store on it.
+pub(crate) struct Db {
+    pub(crate) store: Store,
+    database: Database,
+}
+
+impl Db {
+    pub(crate) async fn new() -> Self {
+        let database = Database::create().await;
+        Self {
+            store: Store::new(database.url(), 4).unwrap(),
+            database,
+        }
+    }
+
+    /// A single value.
+    pub(crate) async fn one<T>(&self, sql: &'static str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.unwrap()
+    }
+
+    pub(crate) async fn run(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(self.store.pool()).await.unwrap();
+    }
+
+    pub(crate) async fn drop(self) {
+        self.store.pool().close().await;
+        self.database.drop().await;
+    }
+}

@@ -1,0 +1,263 @@
+//! Batches as tables and followed on a terminal; refused jobs.
+
+use std::{io::IsTerminal as _, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    checklist::Page,
+    cli::{
+        Common, PageArgs,
+        client::{Client, Query},
+        output, read,
+    },
+    store::checklist::{
+        batches::BatchRow,
+        refused::{RejectedJobRow, RejectedRecipientRow},
+    },
+};
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Jobs.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum JobsCommand {
+    /// Jobs that were refused whole, with field and reason
+    Rejected(PageArgs),
+}
+
+/// Batches.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum BatchesCommand {
+    /// The newest first
+    List {
+        /// Only of this business number
+        #[arg(long)]
+        number: Option<String>,
+        /// Only of this producer
+        #[arg(long)]
+        producer: Option<String>,
+        /// Only of this job
+        #[arg(long)]
+        job_id: Option<String>,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// One batch
+    Show {
+        /// Its id
+        batch: uuid::Uuid,
+    },
+    /// Follow a batch until nothing is pending
+    Watch {
+        /// Its id
+        batch: uuid::Uuid,
+    },
+    /// Recipients of a batch that were refused
+    Rejected {
+        /// Its id
+        batch: uuid::Uuid,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+}
+
+/// Adds a pair that was given.
+pub(super) fn with(query: &mut Query, name: &'static str, value: Option<impl ToString>) {
+    query.extend(value.map(|value| (name, value.to_string())));
+}
+
+pub(super) async fn jobs(common: &Common, command: JobsCommand) -> anyhow::Result<()> {
+    let JobsCommand::Rejected(page) = command;
+    let value = common.client()?.get("/v1/jobs/rejected", &page.query()).await?;
+    if common.json {
+        return output::json(&value);
+    }
+    let page: Page<RejectedJobRow> = read(&value)?;
+    for job in &page.items {
+        let id = output::maybe(job.job_id.as_ref());
+        let times = if job.times > 1 {
+            format!(", {} times", job.times)
+        } else {
+            String::new()
+        };
+        output::line(&format!(
+            "{}  {} {id} by {}{times}",
+            output::time(job.rejected_at),
+            job.producer,
+            job.source
+        ))?;
+        for error in job.errors.as_array().into_iter().flatten() {
+            let text = |key: &str| {
+                error
+                    .get(key)
+                    .and_then(serde_json::Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            output::line(&format!(
+                "    {}: {} ({})",
+                text("pointer"),
+                text("reason"),
+                text("code")
+            ))?;
+        }
+    }
+    output::more(page.next.as_deref())
+}
+
+pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow::Result<()> {
+    let client = common.client()?;
+    match command {
+        BatchesCommand::List {
+            number,
+            producer,
+            job_id,
+            page,
+        } => {
+            let mut query = page.query();
+            with(&mut query, "number", number);
+            with(&mut query, "producer", producer);
+            with(&mut query, "job_id", job_id);
+            let value = client.get("/v1/batches", &query).await?;
+            if common.json {
+                return output::json(&value);
+            }
+            let page: Page<BatchRow> = read(&value)?;
+            batch_table(&page.items)?;
+            output::more(page.next.as_deref())
+        }
+        BatchesCommand::Show { batch } => {
+            let value = client.get(&format!("/v1/batches/{batch}"), &Query::new()).await?;
+            if common.json {
+                output::json(&value)
+            } else {
+                show_batch(&read(&value)?)
+            }
+        }
+        BatchesCommand::Watch { batch } => watch(&client, batch).await,
+        BatchesCommand::Rejected { batch, page } => {
+            let value = client
+                .get(&format!("/v1/batches/{batch}/rejected"), &page.query())
+                .await?;
+            if common.json {
+                return output::json(&value);
+            }
+            let page: Page<RejectedRecipientRow> = read(&value)?;
+            let row =
+                |r: &RejectedRecipientRow| vec![r.row.to_string(), r.pointer.clone(), r.code.clone(), r.reason.clone()];
+            output::table(
+                &["ROW", "POINTER", "CODE", "REASON"],
+                &page.items.iter().map(row).collect::<Vec<_>>(),
+            )?;
+            output::more(page.next.as_deref())
+        }
+    }
+}
+
+const fn gone_out(batch: &BatchRow) -> i32 {
+    batch.accepted + batch.sent + batch.delivered + batch.read
+}
+
+const fn not_sent(batch: &BatchRow) -> i32 {
+    batch.failed + batch.expired + batch.suppressed + batch.cancelled
+}
+
+fn batch_table(batches: &[BatchRow]) -> anyhow::Result<()> {
+    let heads = [
+        "BATCH",
+        "CREATED",
+        "NUMBER",
+        "TEMPLATE",
+        "RECIPIENTS",
+        "PENDING",
+        "UNCERTAIN",
+        "SENT",
+        "FAILED",
+    ];
+    let row = |b: &BatchRow| {
+        let counts = [b.recipients, b.pending, b.uncertain, gone_out(b), not_sent(b)].map(|count| count.to_string());
+        let names = [
+            b.batch_id.to_string(),
+            output::time(b.created_at),
+            b.business_number.clone(),
+            b.template.clone(),
+        ];
+        names.into_iter().chain(counts).collect()
+    };
+    output::table(&heads, &batches.iter().map(row).collect::<Vec<Vec<_>>>())
+}
+
+fn show_batch(b: &BatchRow) -> anyhow::Result<()> {
+    output::fields(&[
+        ("batch", b.batch_id.to_string()),
+        ("job", format!("{} / {}", b.producer, b.job_id)),
+        ("campaign", output::maybe(b.campaign.as_ref())),
+        ("from", format!("{} ({}, {})", b.business_number, b.account, b.channel)),
+        ("template", format!("{} {} ({})", b.template, b.language, b.category)),
+        ("state", b.state.clone()),
+        ("send at", output::time(b.send_at)),
+        ("expires at", output::time(b.expires_at)),
+        ("cancelled at", b.cancelled_at.map(output::time).unwrap_or_default()),
+        ("recipients", format!("{} (and {} refused)", b.recipients, b.rejected)),
+        ("pending", b.pending.to_string()),
+        ("uncertain", b.uncertain.to_string()),
+        (
+            "sent",
+            format!(
+                "{}  = accepted {} + sent {} + delivered {} + read {}",
+                gone_out(b),
+                b.accepted,
+                b.sent,
+                b.delivered,
+                b.read
+            ),
+        ),
+        (
+            "failed",
+            format!(
+                "{}  = failed {} + expired {} + suppressed {} + cancelled {}",
+                not_sent(b),
+                b.failed,
+                b.expired,
+                b.suppressed,
+                b.cancelled
+            ),
+        ),
+    ])
+}
+
+/// Follows a batch: a bar on a terminal, a line a second elsewhere.
+pub(super) async fn watch(client: &Client, batch: uuid::Uuid) -> anyhow::Result<()> {
+    let bar = std::io::stderr().is_terminal().then(|| {
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {msg}");
+        ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    });
+    loop {
+        let batch: BatchRow = read(&client.get(&format!("/v1/batches/{batch}"), &Query::new()).await?)?;
+        let counts = format!(
+            "sent {} failed {} uncertain {} pending {}",
+            gone_out(&batch),
+            not_sent(&batch),
+            batch.uncertain,
+            batch.pending
+        );
+        let done = u64::try_from(batch.recipients - batch.pending).unwrap_or_default();
+        match &bar {
+            Some(bar) => {
+                bar.set_length(u64::try_from(batch.recipients).unwrap_or_default());
+                bar.set_position(done);
+                bar.set_message(counts.clone());
+            }
+            None => output::line(&format!("{done}/{} {counts}", batch.recipients))?,
+        }
+        if batch.pending == 0 && batch.state == "planned" {
+            if let Some(bar) = bar {
+                bar.finish();
+                output::line(&counts)?;
+            }
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

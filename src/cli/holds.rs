@@ -1,0 +1,84 @@
+//! Holds: listed, and closed by a person.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::{
+    checklist::Page,
+    cli::{Common, PageArgs, batches::with, client::Query, output, read},
+    store::holds_list::HoldRow,
+};
+
+/// Holds.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum HoldsCommand {
+    /// The newest first
+    List {
+        /// Closed ones too
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Let what waits under a hold go on
+    Close {
+        /// Its id
+        hold: i64,
+        /// For whoever asks later
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+pub(super) async fn holds(common: &Common, command: HoldsCommand) -> anyhow::Result<()> {
+    let client = common.client()?;
+    match command {
+        HoldsCommand::List { all, page } => {
+            let mut query = page.query();
+            with(&mut query, "open", (!all).then_some(true));
+            let value = client.get("/v1/holds", &query).await?;
+            if common.json {
+                return output::json(&value);
+            }
+            let page: Page<HoldRow> = read(&value)?;
+            let row = |h: &HoldRow| {
+                let until = h.until.map(output::time).unwrap_or_default();
+                let state = h
+                    .closed_at
+                    .map_or_else(|| "open".to_owned(), |at| format!("closed {}", output::time(at)));
+                vec![
+                    h.id.to_string(),
+                    h.scope.clone(),
+                    h.cause.clone(),
+                    output::time(h.since),
+                    until,
+                    h.resume.clone(),
+                    h.parked.to_string(),
+                    state,
+                    h.detail.clone(),
+                ]
+            };
+            let heads = [
+                "HOLD", "SCOPE", "CAUSE", "SINCE", "UNTIL", "ENDED BY", "WAITING", "STATE", "",
+            ];
+            output::table(&heads, &page.items.iter().map(row).collect::<Vec<_>>())?;
+            output::more(page.next.as_deref())
+        }
+        HoldsCommand::Close { hold, reason } => {
+            let body = json!({ "reason": reason });
+            client
+                .call(
+                    Method::POST,
+                    &format!("/v1/holds/{hold}/close"),
+                    &Query::new(),
+                    Some(&body),
+                )
+                .await?;
+            if common.json {
+                output::json(&json!({ "closed": hold }))
+            } else {
+                output::line(&format!("hold {hold} is closed; what waited goes on"))
+            }
+        }
+    }
+}

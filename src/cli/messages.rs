@@ -1,0 +1,189 @@
+//! Messages and failures as tables.
+
+use crate::{
+    checklist::{AdvisedFailure, Message, MessageWithAttempts, Page},
+    cli::{Common, PageArgs, batches::with, client::Query, output, read},
+};
+
+/// Messages.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum MessagesCommand {
+    /// The latest due batch first
+    List {
+        /// sent, pending, failed, uncertain or all
+        #[arg(default_value = "all")]
+        list: String,
+        /// Only of this batch
+        #[arg(long)]
+        batch: Option<uuid::Uuid>,
+        /// Only of this business number
+        #[arg(long)]
+        number: Option<String>,
+        /// Only to this recipient
+        #[arg(long)]
+        recipient: Option<String>,
+        /// Only in this state
+        #[arg(long)]
+        state: Option<String>,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// One message and the calls for it
+    Show {
+        /// `<batch id>.<seq>`
+        message: String,
+    },
+}
+
+/// Failures.
+#[derive(Debug, clap::Args)]
+pub(super) struct FailuresArgs {
+    /// Only of this batch
+    #[arg(long)]
+    batch: Option<uuid::Uuid>,
+    /// Only of this business number
+    #[arg(long)]
+    number: Option<String>,
+    /// Language of the advice
+    #[arg(long, default_value = "en", value_parser = ["en", "ja"])]
+    lang: String,
+}
+
+pub(super) async fn messages(common: &Common, command: MessagesCommand) -> anyhow::Result<()> {
+    let client = common.client()?;
+    match command {
+        MessagesCommand::List {
+            list,
+            batch,
+            number,
+            recipient,
+            state,
+            page,
+        } => {
+            let mut query = page.query();
+            query.push(("list", list));
+            with(&mut query, "batch", batch);
+            with(&mut query, "number", number);
+            with(&mut query, "recipient", recipient);
+            with(&mut query, "state", state);
+            let value = client.get("/v1/messages", &query).await?;
+            if common.json {
+                return output::json(&value);
+            }
+            let page: Page<Message> = read(&value)?;
+            message_table(&page.items)?;
+            output::more(page.next.as_deref())
+        }
+        MessagesCommand::Show { message } => {
+            let value = client.get(&format!("/v1/messages/{message}"), &Query::new()).await?;
+            if common.json {
+                output::json(&value)
+            } else {
+                show_message(&read(&value)?)
+            }
+        }
+    }
+}
+
+/// What there is to say about a message in one cell.
+fn remark(m: &Message) -> String {
+    let row = &m.row;
+    if let Some(hold) = row.hold_id {
+        return format!("held: holds list, id {hold}");
+    }
+    let why = row
+        .reason
+        .as_ref()
+        .map(|reason| format!("{} {reason}", output::maybe(row.code.as_ref())));
+    why.or_else(|| row.due_at.map(|due| format!("due {}", output::time(due))))
+        .unwrap_or_default()
+}
+
+fn message_table(messages: &[Message]) -> anyhow::Result<()> {
+    let row = |m: &Message| {
+        let last = [m.row.read_at, m.row.delivered_at, m.row.sent_at, m.row.accepted_at]
+            .into_iter()
+            .flatten()
+            .next();
+        let at = m.row.ended_at.or(last).map(output::time).unwrap_or_default();
+        vec![
+            m.id.clone(),
+            m.row.recipient.clone(),
+            m.row.state.clone(),
+            at,
+            m.row.template.clone(),
+            remark(m),
+        ]
+    };
+    output::table(
+        &["MESSAGE", "RECIPIENT", "STATE", "AT", "TEMPLATE", ""],
+        &messages.iter().map(row).collect::<Vec<_>>(),
+    )
+}
+
+fn show_message(shown: &MessageWithAttempts) -> anyhow::Result<()> {
+    let (m, row) = (&shown.message, &shown.message.row);
+    let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(output::time).unwrap_or_default();
+    output::fields(&[
+        ("message", m.id.clone()),
+        ("to", row.recipient.clone()),
+        ("ref", output::maybe(row.r#ref.as_ref())),
+        ("job", format!("{} / {}", row.producer, row.job_id)),
+        (
+            "from",
+            format!("{} ({}, {})", row.business_number, row.account, row.channel),
+        ),
+        (
+            "template",
+            format!("{} {} ({})", row.template, row.language, row.category),
+        ),
+        ("state", row.state.clone()),
+        ("stage", output::maybe(row.stage.as_ref())),
+        ("remark", remark(m)),
+        ("provider's id", output::maybe(row.provider_message_id.as_ref())),
+        ("accepted", at(row.accepted_at)),
+        ("sent", at(row.sent_at)),
+        ("delivered", at(row.delivered_at)),
+        ("read", at(row.read_at)),
+        ("ended", at(row.ended_at)),
+    ])?;
+    for a in &shown.attempts {
+        output::line(&format!(
+            "attempt {}  {}  {}  {} ({}) {}",
+            a.attempt,
+            output::time(a.at),
+            a.outcome,
+            a.code,
+            a.class,
+            a.reason
+        ))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn failures(common: &Common, args: FailuresArgs) -> anyhow::Result<()> {
+    let mut query = Query::new();
+    with(&mut query, "batch", args.batch);
+    with(&mut query, "number", args.number);
+    let value = common.client()?.get("/v1/failures", &query).await?;
+    if common.json {
+        return output::json(&value);
+    }
+    let failures: Vec<AdvisedFailure> = read(&value)?;
+    if failures.is_empty() {
+        return output::line("nothing failed");
+    }
+    for f in &failures {
+        let meaning = f.meaning.as_deref().unwrap_or(&f.sample);
+        output::line(&format!(
+            "{} × {} {meaning}  [{}, send again: {}]",
+            f.messages, f.code, f.class, f.resend
+        ))?;
+        output::line(&format!(
+            "    {}",
+            if args.lang == "ja" { &f.advice.ja } else { &f.advice.en }
+        ))?;
+        output::line(&format!("    the provider said: {}", f.sample))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! The rows a group of new jobs becomes.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    domain::lane::Lane,
+    intake::{
+        check::Checked,
+        group::{Holds, Sending, rejected_rows},
+    },
+    store::{
+        StoreError,
+        jobs::{self, NewBatch, NewMessage},
+        refusals::{self, RefusedRecipient},
+        session::Connection,
+    },
+};
+
+pub(super) async fn insert(
+    connection: &mut Connection,
+    small_batch: usize,
+    new: &[&Sending<'_>],
+    holds: &Holds,
+) -> Result<(), StoreError> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let batches: Vec<NewBatch<'_>> = new.iter().map(|send| new_batch(send, small_batch, holds)).collect();
+    jobs::insert_batches(connection, &batches).await?;
+    let messages: Vec<NewMessage<'_>> = new.iter().flat_map(|send| new_messages(send.checked)).collect();
+    if !messages.is_empty() {
+        jobs::insert_messages(connection, &messages).await?;
+    }
+    let refused: Vec<RefusedRecipient<'_>> = new
+        .iter()
+        .flat_map(|send| {
+            send.checked.rejections.iter().map(|rejection| RefusedRecipient {
+                batch: send.checked.batch,
+                row: rejection.row,
+                pointer: &rejection.pointer,
+                code: &rejection.code,
+                reason: &rejection.reason,
+            })
+        })
+        .collect();
+    refusals::insert_refused(connection, &refused).await
+}
+
+fn new_batch<'a>(send: &'a Sending<'_>, small_batch: usize, holds: &'a Holds) -> NewBatch<'a> {
+    let checked = send.checked;
+    let is_large = checked.import.is_some() || checked.recipients.len() > small_batch;
+    let notify: Vec<&str> = checked.job.notify.iter().map(|word| word.as_str()).collect();
+    NewBatch {
+        batch: checked.batch,
+        key: &send.key,
+        campaign: checked.job.campaign.as_deref(),
+        account: checked.number.account.id,
+        number: checked.number.id,
+        template: checked.template.id,
+        lane: Lane::from(checked.template.template.category),
+        params: json!(checked.job.params),
+        notify: notify.join(","),
+        import: checked.import.map(|(id, _)| id),
+        recipients: i32::try_from(checked.recipients.len()).unwrap_or(i32::MAX),
+        rejected: i32::try_from(rejected_rows(checked)).unwrap_or(i32::MAX),
+        send_at: checked.send_at,
+        expires_at: checked.expires_at,
+        life_s: checked.life.num_seconds(),
+        // Small batches take one turn together, or a thousand of them would starve a large one.
+        turn_group: if is_large { checked.batch.0 } else { Uuid::nil() },
+        hold: holds.get(&send.index).and_then(|holds| holds.first()),
+    }
+}
+
+fn new_messages(checked: &Checked) -> impl Iterator<Item = NewMessage<'_>> {
+    (1..).zip(&checked.recipients).map(|(seq, good)| NewMessage {
+        batch: checked.batch,
+        seq,
+        recipient: good.to.as_str(),
+        reference: good.reference.as_deref(),
+        time_zone: good.time_zone.as_deref(),
+        params: good.params.clone(),
+    })
+}
