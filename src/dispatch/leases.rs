@@ -18,11 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum LeaseEvent {
     /// Send for this number, not before the tick.
-    Taken {
-        number: NumberId,
-        held: Arc<Held>,
-        not_before: Tick,
-    },
+    Taken { number: NumberId, held: Arc<Held>, not_before: Tick },
     /// The lease is gone: return what is not called.
     Lost(NumberId),
     /// Somebody else should have it: drain, then say so.
@@ -46,10 +42,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(shared: &Rc<Shared>, events: mpsc::UnboundedSender<LeaseEvent>) -> Self {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         Self {
             shared: Rc::clone(shared),
             link: Link::new(shared.store.clone(), "leases"),
@@ -93,18 +86,12 @@ impl Keeper {
         let asked = clock::now();
         let connection = self.link.get().await?;
         store::leases::greet(connection, self.shared.worker, &self.host).await?;
-        let renewed: HashMap<_, _> = store::leases::renew(connection, self.shared.worker, ttl)
-            .await?
-            .into_iter()
-            .collect();
+        let renewed: HashMap<_, _> =
+            store::leases::renew(connection, self.shared.worker, ttl).await?.into_iter().collect();
         // Counted from before the question was sent: the answer may have been long under way.
         let deadline = asked + ttl - margin;
         for (number, held) in self.book.borrow().iter() {
-            if renewed.get(number) == Some(&held.lease) {
-                held.extend(deadline)
-            } else {
-                held.lose()
-            }
+            if renewed.get(number) == Some(&held.lease) { held.extend(deadline) } else { held.lose() }
         }
         metrics::gauge!("dispatch_leases").set(f64::from(u32::try_from(renewed.len()).unwrap_or(u32::MAX)));
         Ok(())
@@ -119,13 +106,8 @@ impl Keeper {
         let connection = self.link.get().await?;
         let shares = store::leases::shares(connection, ttl).await?;
         let share = shares.total / shares.workers.max(1);
-        let mut mine: i64 = self
-            .book
-            .borrow()
-            .keys()
-            .filter(|n| !self.leaving.contains_key(n))
-            .map(|n| self.weight(*n))
-            .sum();
+        let mut mine: i64 =
+            self.book.borrow().keys().filter(|n| !self.leaving.contains_key(n)).map(|n| self.weight(*n)).sum();
         let mut wanted = Vec::new();
         for number in shares.free {
             if mine > share || (mine == share && shares.workers > 1) {
@@ -144,11 +126,7 @@ impl Keeper {
             self.book.borrow_mut().insert(taken.number, Arc::clone(&held));
             let not_before = clock::now() + taken.not_before;
             tracing::info!(number.id = %taken.number, "took a number");
-            self.tell(LeaseEvent::Taken {
-                number: taken.number,
-                held,
-                not_before,
-            });
+            self.tell(LeaseEvent::Taken { number: taken.number, held, not_before });
         }
         Ok(())
     }
@@ -197,13 +175,8 @@ impl Keeper {
 
     fn drop_expired(&mut self) {
         let now = clock::now();
-        let lost: Vec<NumberId> = self
-            .book
-            .borrow()
-            .iter()
-            .filter(|(_, held)| !held.is_good(now))
-            .map(|(number, _)| *number)
-            .collect();
+        let lost: Vec<NumberId> =
+            self.book.borrow().iter().filter(|(_, held)| !held.is_good(now)).map(|(number, _)| *number).collect();
         for number in lost {
             tracing::warn!(number.id = %number, "lost a number");
             self.book.borrow_mut().remove(&number);
@@ -234,11 +207,7 @@ impl Keeper {
 
     fn weight(&self, number: NumberId) -> i64 {
         let snapshot = self.shared.directory.current();
-        snapshot
-            .numbers
-            .get(&number)
-            .and_then(|n| n.limit_per_s)
-            .map_or(UNLIMITED_WEIGHT, i64::from)
+        snapshot.numbers.get(&number).and_then(|n| n.limit_per_s).map_or(UNLIMITED_WEIGHT, i64::from)
     }
 
     fn lasts(&self) -> (Duration, Duration) {

@@ -46,19 +46,13 @@ impl Prepared {
         let Some(provider) = shared.providers.get(&account.provider) else {
             return Err((
                 claimed,
-                unusable(
-                    "unknown_provider",
-                    "this version has no adapter for the account's provider",
-                ),
+                unusable("unknown_provider", "this version has no adapter for the account's provider"),
             ));
         };
         let Some(access) = &account.access else {
             return Err((
                 claimed,
-                unusable(
-                    "credentials_unreadable",
-                    "the account's credentials cannot be opened with this secrets.key",
-                ),
+                unusable("credentials_unreadable", "the account's credentials cannot be opened with this secrets.key"),
             ));
         };
         let installation = shared.directory.current().installation.clone();
@@ -71,19 +65,9 @@ impl Prepared {
             template: Arc::clone(template),
             filled,
             to: claimed.recipient().clone(),
-            token: Token {
-                installation,
-                key: claimed.key(),
-                attempt: claimed.attempt(),
-            },
+            token: Token { installation, key: claimed.key(), attempt: claimed.attempt() },
         };
-        Ok(Self {
-            claimed,
-            request,
-            provider: Arc::clone(provider),
-            pass: Arc::new(pass),
-            tenant: account.tenant,
-        })
+        Ok(Self { claimed, request, provider: Arc::clone(provider), pass: Arc::new(pass), tenant: account.tenant })
     }
 
     /// How it goes out.
