@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell when standard error is closed.
-            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+            writeln!(std::io::stderr().lock(), "error: {error:#}").ok();
             ExitCode::FAILURE
         }
     }

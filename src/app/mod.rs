@@ -345,7 +345,7 @@ fn raise_open_files(in_flight_max: usize) {
     match rlimit::increase_nofile_limit(wanted.max(16_384)) {
         Ok(limit) if limit >= wanted => {}
         Ok(limit) => {
-            tracing::warn!(limit, wanted, "too few open files for dispatch.in_flight_max; raise the limit (ulimit -n)")
+            tracing::warn!(limit, wanted, "too few open files for dispatch.in_flight_max; raise the limit (ulimit -n)");
         }
         Err(error) => tracing::warn!(%error, "could not raise the limit of open files"),
     }

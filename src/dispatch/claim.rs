@@ -239,7 +239,7 @@ impl Claimer {
         };
         match Prepared::new(&self.shared, message, row, &template.template, filled, pass) {
             Ok(prepared) => number.actor.push(prepared),
-            Err((_, refusal)) => settle(refused(refusal)),
+            Err(refusal) => settle(refused(refusal)),
         }
     }
 

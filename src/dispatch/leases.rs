@@ -59,12 +59,12 @@ impl Keeper {
         let mut renew_at = clock::now();
         while !stop.is_cancelled() {
             let due = clock::now() >= renew_at;
-            let step = if due { self.renew().await } else { Ok(()) };
-            let step = match step {
+            let renewed = if due { self.renew().await } else { Ok(()) };
+            let kept = match renewed {
                 Ok(()) => self.share().await,
                 Err(error) => Err(error),
             };
-            match step {
+            match kept {
                 Ok(()) if due => renew_at = clock::now() + renew_every,
                 Ok(()) => {}
                 Err(error) => {
@@ -82,14 +82,14 @@ impl Keeper {
     }
 
     async fn renew(&mut self) -> Result<(), StoreError> {
-        let (ttl, margin) = self.lasts();
+        let (ttl, good_for) = self.lasts();
         let asked = clock::now();
         let connection = self.link.get().await?;
         store::leases::greet(connection, self.shared.worker, &self.host).await?;
         let renewed: HashMap<_, _> =
             store::leases::renew(connection, self.shared.worker, ttl).await?.into_iter().collect();
         // Counted from before the question was sent: the answer may have been long under way.
-        let deadline = asked + ttl - margin;
+        let deadline = asked + good_for;
         for (number, held) in self.book.borrow().iter() {
             if renewed.get(number) == Some(&held.lease) { held.extend(deadline) } else { held.lose() }
         }
@@ -99,7 +99,7 @@ impl Keeper {
 
     async fn share(&mut self) -> Result<(), StoreError> {
         self.finish_hand_overs().await?;
-        let (ttl, margin) = self.lasts();
+        let (ttl, good_for) = self.lasts();
         let wait =
             Duration::from_millis(self.shared.settings.lease.takeover_wait_ms + self.shared.settings.pacing.jitter_ms);
         let asked = clock::now();
@@ -122,7 +122,7 @@ impl Keeper {
         }
         let connection = self.link.get().await?;
         for taken in store::leases::take(connection, self.shared.worker, &wanted, ttl, wait).await? {
-            let held = Arc::new(Held::new(taken.lease, asked + ttl - margin));
+            let held = Arc::new(Held::new(taken.lease, asked + good_for));
             self.book.borrow_mut().insert(taken.number, Arc::clone(&held));
             let not_before = clock::now() + taken.not_before;
             tracing::info!(number.id = %taken.number, "took a number");
@@ -210,8 +210,9 @@ impl Keeper {
         snapshot.numbers.get(&number).and_then(|n| n.limit_per_s).map_or(UNLIMITED_WEIGHT, i64::from)
     }
 
+    /// How long a lease lasts in the database, and how long this process trusts it.
     fn lasts(&self) -> (Duration, Duration) {
         let lease = &self.shared.settings.lease;
-        (Duration::from_secs(lease.ttl_s), Duration::from_secs(lease.margin_s))
+        (Duration::from_secs(lease.ttl_s), Duration::from_secs(lease.ttl_s.saturating_sub(lease.margin_s)))
     }
 }

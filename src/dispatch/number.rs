@@ -26,7 +26,7 @@ use crate::domain::{
 pub(super) struct Number {
     pub(super) id: NumberId,
     pub(super) held: Arc<Held>,
-    queue: RefCell<[VecDeque<Prepared>; 3]>,
+    queue: RefCell<[VecDeque<Box<Prepared>>; 3]>,
     pace: RefCell<Option<Pace>>,
     not_before: Cell<Tick>,
     step: Cell<usize>,
@@ -76,13 +76,12 @@ impl Number {
             self.in_flight_most.set(settings.dispatch.in_flight_max);
             return;
         };
-        match pace.as_mut() {
-            Some(pace) => pace.set_limit(limit),
-            None => {
-                let (jitter, late) = (settings.pacing.jitter_ms, settings.pacing.late_ms);
-                let fresh = pace.insert(Pace::new(limit, Duration::from_millis(jitter), Duration::from_millis(late)));
-                fresh.not_before(self.not_before.get());
-            }
+        if let Some(pace) = pace.as_mut() {
+            pace.set_limit(limit);
+        } else {
+            let (jitter, late) = (settings.pacing.jitter_ms, settings.pacing.late_ms);
+            let fresh = pace.insert(Pace::new(limit, Duration::from_millis(jitter), Duration::from_millis(late)));
+            fresh.not_before(self.not_before.get());
         }
         let step_ms = usize::try_from(settings.dispatch.step_ms).unwrap_or(250);
         self.step.set((limit * step_ms / 1000).clamp(1, settings.dispatch.step_max));
@@ -101,7 +100,7 @@ impl Number {
     }
 
     /// Takes over a claimed message.
-    pub(super) fn push(&self, prepared: Prepared) {
+    pub(super) fn push(&self, prepared: Box<Prepared>) {
         self.queue.borrow_mut()[prepared.claimed.lane() as usize].push_back(prepared);
         self.changed.notify_one();
     }
@@ -166,7 +165,7 @@ impl Number {
     }
 
     /// Starts a call. Waits only while the whole process has as many open as it may.
-    async fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Prepared) {
+    async fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Box<Prepared>) {
         let Ok(permit) = Arc::clone(&shared.in_flight).acquire_owned().await else {
             return;
         };
@@ -188,7 +187,7 @@ impl Number {
 }
 
 enum Next {
-    Send(Prepared),
+    Send(Box<Prepared>),
     At(Tick),
     Nothing,
 }

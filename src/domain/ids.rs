@@ -35,7 +35,7 @@ numeric_id! {
     HoldId(i64);
 }
 
-/// One run of a job or an occurrence. A UUIDv7 whose time is when the batch is due, because messages are partitioned by it.
+/// One run of a job or an occurrence. A `UUIDv7` whose time is when the batch is due, because messages are partitioned by it.
 #[derive(
     Debug,
     Clone,

@@ -200,7 +200,9 @@ pub fn print_table() -> String {
                 Transition::Wait => "wait".to_owned(),
             });
             if current != "·" || older != "·" {
-                text.push_str(&format!("| {state} | {event} | {current} | {older} |\n"));
+                text.push_str(
+                    &["| ", state.as_str(), " | ", event.as_str(), " | ", &current, " | ", &older, " |\n"].concat(),
+                );
             }
         }
     }

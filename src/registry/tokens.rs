@@ -148,7 +148,7 @@ pub async fn create(store: &Store, caller: Option<TenantId>, request: &TokenRequ
     if let Some(name) = &request.producer {
         match accounts::find_producer(&mut transaction, name).await? {
             Some(owner) if owner != tenant => {
-                problems.push(Problem::new("/producer", "other_tenant", "this producer belongs to another tenant"))
+                problems.push(Problem::new("/producer", "other_tenant", "this producer belongs to another tenant"));
             }
             None if problems.is_empty() => {
                 accounts::insert_producer(&mut transaction, name, tenant).await?;

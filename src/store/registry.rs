@@ -289,7 +289,7 @@ async fn load_templates(
         let (category, format) = (row.category.parse().ok()?, row.parameter_format.parse().ok()?);
         let template = Template::parse(&row.name, &row.language, category, format, &row.components)
             .inspect_err(|problems| {
-                tracing::error!(template.name = row.name, ?problems, "a stored template is not readable")
+                tracing::error!(template.name = row.name, ?problems, "a stored template is not readable");
             })
             .ok()?;
         let registered = RegisteredTemplate {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long uncertain messages wait for a person after their grace.
-const GIVE_UP: Duration = Duration::from_secs(7 * 24 * 3600);
+const GIVE_UP: Duration = Duration::from_hours(7 * 24);
 
 /// The sweeper. Any number of them may run: rows that another one has are passed over.
 #[derive(Debug)]

@@ -83,7 +83,7 @@ fn named(text: &str, needle: &str) -> Vec<String> {
                     c if depth == 0 && fresh && (c.is_alphanumeric() || c == '_') => word.push(c),
                     _ => fresh = fresh && word.is_empty(),
                 }
-                if !word.is_empty() && !(c.is_alphanumeric() || c == '_') {
+                if !word.is_empty() && !c.is_alphanumeric() && c != '_' {
                     names.push(std::mem::take(&mut word));
                     fresh = c == ',';
                 }

@@ -35,11 +35,11 @@ pub(super) fn needs_batch(change: &Change) -> bool {
 }
 
 #[derive(Debug)]
-struct Touched {
+struct Entered {
     found: MessageState,
     row: MessageRow,
     write: MessageWrite,
-    touched: bool,
+    is_changed: bool,
     failure: Option<(Failure, Stamp)>,
     next: Option<(Next, i16)>,
 }
@@ -51,7 +51,7 @@ pub(super) struct Plan {
     messages: HashMap<MessageKey, MessageRow>,
     batches: HashMap<BatchId, BatchRow>,
     rules: Rules,
-    entries: HashMap<MessageKey, Touched>,
+    entries: HashMap<MessageKey, Entered>,
     attempts: Vec<AttemptWrite>,
     faults: Vec<NewHold>,
 }
@@ -84,11 +84,11 @@ impl Plan {
         let (event, failure) = self.within_life(change);
         let entry = match self.entries.entry(change.key) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Touched {
+            Entry::Vacant(entry) => entry.insert(Entered {
                 found: row.state,
                 row: row.clone(),
                 write: MessageWrite::default(),
-                touched: false,
+                is_changed: false,
                 failure: None,
                 next: None,
             }),
@@ -190,7 +190,7 @@ impl Plan {
             }
             let batch = self.batches.get(&key.batch_id);
             write_work(&mut writes, key, &entry, to, self.work.get(&key), batch, self.rules, holds);
-            if entry.touched {
+            if entry.is_changed {
                 writes.messages.push((key, entry.write));
             }
         }
@@ -200,7 +200,7 @@ impl Plan {
     }
 }
 
-impl Touched {
+impl Entered {
     /// Records times and ids, which are facts whatever the state makes of the event.
     fn stamp(&mut self, change: &Change, event: MessageEvent, age: Age) {
         let write = &mut self.write;
@@ -223,11 +223,11 @@ impl Touched {
         if age == Age::Current && change.provider_message_id.is_some() {
             write.provider_message_id.clone_from(&change.provider_message_id);
         }
-        self.touched = true;
+        self.is_changed = true;
     }
 
     fn move_to(&mut self, to: MessageState, change: &Change, failure: Option<Failure>) {
-        self.touched = true;
+        self.is_changed = true;
         self.write.state = Some(to);
         match to {
             MessageState::Failed | MessageState::Expired => {
@@ -252,7 +252,7 @@ impl Touched {
 fn write_work(
     writes: &mut Writes,
     key: MessageKey,
-    entry: &Touched,
+    entry: &Entered,
     to: MessageState,
     work: Option<&WorkRow>,
     batch: Option<&BatchRow>,
@@ -269,12 +269,11 @@ fn write_work(
     let (stage, wait, charged, hold) = match (to, &entry.next) {
         (MessageState::Uncertain, _) if to != entry.found => ("unsure", rules.grace, charged, None),
         (_, None) => return,
-        (_, Some((Next::Ready, _))) => ("ready", Duration::ZERO, charged, None),
         (_, Some((Next::Wait { after, charged: counts }, _))) => ("ready", *after, charged + i16::from(*counts), None),
         (_, Some((Next::ParkUnder(hold), _))) if holds.open.contains(hold) => {
             ("parked", Duration::MAX, charged, Some(*hold))
         }
-        (_, Some((Next::ParkUnder(_), _))) => ("ready", Duration::ZERO, charged, None),
+        (_, Some((Next::Ready | Next::ParkUnder(_), _))) => ("ready", Duration::ZERO, charged, None),
         (_, Some((Next::Park(hold), _))) => match holds.asked.get(&(hold.scope.clone(), hold.cause.clone())) {
             Some(id) => ("parked", hold.lasts.unwrap_or(Duration::MAX), charged, Some(*id)),
             None => ("ready", Duration::ZERO, charged, None),

@@ -270,9 +270,7 @@ impl World {
     /// Waits until nothing is pending.
     pub(crate) async fn all_called(&self, within: Duration) -> Counts {
         let mut connection = self.database.connect().await;
-        let connection = std::cell::RefCell::new(&mut connection);
         eventually("all messages are called", within, async || {
-            let mut connection = connection.borrow_mut();
             let counts = counts(&mut connection).await;
             (counts.of("pending") == 0).then_some(counts)
         })
