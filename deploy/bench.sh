@@ -75,7 +75,7 @@ prepare() {
   export DISPATCH__CLIENT__TOKEN
   start_stub
   write_registry
-  dispatch serve >"$WORK/serve.log" 2>&1 &
+  "$BINARY" serve >"$WORK/serve.log" 2>&1 &
   SERVE=$!
   PIDS+=("$SERVE")
   until_true 30 answers 127.0.0.1 "${DISPATCH__HTTP__LISTEN##*:}" || die "serve did not start: $(tail -3 "$WORK/serve.log")"

@@ -71,13 +71,13 @@ pub struct BrokerOptions {
 }
 
 impl BrokerOptions {
-    /// What the settings say, with the standard names.
+    /// What the settings say, with the names they ask for.
     pub fn from_settings(settings: &crate::settings::Broker) -> Self {
         Self {
             url: settings.url.clone(),
             confirm_timeout: Duration::from_millis(settings.confirm_timeout_ms),
             heartbeat: Duration::from_secs(settings.heartbeat_s.into()),
-            topology: Topology::default(),
+            topology: Topology::with_prefix(&settings.prefix),
         }
     }
 }

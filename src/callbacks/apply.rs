@@ -21,7 +21,7 @@ use crate::{
     providers::{self, Status, StatusCallback},
     settings::Settings,
     store::{
-        Link, Store, StoreError,
+        Session, Store, StoreError,
         callbacks::{self as rows, Kept},
         chain,
         messages::{self, Applied, Change, Failure, Fault, Next, Rules},
@@ -35,7 +35,7 @@ const WAITING_EVERY: Duration = Duration::from_secs(1);
 /// Consumes `dispatch.callbacks` and applies what it says.
 #[derive(Debug)]
 pub struct Applier {
-    link: Link,
+    session: Session,
     directory: Directory,
     providers: providers::Registry,
     settings: Arc<Settings>,
@@ -60,7 +60,7 @@ impl Applier {
     /// An applier with a database connection of its own.
     pub fn new(store: &Store, directory: Directory, providers: providers::Registry, settings: Arc<Settings>) -> Self {
         let policy = settings.retry.policy();
-        Self { link: Link::new(store.clone(), "callbacks"), directory, providers, settings, policy }
+        Self { session: Session::new(store.clone(), "callbacks"), directory, providers, settings, policy }
     }
 
     /// Applies until `stop`; what is being applied is finished and acknowledged.
@@ -76,29 +76,31 @@ impl Applier {
             };
             if deliveries.is_empty() {
                 waiting_at = tokio::time::Instant::now() + WAITING_EVERY;
-                self.until_done(Self::try_waiting, &[]).await;
-                continue;
+                self.until_done(Self::try_waiting, &[], &stop).await;
+            } else if self.until_done(Self::try_deliveries, &deliveries, &stop).await {
+                consumer.ack(deliveries.iter().map(|delivery| delivery.tag)).await;
             }
-            self.until_done(Self::try_deliveries, &deliveries).await;
-            consumer.ack(deliveries.iter().map(|delivery| delivery.tag)).await;
         }
         consumer.close().await;
     }
 
-    /// Runs a step again until the database has it.
+    /// Runs a step again until the database has it; a process that stops leaves it to whoever is told again.
     async fn until_done(
         &mut self,
         step: impl AsyncFn(&mut Self, &[Delivery]) -> Result<(), StoreError>,
         deliveries: &[Delivery],
-    ) {
+        stop: &CancellationToken,
+    ) -> bool {
         for tries in 1.. {
-            let Err(error) = step(self, deliveries).await else {
-                return;
-            };
-            self.link.reset();
+            let Err(error) = step(self, deliveries).await else { return true };
+            self.session.reset();
             tracing::warn!(error = %chain(&error), "could not apply callbacks; trying again");
+            if stop.is_cancelled() {
+                break;
+            }
             tokio::time::sleep(PERSIST.wait_after(tries)).await;
         }
+        false
     }
 
     async fn try_deliveries(&mut self, deliveries: &[Delivery]) -> Result<(), StoreError> {
@@ -106,12 +108,12 @@ impl Applier {
         for delivery in deliveries {
             self.read(delivery, &mut events, &mut kept);
         }
-        rows::keep(self.link.get().await?, &kept).await?;
+        rows::keep(self.session.connection().await?, &kept).await?;
         let most = self.settings.callbacks.apply_max.max(1);
         for group in events.chunks(most) {
             let unsettled = self.apply(group).await?;
             let waiting: Vec<_> = unsettled.iter().map(|event| (event.account, encode(event))).collect();
-            rows::wait(self.link.get().await?, &waiting).await?;
+            rows::wait(self.session.connection().await?, &waiting).await?;
         }
         Ok(())
     }
@@ -119,7 +121,7 @@ impl Applier {
     /// Tries what waited again; what has waited too long is kept as unmatched.
     async fn try_waiting(&mut self, _: &[Delivery]) -> Result<(), StoreError> {
         let most = i64::try_from(self.settings.callbacks.apply_max).unwrap_or(500);
-        let waiting = rows::waiting(self.link.get().await?, most).await?;
+        let waiting = rows::waiting(self.session.connection().await?, most).await?;
         if waiting.is_empty() {
             return Ok(());
         }
@@ -138,7 +140,7 @@ impl Applier {
                 again.push(row.id);
             }
         }
-        let connection = self.link.get().await?;
+        let connection = self.session.connection().await?;
         rows::keep(connection, &kept).await?;
         rows::settle_waiting(connection, &done, &again).await
     }
@@ -202,7 +204,7 @@ impl Applier {
             return Ok(Vec::new());
         }
         let rules = Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) };
-        let outcome = messages::apply(self.link.get().await?, &changes, rules).await?;
+        let outcome = messages::apply(self.session.connection().await?, &changes, rules).await?;
         metrics::counter!("callbacks_applied_total").increment(changes.len() as u64);
         let unsettled = outcome
             .applied

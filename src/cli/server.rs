@@ -50,7 +50,7 @@ pub(super) async fn migrate(common: &Common) -> anyhow::Result<()> {
 }
 
 pub(super) fn topology(common: &Common) -> anyhow::Result<()> {
-    let description = Topology::default().describe();
+    let description = Topology::with_prefix(&common.settings()?.broker.prefix).describe();
     if common.json {
         output::json(&serde_json::to_value(&description)?)
     } else {

@@ -24,7 +24,7 @@ use crate::{
         retry::PERSIST,
     },
     store::{
-        self, Link, StoreError,
+        self, Session, StoreError,
         messages::Change,
         work::{BatchFacts, ClaimedMessage, Want},
     },
@@ -43,7 +43,7 @@ struct Leased {
 
 pub(super) struct Claimer {
     shared: Rc<Shared>,
-    link: Link,
+    session: Session,
     events: mpsc::UnboundedReceiver<LeaseEvent>,
     wakes: broadcast::Receiver<Arc<[NumberId]>>,
     numbers: HashMap<NumberId, Leased>,
@@ -58,10 +58,10 @@ impl Claimer {
         events: mpsc::UnboundedReceiver<LeaseEvent>,
         wakes: broadcast::Receiver<Arc<[NumberId]>>,
     ) -> Self {
-        let link = Link::new(shared.store.clone(), "claim");
+        let session = Session::new(shared.store.clone(), "claim");
         Self {
             shared,
-            link,
+            session,
             events,
             wakes,
             numbers: HashMap::new(),
@@ -76,7 +76,7 @@ impl Claimer {
         while !stop.is_cancelled() {
             self.follow_registry();
             if let Err(error) = self.step().await {
-                self.link.reset();
+                self.session.reset();
                 self.tries += 1;
                 tracing::warn!(error = %store::chain(&error), "could not claim; trying again");
                 tokio::time::sleep(PERSIST.wait_after(self.tries)).await;
@@ -101,13 +101,14 @@ impl Claimer {
         let asked = clock::now();
         let provider = &self.shared.settings.provider;
         let call = Duration::from_millis(provider.timeout_ms + provider.connect_timeout_ms);
-        let claimed = match store::work::claim(self.link.get().await?, &wants, claim_id, call + SETTLE_ROOM).await {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                self.read_back(claim_id).await;
-                return Err(error);
-            }
-        };
+        let claimed =
+            match store::work::claim(self.session.connection().await?, &wants, claim_id, call + SETTLE_ROOM).await {
+                Ok(claimed) => claimed,
+                Err(error) => {
+                    self.read_back(claim_id).await;
+                    return Err(error);
+                }
+            };
         metrics::counter!("dispatch_claimed_total").increment(claimed.len() as u64);
         self.note_drained(&wants, &claimed);
         let facts = self.facts(&claimed).await;
@@ -124,7 +125,7 @@ impl Claimer {
         if due.is_empty() {
             return Ok(());
         }
-        let found = store::work::look(self.link.get().await?, &due, LOOK_MOST).await?;
+        let found = store::work::look(self.session.connection().await?, &due, LOOK_MOST).await?;
         let poll = Duration::from_millis(self.shared.settings.dispatch.poll_ms);
         let mut by_number: HashMap<NumberId, Vec<(Lane, Uuid, Duration)>> = HashMap::new();
         for group in found {
@@ -189,12 +190,12 @@ impl Claimer {
             return HashMap::new();
         }
         let batches: Vec<BatchId> = batches.into_iter().collect();
-        let read = match self.link.get().await {
+        let read = match self.session.connection().await {
             Ok(connection) => store::work::batch_facts(connection, &batches).await,
             Err(error) => Err(error),
         };
         read.unwrap_or_else(|error| {
-            self.link.reset();
+            self.session.reset();
             tracing::warn!(error = %store::chain(&error), "could not read the batches of a claim; it goes back");
             HashMap::new()
         })
@@ -246,8 +247,8 @@ impl Claimer {
     /// After a lost answer: what the claim took, if it was committed, goes back uncalled.
     async fn read_back(&mut self, claim_id: Uuid) {
         loop {
-            self.link.reset();
-            let read = match self.link.get().await {
+            self.session.reset();
+            let read = match self.session.connection().await {
                 Ok(connection) => store::work::claimed_by(connection, claim_id).await,
                 Err(error) => Err(error),
             };

@@ -22,7 +22,7 @@ use crate::{
         pacing::Tick,
     },
     store::{
-        self, Link, Store, StoreError,
+        self, Session, Store, StoreError,
         registry::{Directory, Snapshot},
     },
 };
@@ -171,11 +171,11 @@ impl Gates {
 
 /// Reads the gates every 250 ms (a setting), and the registry when its version moved.
 pub(super) async fn keep_fresh(gates: Arc<Gates>, store: Store, directory: Directory, stop: CancellationToken) {
-    let mut link = Link::new(store, "gates");
+    let mut session = Session::new(store, "gates");
     loop {
         // The copy is as old as the moment before it was asked for.
         let asked = clock::now();
-        match read(&mut link).await {
+        match read(&mut session).await {
             Ok(read) => {
                 let registry_moved = read.registry_version != directory.current().version;
                 gates.replace(read, asked);
@@ -184,7 +184,7 @@ pub(super) async fn keep_fresh(gates: Arc<Gates>, store: Store, directory: Direc
                 }
             }
             Err(error) => {
-                link.reset();
+                session.reset();
                 tracing::warn!(error = %store::chain(&error), "could not read the open holds; nothing is sent while they are unknown");
             }
         }
@@ -196,8 +196,8 @@ pub(super) async fn keep_fresh(gates: Arc<Gates>, store: Store, directory: Direc
     }
 }
 
-async fn read(link: &mut Link) -> Result<store::holds::Gates, StoreError> {
-    store::holds::gates(link.get().await?).await
+async fn read(session: &mut Session) -> Result<store::holds::Gates, StoreError> {
+    store::holds::gates(session.connection().await?).await
 }
 
 /// One message's permission to be written, checked at the last instant.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, clock, gate::Held};
 use crate::{
     domain::{ids::NumberId, pacing::Tick},
-    store::{self, Link, StoreError, leases::UNLIMITED_WEIGHT},
+    store::{self, Session, StoreError, leases::UNLIMITED_WEIGHT},
 };
 
 /// What the keeper tells the claimer.
@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 
 pub(super) struct Keeper {
     shared: Rc<Shared>,
-    link: Link,
+    session: Session,
     book: Book,
     events: mpsc::UnboundedSender<LeaseEvent>,
     host: String,
@@ -45,7 +45,7 @@ impl Keeper {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         Self {
             shared: Rc::clone(shared),
-            link: Link::new(shared.store.clone(), "leases"),
+            session: Session::new(shared.store.clone(), "leases"),
             book: Book::default(),
             events,
             host,
@@ -68,7 +68,7 @@ impl Keeper {
                 Ok(()) if due => renew_at = clock::now() + renew_every,
                 Ok(()) => {}
                 Err(error) => {
-                    self.link.reset();
+                    self.session.reset();
                     tracing::warn!(error = %store::chain(&error), "could not keep the leases; they end by themselves unless this recovers");
                 }
             }
@@ -84,7 +84,7 @@ impl Keeper {
     async fn renew(&mut self) -> Result<(), StoreError> {
         let (ttl, good_for) = self.lasts();
         let asked = clock::now();
-        let connection = self.link.get().await?;
+        let connection = self.session.connection().await?;
         store::leases::greet(connection, self.shared.worker, &self.host).await?;
         let renewed: HashMap<_, _> =
             store::leases::renew(connection, self.shared.worker, ttl).await?.into_iter().collect();
@@ -103,7 +103,7 @@ impl Keeper {
         let wait =
             Duration::from_millis(self.shared.settings.lease.takeover_wait_ms + self.shared.settings.pacing.jitter_ms);
         let asked = clock::now();
-        let connection = self.link.get().await?;
+        let connection = self.session.connection().await?;
         let shares = store::leases::shares(connection, ttl).await?;
         let share = shares.total / shares.workers.max(1);
         let mut mine: i64 =
@@ -120,7 +120,7 @@ impl Keeper {
             self.hand_over(mine, share);
             return Ok(());
         }
-        let connection = self.link.get().await?;
+        let connection = self.session.connection().await?;
         for taken in store::leases::take(connection, self.shared.worker, &wanted, ttl, wait).await? {
             let held = Arc::new(Held::new(taken.lease, asked + good_for));
             self.book.borrow_mut().insert(taken.number, Arc::clone(&held));
@@ -168,7 +168,7 @@ impl Keeper {
         held.lose();
         // What was just written has left every sliding second after this.
         let rest = Duration::from_millis(1000 + self.shared.settings.pacing.jitter_ms);
-        store::leases::give_up(self.link.get().await?, number, held.lease, rest).await?;
+        store::leases::give_up(self.session.connection().await?, number, held.lease, rest).await?;
         tracing::info!(number.id = %number, "gave a number up");
         Ok(())
     }
@@ -193,7 +193,7 @@ impl Keeper {
                 return;
             }
         }
-        if let Ok(connection) = self.link.get().await
+        if let Ok(connection) = self.session.connection().await
             && let Err(error) = store::leases::leave(connection, self.shared.worker).await
         {
             tracing::warn!(error = %store::chain(&error), "could not say good-bye");

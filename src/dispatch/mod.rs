@@ -124,7 +124,11 @@ impl Dispatch {
             shared.calls.wait().await;
         }
         shared.settle.close();
-        settling.await.ok();
+        if tokio::time::timeout(drain, settling).await.is_err() {
+            tracing::error!(
+                "the database did not take the last outcomes; their messages become uncertain after their claim"
+            );
+        }
         // The leases end last: until every outcome is settled, nobody else needs the numbers.
         background.cancel();
         keeping.await.ok();

@@ -21,7 +21,7 @@ use crate::{
     },
     settings::Settings,
     store::{
-        Link, Store, chain,
+        Session, Store, chain,
         messages::{self, Change, Failure, NewHold, Next, Rules},
     },
 };
@@ -52,16 +52,22 @@ pub(super) fn start(store: &Store, settings: &Settings, gates: Arc<Gates>) -> (S
     let (sender, receiver) = mpsc::unbounded_channel();
     let rules = Rules { grace: Duration::from_secs(settings.uncertain.grace_s) };
     let most = settings.dispatch.settle_max;
-    let link = Link::new(store.clone(), "settle");
-    let task = tokio::task::spawn_local(run(link, receiver, most, rules, gates));
+    let session = Session::new(store.clone(), "settle");
+    let task = tokio::task::spawn_local(run(session, receiver, most, rules, gates));
     (Settler { queue: Rc::new(std::cell::RefCell::new(Some(sender))) }, task)
 }
 
 /// While one group is being written the next one gathers, so groups grow with the load and nothing waits to fill one.
-async fn run(mut link: Link, mut queue: mpsc::UnboundedReceiver<Change>, most: usize, rules: Rules, gates: Arc<Gates>) {
+async fn run(
+    mut session: Session,
+    mut queue: mpsc::UnboundedReceiver<Change>,
+    most: usize,
+    rules: Rules,
+    gates: Arc<Gates>,
+) {
     let mut group = Vec::with_capacity(most);
     while queue.recv_many(&mut group, most).await > 0 {
-        let outcome = write(&mut link, &group, rules).await;
+        let outcome = write(&mut session, &group, rules).await;
         for hold in &outcome.holds_opened {
             tracing::error!(hold.scope = %hold.scope, hold.cause = hold.cause, detail = hold.detail,
                 "a hold was opened; mend the cause, then `campaign-dispatch holds close`");
@@ -75,16 +81,16 @@ async fn run(mut link: Link, mut queue: mpsc::UnboundedReceiver<Change>, most: u
     }
 }
 
-async fn write(link: &mut Link, group: &[Change], rules: Rules) -> messages::Outcome {
+async fn write(session: &mut Session, group: &[Change], rules: Rules) -> messages::Outcome {
     for tries in 1.. {
-        let done = match link.get().await {
+        let done = match session.connection().await {
             Ok(connection) => messages::apply(connection, group, rules).await,
             Err(error) => Err(error),
         };
         match done {
             Ok(outcome) => return outcome,
             Err(error) => {
-                link.reset();
+                session.reset();
                 tracing::warn!(error = %chain(&error), outcomes = group.len(), "could not settle; trying again");
                 tokio::time::sleep(PERSIST.wait_after(tries)).await;
             }

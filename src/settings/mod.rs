@@ -60,7 +60,7 @@ sections! {
     /// Section `database`.
     Database { url: SecretString, connections: u32, }
     /// Section `broker`.
-    Broker { url: SecretString, confirm_timeout_ms: u64, heartbeat_s: u16, }
+    Broker { url: SecretString, prefix: String, confirm_timeout_ms: u64, heartbeat_s: u16, }
     /// Section `secrets`.
     Secrets { key: SecretString, key_file: String, }
     /// Section `http`.

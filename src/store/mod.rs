@@ -22,6 +22,8 @@ pub mod tokens;
 pub mod vault;
 pub mod work;
 
+pub use session::{Connection, Session, commit};
+
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -101,34 +103,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A connection that is made when it is first needed and again after it broke.
-#[derive(Debug)]
-pub struct Link {
-    store: Store,
-    name: &'static str,
-    open: Option<PgConnection>,
-}
-
-impl Link {
-    /// A link that is not open yet; `name` shows in `pg_stat_activity`.
-    pub const fn new(store: Store, name: &'static str) -> Self {
-        Self { store, name, open: None }
-    }
-
-    /// The connection, opened if need be.
-    pub async fn get(&mut self) -> Result<&mut PgConnection, StoreError> {
-        if self.open.is_none() {
-            self.open = Some(self.store.connect(self.name).await?);
-        }
-        self.open.as_mut().ok_or(StoreError::Connect(sqlx::Error::PoolClosed))
-    }
-
-    /// Drops the connection after an error: its state is not known.
-    pub fn reset(&mut self) {
-        self.open = None;
-    }
-}
-
 /// Names the operation of a failed statement.
 pub(crate) trait Doing<T> {
     /// Wraps the error as "could not `what`".
@@ -139,14 +113,6 @@ impl<T> Doing<T> for Result<T, sqlx::Error> {
     fn doing(self, what: &'static str) -> Result<T, StoreError> {
         self.map_err(|error| StoreError::Query(what, error))
     }
-}
-
-/// What a statement runs on.
-pub type Connection = PgConnection;
-
-/// Ends a transaction so that what it did stays.
-pub async fn commit(transaction: Transaction<'static, Postgres>, what: &'static str) -> Result<(), StoreError> {
-    transaction.commit().await.doing(what)
 }
 
 /// How to reach the database, and a pool for everything that is not hot.

@@ -37,6 +37,11 @@ impl Session {
         self.connection().await?.begin().await.doing("begin a transaction")
     }
 
+    /// Drops the connection: its state is not known.
+    pub fn reset(&mut self) {
+        self.connection = None;
+    }
+
     /// To be told of every error: a connection that may be broken is not used again.
     pub fn failed(&mut self, error: &StoreError) {
         if error.is_transient() && !error.is_deadlock() {

@@ -11,7 +11,7 @@ use crate::{
     domain::{failure::FailureClass, ids::NumberId, message::MessageEvent},
     settings::Settings,
     store::{
-        Link, Store, StoreError, chain, holds,
+        Session, Store, StoreError, chain, holds,
         messages::{self, Change, Failure, Rules},
         partitions,
         work::sweep as work,
@@ -24,7 +24,7 @@ const GIVE_UP: Duration = Duration::from_hours(7 * 24);
 /// The sweeper. Any number of them may run: rows that another one has are passed over.
 #[derive(Debug)]
 pub struct Upkeep {
-    link: Link,
+    session: Session,
     settings: Arc<Settings>,
     broker: Broker,
 }
@@ -43,7 +43,7 @@ pub struct Swept {
 impl Upkeep {
     /// A sweeper with a connection of its own.
     pub fn new(store: &Store, broker: Broker, settings: Arc<Settings>) -> Self {
-        Self { link: Link::new(store.clone(), "upkeep"), settings, broker }
+        Self { session: Session::new(store.clone(), "upkeep"), settings, broker }
     }
 
     /// Sweeps every second (a setting) until `stop`.
@@ -60,7 +60,7 @@ impl Upkeep {
             let busy = match swept {
                 Ok(swept) => swept != Swept::default(),
                 Err(error) => {
-                    self.link.reset();
+                    self.session.reset();
                     tracing::warn!(error = %chain(&error), "could not sweep; trying again");
                     false
                 }
@@ -80,12 +80,12 @@ impl Upkeep {
         let cancelled = self.sweep_cancelled().await?;
         let released = self.release_holds().await?;
         let most = self.settings.upkeep.sweep_max;
-        let connection = self.link.get().await?;
+        let connection = self.session.connection().await?;
         let expired = work::parked_expired(connection, most).await?;
         let changes: Vec<Change> =
             expired.iter().map(|row| Change::new(row.key, row.attempt, MessageEvent::Expired)).collect();
         self.apply(&changes).await?;
-        let connection = self.link.get().await?;
+        let connection = self.session.connection().await?;
         let woken = work::unpark_due(connection, most).await?;
         work::extend_unsure(connection, GIVE_UP, most).await?;
         self.wake(&woken);
@@ -94,7 +94,7 @@ impl Upkeep {
 
     async fn sweep_lapsed(&mut self) -> Result<usize, StoreError> {
         let most = self.settings.upkeep.sweep_max;
-        let lapsed = work::lapsed(self.link.get().await?, most).await?;
+        let lapsed = work::lapsed(self.session.connection().await?, most).await?;
         let changes: Vec<Change> = lapsed
             .iter()
             .map(|lapsed| Change {
@@ -111,7 +111,7 @@ impl Upkeep {
 
     async fn sweep_cancelled(&mut self) -> Result<usize, StoreError> {
         let most = self.settings.upkeep.sweep_max;
-        let work = work::of_cancelled(self.link.get().await?, most).await?;
+        let work = work::of_cancelled(self.session.connection().await?, most).await?;
         let changes: Vec<Change> =
             work.into_iter().map(|(key, attempt)| Change::new(key, attempt, MessageEvent::Cancelled)).collect();
         self.apply(&changes).await
@@ -120,7 +120,7 @@ impl Upkeep {
     async fn apply(&mut self, changes: &[Change]) -> Result<usize, StoreError> {
         if !changes.is_empty() {
             let rules = Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) };
-            messages::apply(self.link.get().await?, changes, rules).await?;
+            messages::apply(self.session.connection().await?, changes, rules).await?;
         }
         Ok(changes.len())
     }
@@ -128,7 +128,7 @@ impl Upkeep {
     /// Ends holds by the clock, and gives back what was parked under closed ones, a chunk each.
     async fn release_holds(&mut self) -> Result<usize, StoreError> {
         let most = self.settings.upkeep.sweep_max;
-        let connection = self.link.get().await?;
+        let connection = self.session.connection().await?;
         holds::close_ended(connection).await?;
         let mut released = 0;
         let mut woken = Vec::new();
@@ -145,7 +145,7 @@ impl Upkeep {
     }
 
     async fn make_partitions(&mut self) -> Result<(), StoreError> {
-        let made = partitions::ensure(self.link.get().await?).await?;
+        let made = partitions::ensure(self.session.connection().await?).await?;
         if made > 0 {
             tracing::info!(made, "made partitions for the months ahead");
         }
