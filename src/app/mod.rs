@@ -325,6 +325,8 @@ async fn supervise(
         }
     };
     let early = tokio::select! {
+        // First: after the stop every task ends, and none of them too early.
+        biased;
         () = stop.cancelled() => None,
         Some(ended) = tasks.0.join_next() => Some(ended.unwrap_or("a task (it panicked)")),
         Some(ended) = last.0.join_next() => Some(ended.unwrap_or("outbox (it panicked)")),

@@ -7,6 +7,7 @@ mod broker;
 mod contracts;
 mod dispatch;
 mod intake;
+mod journey;
 mod registry;
 mod served;
 mod support;
