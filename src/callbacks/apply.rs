@@ -87,12 +87,12 @@ impl Applier {
     /// Runs a step again until the database has it; a process that stops leaves it to whoever is told again.
     async fn until_done(
         &mut self,
-        step: impl AsyncFn(&mut Self, &[Delivery]) -> Result<(), StoreError>,
+        work: impl AsyncFn(&mut Self, &[Delivery]) -> Result<(), StoreError>,
         deliveries: &[Delivery],
         stop: &CancellationToken,
     ) -> bool {
         for tries in 1.. {
-            let Err(error) = step(self, deliveries).await else { return true };
+            let Err(error) = work(self, deliveries).await else { return true };
             self.session.reset();
             tracing::warn!(error = %chain(&error), "could not apply callbacks; trying again");
             if stop.is_cancelled() {
