@@ -71,7 +71,7 @@ prepare() {
   export DISPATCH__HTTP__LISTEN=127.0.0.1:$(free_port) DISPATCH__LOG__FILTER=${DISPATCH__LOG__FILTER:-warn}
   export DISPATCH__CLIENT__URL=http://$DISPATCH__HTTP__LISTEN
   dispatch migrate >&2
-  DISPATCH__CLIENT__TOKEN=$(dispatch tokens create --name bench --scopes admin,operate,publish,read,pii | grep -o 'cdt_[A-Za-z0-9_-]*' | head -1)
+  DISPATCH__CLIENT__TOKEN=$(dispatch tokens create --name bench --scope admin,operate,publish,read,pii | grep -o 'cdt_[A-Za-z0-9_-]*' | head -1)
   export DISPATCH__CLIENT__TOKEN
   start_stub
   write_registry

@@ -46,9 +46,7 @@ pub fn all() -> Result<Vec<(&'static str, String)>, serde_json::Error> {
 }
 
 fn schema<T: JsonSchema>() -> Result<String, serde_json::Error> {
-    let schema = SchemaSettings::draft2020_12()
-        .into_generator()
-        .into_root_schema_for::<T>();
+    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
     let mut text = serde_json::to_string_pretty(&schema)?;
     text.push('\n');
     Ok(text)
@@ -56,9 +54,5 @@ fn schema<T: JsonSchema>() -> Result<String, serde_json::Error> {
 
 /// From the schema on, without the header that says why the migration is so.
 fn checklist() -> String {
-    CHECKLIST
-        .find("CREATE SCHEMA")
-        .and_then(|start| CHECKLIST.get(start..))
-        .unwrap_or(CHECKLIST)
-        .to_owned()
+    CHECKLIST.find("CREATE SCHEMA").and_then(|start| CHECKLIST.get(start..)).unwrap_or(CHECKLIST).to_owned()
 }

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell when standard error is closed.
-            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+            writeln!(std::io::stderr().lock(), "error: {error:#}").ok();
             ExitCode::FAILURE
         }
     }
@@ -25,14 +25,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if cli.is_server() {
         init_tracing(&cli.load_settings()?.log);
     } else {
-        init_tracing(&Log {
-            format: "text".to_owned(),
-            filter: "warn".to_owned(),
-        });
+        init_tracing(&Log { format: "text".to_owned(), filter: "warn".to_owned() });
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
     runtime.block_on(cli.run())
 }

@@ -80,9 +80,7 @@ pub struct Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -113,21 +111,10 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
     let broker_stop = CancellationToken::new();
     let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), broker_stop.clone())?;
     let (intake, lanes) = Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone());
-    let parts = Parts {
-        settings,
-        store,
-        directory,
-        providers,
-        broker,
-        intake,
-    };
+    let parts = Parts { settings, store, directory, providers, broker, intake };
 
     let mut tasks = Tasks::default();
-    let address = if roles.contains(&Role::Http) {
-        Some(parts.listen(&mut tasks, &stop).await?)
-    } else {
-        None
-    };
+    let address = if roles.contains(&Role::Http) { Some(parts.listen(&mut tasks, &stop).await?) } else { None };
     parts.take_jobs(&mut tasks, lanes, roles, &stop);
     if roles.contains(&Role::Callbacks) {
         let (store, directory) = (&parts.store, parts.directory.clone());
@@ -151,14 +138,7 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
         let relay = upkeep::outbox::Relay::new(parts.store.clone(), &parts.broker, parts.intake.outbox_nudge());
         last.spawn("outbox", relay.run(relay_stop.clone()));
     }
-    let done = tokio::spawn(supervise(
-        tasks,
-        last,
-        stop.clone(),
-        relay_stop,
-        broker_stop,
-        parts.broker,
-    ));
+    let done = tokio::spawn(supervise(tasks, last, stop.clone(), relay_stop, broker_stop, parts.broker));
     Ok(Server { address, stop, done })
 }
 
@@ -292,22 +272,11 @@ impl Parts {
             Box::pin(async move {
                 let schema = store.check_schema().await.map_err(|error| chain(&error));
                 let detail = schema.as_ref().err().cloned().unwrap_or_default();
-                let connected = if broker.is_connected() {
-                    "connected"
-                } else {
-                    "not connected; jobs by AMQP and callbacks wait"
-                };
+                let connected =
+                    if broker.is_connected() { "connected" } else { "not connected; jobs by AMQP and callbacks wait" };
                 vec![
-                    Check {
-                        name: "postgres",
-                        ok: schema.is_ok(),
-                        detail,
-                    },
-                    Check {
-                        name: "rabbitmq",
-                        ok: true,
-                        detail: connected.to_owned(),
-                    },
+                    Check { name: "postgres", ok: schema.is_ok(), detail },
+                    Check { name: "rabbitmq", ok: true, detail: connected.to_owned() },
                 ]
             })
         })
@@ -375,11 +344,9 @@ fn raise_open_files(in_flight_max: usize) {
     let wanted = u64::try_from(in_flight_max).unwrap_or(2000) * 2 + 1024;
     match rlimit::increase_nofile_limit(wanted.max(16_384)) {
         Ok(limit) if limit >= wanted => {}
-        Ok(limit) => tracing::warn!(
-            limit,
-            wanted,
-            "too few open files for dispatch.in_flight_max; raise the limit (ulimit -n)"
-        ),
+        Ok(limit) => {
+            tracing::warn!(limit, wanted, "too few open files for dispatch.in_flight_max; raise the limit (ulimit -n)");
+        }
         Err(error) => tracing::warn!(%error, "could not raise the limit of open files"),
     }
 }

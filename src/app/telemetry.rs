@@ -10,14 +10,8 @@ use crate::settings::Log;
 /// Starts logging to standard error. `RUST_LOG` wins over the settings. Called again, it changes nothing.
 pub fn init_tracing(log: &Log) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.filter));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let started = if log.format == "json" {
-        lines.json().try_init()
-    } else {
-        lines.try_init()
-    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if log.format == "json" { lines.json().try_init() } else { lines.try_init() };
     // Another subscriber is in place already: that of a test.
     started.ok();
 }

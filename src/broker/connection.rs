@@ -16,11 +16,8 @@ use crate::{
 };
 
 /// Waits between connection attempts.
-pub(super) const RECONNECT: RetryPolicy = RetryPolicy {
-    base: Duration::from_millis(200),
-    ceiling: Duration::from_secs(5),
-    charged_cap: i16::MAX,
-};
+pub(super) const RECONNECT: RetryPolicy =
+    RetryPolicy { base: Duration::from_millis(200), ceiling: Duration::from_secs(5), charged_cap: i16::MAX };
 /// TCP, handshake and declarations together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A loss that nobody announces is seen by then.
@@ -121,11 +118,7 @@ async fn supervise(settings: LinkSettings, sender: watch::Sender<Option<Arc<Sess
         };
         match attempt {
             Ok(session) => {
-                tracing::info!(
-                    purpose = settings.purpose,
-                    host = settings.uri.authority.host,
-                    "connected to RabbitMQ"
-                );
+                tracing::info!(purpose = settings.purpose, host = settings.uri.authority.host, "connected to RabbitMQ");
                 tries = 0;
                 let session = Arc::new(session);
                 sender.send_replace(Some(Arc::clone(&session)));
@@ -159,13 +152,8 @@ async fn connect(settings: &LinkSettings) -> Result<Session, BrokerError> {
     uri.query.heartbeat.get_or_insert(heartbeat);
     let name = format!("campaign-dispatch {}", settings.purpose);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connection = Connection::connect_uri(uri, properties)
-        .await
-        .map_err(BrokerError::Connect)?;
-    let session = Session {
-        connection,
-        broken: CancellationToken::new(),
-    };
+    let connection = Connection::connect_uri(uri, properties).await.map_err(BrokerError::Connect)?;
+    let session = Session { connection, broken: CancellationToken::new() };
     let channel = session.channel().await?;
     settings.topology.declare(&channel).await?;
     let _closed = channel.close(200, "declared".into()).await;

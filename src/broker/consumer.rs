@@ -77,24 +77,13 @@ struct Live {
 
 impl std::fmt::Debug for Live {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Live")
-            .field("unacked", &self.unacked.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Live").field("unacked", &self.unacked.len()).finish_non_exhaustive()
     }
 }
 
 impl Consumer {
     pub(super) fn new(link: Link, queue: String, prefetch: u16, shutdown: CancellationToken) -> Self {
-        Self {
-            link,
-            queue,
-            prefetch,
-            shutdown,
-            live: None,
-            generation: 0,
-            tries: 0,
-            not_before: None,
-        }
+        Self { link, queue, prefetch, shutdown, live: None, generation: 0, tries: 0, not_before: None }
     }
 
     /// Waits for a message and takes up to `max` that are already there. Empty when the process stops.
@@ -165,18 +154,9 @@ impl Consumer {
     pub async fn ack(&mut self, tags: impl IntoIterator<Item = Tag>) {
         let generation = self.generation;
         let Some(live) = &mut self.live else { return };
-        let mut wanted: Vec<u64> = tags
-            .into_iter()
-            .filter(|t| t.generation == generation)
-            .map(|t| t.number)
-            .collect();
+        let mut wanted: Vec<u64> = tags.into_iter().filter(|t| t.generation == generation).map(|t| t.number).collect();
         wanted.sort_unstable();
-        let run = live
-            .unacked
-            .keys()
-            .zip(&wanted)
-            .take_while(|(open, wanted)| open == wanted)
-            .count();
+        let run = live.unacked.keys().zip(&wanted).take_while(|(open, wanted)| open == wanted).count();
         let (run, single) = wanted.split_at(run);
         let mut result = Ok(true);
         if let Some(last) = run.last() {
@@ -214,10 +194,7 @@ impl Consumer {
     pub async fn close(mut self) {
         let Some(live) = self.live.take() else { return };
         let goodbye = async {
-            let _cancelled = live
-                .channel
-                .basic_cancel(live.stream.tag(), BasicCancelOptions::default())
-                .await;
+            let _cancelled = live.channel.basic_cancel(live.stream.tag(), BasicCancelOptions::default()).await;
             let _closed = live.channel.close(200, "bye".into()).await;
         };
         let _late = time::timeout(CLOSE_TIMEOUT, goodbye).await;
@@ -259,17 +236,8 @@ async fn open(link: &Link, queue: &str, prefetch: u16) -> Result<Live, BrokerErr
         .await
         .map_err(|source| BrokerError::Channel("set the prefetch", source))?;
     let stream = channel
-        .basic_consume(
-            short(queue),
-            ShortString::default(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
+        .basic_consume(short(queue), ShortString::default(), BasicConsumeOptions::default(), FieldTable::default())
         .await
         .map_err(|source| BrokerError::Channel("consume", source))?;
-    Ok(Live {
-        channel,
-        stream,
-        unacked: BTreeMap::new(),
-    })
+    Ok(Live { channel, stream, unacked: BTreeMap::new() })
 }

@@ -135,12 +135,7 @@ impl Broker {
     /// A publisher with a channel and a task of its own; clone it to share them.
     pub fn publisher(&self) -> Publisher {
         let shared = &self.0;
-        Publisher::start(
-            shared.publishing.clone(),
-            shared.confirm_timeout,
-            &shared.tasks,
-            shared.shutdown.clone(),
-        )
+        Publisher::start(shared.publishing.clone(), shared.confirm_timeout, &shared.tasks, shared.shutdown.clone())
     }
 
     /// A consumer with a channel of its own. `prefetch` is the number of unacknowledged messages it may hold.

@@ -49,14 +49,10 @@ impl Publication {
 
     pub(super) fn properties(&self) -> Result<BasicProperties, PublishError> {
         let short = |text: &str| {
-            ShortString::try_new(text).map_err(|_| PublishError::TooLong {
-                message_id: self.message_id.clone(),
-            })
+            ShortString::try_new(text).map_err(|_| PublishError::TooLong { message_id: self.message_id.clone() })
         };
         if self.body.len() > MAX_BODY_BYTES {
-            return Err(PublishError::TooLong {
-                message_id: self.message_id.clone(),
-            });
+            return Err(PublishError::TooLong { message_id: self.message_id.clone() });
         }
         short(&self.exchange)?;
         short(&self.routing_key)?;

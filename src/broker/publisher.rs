@@ -47,13 +47,7 @@ struct Request {
 impl Publisher {
     pub(super) fn start(link: Link, timeout: Duration, tasks: &TaskTracker, shutdown: CancellationToken) -> Self {
         let (queue, requests) = mpsc::channel(LINE);
-        let publishing = Publishing {
-            link,
-            timeout,
-            requests,
-            channel: None,
-            open: Vec::new(),
-        };
+        let publishing = Publishing { link, timeout, requests, channel: None, open: Vec::new() };
         tasks.spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -80,19 +74,10 @@ impl Publisher {
             .collect::<Result<_, _>>()?;
         let (done, answer) = oneshot::channel();
         let asked = async {
-            self.queue
-                .send(Request {
-                    messages,
-                    deadline,
-                    done,
-                })
-                .await
-                .map_err(|_| PublishError::Stopping)?;
+            self.queue.send(Request { messages, deadline, done }).await.map_err(|_| PublishError::Stopping)?;
             answer.await.map_err(|_| PublishError::Stopping)?
         };
-        time::timeout_at(deadline, asked)
-            .await
-            .unwrap_or(Err(PublishError::NotConfirmed(limit)))
+        time::timeout_at(deadline, asked).await.unwrap_or(Err(PublishError::NotConfirmed(limit)))
     }
 }
 
@@ -146,23 +131,15 @@ impl Publishing {
             }
             // Callers that gave up must not be published after they were told so.
             let now = Instant::now();
-            self.open
-                .retain(|open| open.request.deadline > now && !open.request.done.is_closed());
-            let (ready, later) = std::mem::take(&mut self.open)
-                .into_iter()
-                .partition(|o| o.not_before <= now);
+            self.open.retain(|open| open.request.deadline > now && !open.request.done.is_closed());
+            let (ready, later) = std::mem::take(&mut self.open).into_iter().partition(|o| o.not_before <= now);
             self.open = later;
             self.round(ready).await;
         }
     }
 
     fn admit(&mut self, request: Request) {
-        self.open.push(Open {
-            request,
-            unroutable: Vec::new(),
-            tries: 0,
-            not_before: Instant::now(),
-        });
+        self.open.push(Open { request, unroutable: Vec::new(), tries: 0, not_before: Instant::now() });
     }
 
     /// Publishes once what is ready, answers the requests that are done and keeps the others.
@@ -170,16 +147,8 @@ impl Publishing {
         if ready.is_empty() {
             return;
         }
-        let patience = ready
-            .iter()
-            .map(|open| open.request.deadline)
-            .max()
-            .unwrap_or_else(Instant::now);
-        let messages: Vec<_> = ready
-            .iter()
-            .flat_map(|open| &open.request.messages)
-            .take(ROUND_MAX)
-            .collect();
+        let patience = ready.iter().map(|open| open.request.deadline).max().unwrap_or_else(Instant::now);
+        let messages: Vec<_> = ready.iter().flat_map(|open| &open.request.messages).take(ROUND_MAX).collect();
         let verdicts = match self.channel(patience).await {
             Ok(channel) => publish_once(&channel, &messages, self.timeout).await,
             Err(error) => {
@@ -190,9 +159,7 @@ impl Publishing {
         if verdicts.is_none() {
             self.channel = None;
         }
-        let mut verdicts = verdicts
-            .unwrap_or_else(|| vec![Verdict::Again; messages.len()])
-            .into_iter();
+        let mut verdicts = verdicts.unwrap_or_else(|| vec![Verdict::Again; messages.len()]).into_iter();
         for mut open in ready {
             if open.record(&mut verdicts) {
                 open.answer();
@@ -252,11 +219,7 @@ impl Open {
 
     fn answer(self) {
         let unroutable = self.unroutable;
-        let answer = if unroutable.is_empty() {
-            Ok(())
-        } else {
-            Err(PublishError::Unroutable(unroutable))
-        };
+        let answer = if unroutable.is_empty() { Ok(()) } else { Err(PublishError::Unroutable(unroutable)) };
         // The caller may have given up; nothing is owed then.
         let _gone = self.request.done.send(answer);
     }
@@ -270,14 +233,8 @@ async fn publish_once(
     timeout: Duration,
 ) -> Option<Vec<Verdict>> {
     let written = messages.iter().map(|(message, properties)| {
-        let options = BasicPublishOptions {
-            mandatory: message.is_mandatory,
-            ..BasicPublishOptions::default()
-        };
-        let (exchange, key) = (
-            super::topology::short(&message.exchange),
-            super::topology::short(&message.routing_key),
-        );
+        let options = BasicPublishOptions { mandatory: message.is_mandatory, ..BasicPublishOptions::default() };
+        let (exchange, key) = (super::topology::short(&message.exchange), super::topology::short(&message.routing_key));
         channel.basic_publish(exchange, key, options, &message.body, properties.clone())
     });
     let written = time::timeout(timeout, join_all(written)).await.ok()?;
@@ -304,11 +261,7 @@ async fn publish_once(
         .collect();
     // A return rides on any confirm of the round, not on its own: it is told apart by what it is.
     if !returned.is_empty() {
-        let place: HashMap<_, _> = messages
-            .iter()
-            .enumerate()
-            .map(|(i, (m, _))| (own_identity(m), i))
-            .collect();
+        let place: HashMap<_, _> = messages.iter().enumerate().map(|(i, (m, _))| (own_identity(m), i)).collect();
         for index in returned.iter().filter_map(|identity| place.get(identity)) {
             if let Some(verdict) = verdicts.get_mut(*index) {
                 *verdict = Verdict::Unroutable;
@@ -324,18 +277,10 @@ async fn publish_once(
 type Identity = (String, String, String);
 
 fn own_identity(message: &Publication) -> Identity {
-    (
-        message.message_id.clone(),
-        message.exchange.clone(),
-        message.routing_key.clone(),
-    )
+    (message.message_id.clone(), message.exchange.clone(), message.routing_key.clone())
 }
 
 fn identity(returned: &BasicReturnMessage) -> Option<Identity> {
     let id = returned.delivery.properties.message_id().as_ref()?.to_string();
-    Some((
-        id,
-        returned.delivery.exchange.to_string(),
-        returned.delivery.routing_key.to_string(),
-    ))
+    Some((id, returned.delivery.exchange.to_string(), returned.delivery.routing_key.to_string()))
 }

@@ -32,9 +32,7 @@ pub enum RequestError {
 
 /// Publishes `body` to the entry exchange under `key` and waits for the answer.
 pub async fn ask(options: &BrokerOptions, key: &str, body: Vec<u8>, limit: Duration) -> Result<Vec<u8>, RequestError> {
-    tokio::time::timeout(limit, exchange(options, key, body))
-        .await
-        .unwrap_or(Err(RequestError::NoAnswer(limit)))
+    tokio::time::timeout(limit, exchange(options, key, body)).await.unwrap_or(Err(RequestError::NoAnswer(limit)))
 }
 
 async fn exchange(options: &BrokerOptions, key: &str, body: Vec<u8>) -> Result<Vec<u8>, RequestError> {
@@ -42,26 +40,14 @@ async fn exchange(options: &BrokerOptions, key: &str, body: Vec<u8>) -> Result<V
     let uri = options.url.expose_secret().parse();
     let uri = uri.map_err(BrokerError::Url)?;
     let properties = ConnectionProperties::default().with_connection_name("campaign-dispatch send".into());
-    let connection = Connection::connect_uri(uri, properties)
-        .await
-        .map_err(BrokerError::Connect)?;
+    let connection = Connection::connect_uri(uri, properties).await.map_err(BrokerError::Connect)?;
     let channel = connection.create_channel().await.map_err(failed)?;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await
-        .map_err(failed)?;
-    let declared = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
+    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+    let declared = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let (unnamed, none) = (ShortString::default, FieldTable::default);
     let queue = channel.queue_declare(unnamed(), declared, none()).await;
     let reply_to = queue.map_err(failed)?.name().clone();
-    let consumed = BasicConsumeOptions {
-        no_ack: true,
-        ..BasicConsumeOptions::default()
-    };
+    let consumed = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let answers = channel.basic_consume(reply_to.clone(), unnamed(), consumed, none());
     let mut answers = answers.await.map_err(failed)?;
     let id = ShortString::from(uuid::Uuid::new_v4().to_string());
@@ -71,10 +57,7 @@ async fn exchange(options: &BrokerOptions, key: &str, body: Vec<u8>) -> Result<V
         .with_message_id(id.clone())
         .with_correlation_id(id.clone())
         .with_reply_to(reply_to);
-    let mandatory = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
+    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let (entry, key) = (options.topology.entry().into(), key.into());
     let published = channel.basic_publish(entry, key, mandatory, &body, properties);
     match published.await.map_err(failed)?.await.map_err(failed)? {

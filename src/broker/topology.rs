@@ -137,29 +137,14 @@ impl Topology {
     /// What [`Topology::declare`] declares. Dead-letter targets come first: a dead letter without a target stays in its
     /// queue for ever.
     pub fn describe(&self) -> Description {
-        let exchange = |name, kind, purpose| Exchange {
-            name,
-            kind,
-            arguments: BTreeMap::new(),
-            purpose,
-        };
+        let exchange = |name, kind, purpose| Exchange { name, kind, arguments: BTreeMap::new(), purpose };
         let mut entry = exchange(self.entry(), "topic", "jobs and callbacks come in here");
-        entry
-            .arguments
-            .insert("alternate-exchange", Argument::Text(self.unrouted()));
+        entry.arguments.insert("alternate-exchange", Argument::Text(self.unrouted()));
         let exchanges = vec![
             exchange(self.dead(), "fanout", "dead letters"),
-            exchange(
-                self.unrouted(),
-                "fanout",
-                "messages with a routing key nobody is bound to",
-            ),
+            exchange(self.unrouted(), "fanout", "messages with a routing key nobody is bound to"),
             entry,
-            exchange(
-                self.wake(),
-                "fanout",
-                "tells the processes which numbers have new work; losing it is harmless",
-            ),
+            exchange(self.wake(), "fanout", "tells the processes which numbers have new work; losing it is harmless"),
             exchange(self.events(), "topic", "what happened, for whoever binds a queue"),
         ];
         let end = |name: String, purpose| Queue {
@@ -175,13 +160,7 @@ impl Topology {
             arguments.insert("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned()));
             // at-least-once silently becomes at-most-once without it.
             arguments.insert("x-overflow", Argument::Text("reject-publish".to_owned()));
-            Queue {
-                name: self.named(key),
-                exchange: self.entry(),
-                routing_key: key.to_owned(),
-                arguments,
-                purpose,
-            }
+            Queue { name: self.named(key), exchange: self.entry(), routing_key: key.to_owned(), arguments, purpose }
         };
         let queues = vec![
             end(self.dead(), "drained into the list of refused jobs"),
@@ -200,45 +179,20 @@ impl Topology {
     pub async fn declare(&self, channel: &Channel) -> Result<(), BrokerError> {
         let description = self.describe();
         for exchange in &description.exchanges {
-            let kind = if exchange.kind == "fanout" {
-                ExchangeKind::Fanout
-            } else {
-                ExchangeKind::Topic
-            };
-            let options = ExchangeDeclareOptions {
-                durable: true,
-                ..ExchangeDeclareOptions::default()
-            };
+            let kind = if exchange.kind == "fanout" { ExchangeKind::Fanout } else { ExchangeKind::Topic };
+            let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
             channel
                 .exchange_declare(short(&exchange.name), kind, options, table(&exchange.arguments))
                 .await
-                .map_err(|source| BrokerError::Declare {
-                    name: exchange.name.clone(),
-                    source,
-                })?;
+                .map_err(|source| BrokerError::Declare { name: exchange.name.clone(), source })?;
         }
         for queue in &description.queues {
-            let failed = |source| BrokerError::Declare {
-                name: queue.name.clone(),
-                source,
-            };
-            let options = QueueDeclareOptions {
-                durable: true,
-                ..QueueDeclareOptions::default()
-            };
-            channel
-                .queue_declare(short(&queue.name), options, table(&queue.arguments))
-                .await
-                .map_err(failed)?;
+            let failed = |source| BrokerError::Declare { name: queue.name.clone(), source };
+            let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(short(&queue.name), options, table(&queue.arguments)).await.map_err(failed)?;
             let (from, key) = (short(&queue.exchange), short(&queue.routing_key));
             let bound = channel
-                .queue_bind(
-                    short(&queue.name),
-                    from,
-                    key,
-                    QueueBindOptions::default(),
-                    FieldTable::default(),
-                )
+                .queue_bind(short(&queue.name), from, key, QueueBindOptions::default(), FieldTable::default())
                 .await;
             bound.map_err(failed)?;
         }
@@ -252,21 +206,13 @@ impl Topology {
     pub async fn remove(&self, channel: &Channel) -> Result<(), BrokerError> {
         let description = self.describe();
         for queue in description.queues.iter().rev() {
-            let removed = channel
-                .queue_delete(short(&queue.name), lapin::options::QueueDeleteOptions::default())
-                .await;
-            removed.map_err(|source| BrokerError::Declare {
-                name: queue.name.clone(),
-                source,
-            })?;
+            let removed = channel.queue_delete(short(&queue.name), lapin::options::QueueDeleteOptions::default()).await;
+            removed.map_err(|source| BrokerError::Declare { name: queue.name.clone(), source })?;
         }
         for exchange in description.exchanges.iter().rev() {
             let options = lapin::options::ExchangeDeleteOptions::default();
             let removed = channel.exchange_delete(short(&exchange.name), options).await;
-            removed.map_err(|source| BrokerError::Declare {
-                name: exchange.name.clone(),
-                source,
-            })?;
+            removed.map_err(|source| BrokerError::Declare { name: exchange.name.clone(), source })?;
         }
         Ok(())
     }
@@ -308,28 +254,14 @@ impl fmt::Display for Argument {
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for exchange in &self.exchanges {
-            writeln!(
-                f,
-                "exchange {} ({}, durable): {}",
-                exchange.name, exchange.kind, exchange.purpose
-            )?;
-            exchange
-                .arguments
-                .iter()
-                .try_for_each(|(name, value)| writeln!(f, "    {name} = {value}"))?;
+            writeln!(f, "exchange {} ({}, durable): {}", exchange.name, exchange.kind, exchange.purpose)?;
+            exchange.arguments.iter().try_for_each(|(name, value)| writeln!(f, "    {name} = {value}"))?;
         }
         for queue in &self.queues {
             writeln!(f, "queue {} (quorum, durable): {}", queue.name, queue.purpose)?;
-            let key = if queue.routing_key.is_empty() {
-                "everything"
-            } else {
-                &queue.routing_key
-            };
+            let key = if queue.routing_key.is_empty() { "everything" } else { &queue.routing_key };
             writeln!(f, "    from {} by {key}", queue.exchange)?;
-            queue
-                .arguments
-                .iter()
-                .try_for_each(|(name, value)| writeln!(f, "    {name} = {value}"))?;
+            queue.arguments.iter().try_for_each(|(name, value)| writeln!(f, "    {name} = {value}"))?;
         }
         Ok(())
     }

@@ -97,10 +97,7 @@ async fn tell(link: Link, exchange: String, origin: Uuid, mut outgoing: mpsc::Un
             channel = None;
             continue;
         }
-        let message = WakeMessage {
-            origin,
-            numbers: numbers.into_iter().collect(),
-        };
+        let message = WakeMessage { origin, numbers: numbers.into_iter().collect() };
         let told = time::timeout(WRITE_TIMEOUT, tell_once(&link, &exchange, &message, &mut channel)).await;
         if !matches!(told, Ok(Ok(()))) {
             channel = None;
@@ -123,17 +120,9 @@ async fn tell_once(
         Some(open) if open.status().connected() => open,
         other => other.insert(session.channel().await?),
     };
-    let properties = BasicProperties::default()
-        .with_delivery_mode(1)
-        .with_content_type("application/json".into());
+    let properties = BasicProperties::default().with_delivery_mode(1).with_content_type("application/json".into());
     channel
-        .basic_publish(
-            short(exchange),
-            ShortString::default(),
-            BasicPublishOptions::default(),
-            &body,
-            properties,
-        )
+        .basic_publish(short(exchange), ShortString::default(), BasicPublishOptions::default(), &body, properties)
         .await
         .map_err(|source| BrokerError::Channel("publish a wake-up", source))?;
     Ok(())
@@ -165,34 +154,16 @@ async fn hear_once(
     let failed = |source| BrokerError::Channel("listen for wake-ups", source);
     let session = link.session().await?;
     let channel = session.channel().await?;
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
-    let queue = channel
-        .queue_declare(ShortString::default(), options, FieldTable::default())
-        .await
-        .map_err(failed)?;
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let queue = channel.queue_declare(ShortString::default(), options, FieldTable::default()).await.map_err(failed)?;
     let (name, key) = (queue.name().clone(), ShortString::default());
     channel
-        .queue_bind(
-            name.clone(),
-            short(exchange),
-            key,
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
+        .queue_bind(name.clone(), short(exchange), key, QueueBindOptions::default(), FieldTable::default())
         .await
         .map_err(failed)?;
-    let options = BasicConsumeOptions {
-        no_ack: true,
-        ..BasicConsumeOptions::default()
-    };
-    let mut stream = channel
-        .basic_consume(name, ShortString::default(), options, FieldTable::default())
-        .await
-        .map_err(failed)?;
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let mut stream =
+        channel.basic_consume(name, ShortString::default(), options, FieldTable::default()).await.map_err(failed)?;
     *tries = 0;
     while let Some(delivery) = stream.next().await {
         let delivery = delivery.map_err(failed)?;

@@ -60,13 +60,7 @@ impl Applier {
     /// An applier with a database connection of its own.
     pub fn new(store: &Store, directory: Directory, providers: providers::Registry, settings: Arc<Settings>) -> Self {
         let policy = settings.retry.policy();
-        Self {
-            link: Link::new(store.clone(), "callbacks"),
-            directory,
-            providers,
-            settings,
-            policy,
-        }
+        Self { link: Link::new(store.clone(), "callbacks"), directory, providers, settings, policy }
     }
 
     /// Applies until `stop`; what is being applied is finished and acknowledged.
@@ -129,27 +123,17 @@ impl Applier {
         if waiting.is_empty() {
             return Ok(());
         }
-        let events: Vec<Event> = waiting
-            .iter()
-            .filter_map(|row| serde_json::from_value(row.event.clone()).ok())
-            .collect();
-        let unsettled: std::collections::HashSet<String> = self
-            .apply(&events)
-            .await?
-            .into_iter()
-            .map(|event| encode(&event).to_string())
-            .collect();
+        let events: Vec<Event> =
+            waiting.iter().filter_map(|row| serde_json::from_value(row.event.clone()).ok()).collect();
+        let unsettled: std::collections::HashSet<String> =
+            self.apply(&events).await?.into_iter().map(|event| encode(&event).to_string()).collect();
         let (mut done, mut again, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for row in waiting {
             if !unsettled.contains(&row.event.to_string()) {
                 done.push(row.id);
             } else if row.waited_s > self.settings.callbacks.wait_max_s {
                 done.push(row.id);
-                kept.push(Kept {
-                    account: row.account,
-                    kind: "unmatched",
-                    body: row.event.to_string(),
-                });
+                kept.push(Kept { account: row.account, kind: "unmatched", body: row.event.to_string() });
             } else {
                 again.push(row.id);
             }
@@ -183,20 +167,11 @@ impl Applier {
                         kind,
                         body,
                     }));
-                    events.extend(
-                        callbacks
-                            .statuses
-                            .into_iter()
-                            .filter_map(|status| event(account.id, status)),
-                    );
+                    events.extend(callbacks.statuses.into_iter().filter_map(|status| event(account.id, status)));
                 }
                 Err(error) => {
                     tracing::warn!(account.name = account.name, %error, "kept a callback that cannot be read");
-                    kept.push(Kept {
-                        account: account.id,
-                        kind: "unparsed",
-                        body: item.body.get().to_owned(),
-                    });
+                    kept.push(Kept { account: account.id, kind: "unparsed", body: item.body.get().to_owned() });
                 }
             }
         }
@@ -226,9 +201,7 @@ impl Applier {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        let rules = Rules {
-            grace: Duration::from_secs(self.settings.uncertain.grace_s),
-        };
+        let rules = Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) };
         let outcome = messages::apply(self.link.get().await?, &changes, rules).await?;
         metrics::counter!("callbacks_applied_total").increment(changes.len() as u64);
         let unsettled = outcome
@@ -248,20 +221,11 @@ impl Applier {
             "failed" => self.failed(event, attempt),
             _ => return None,
         };
-        let fault = event
-            .failure
-            .as_ref()
-            .and_then(|(_, class, _, wait)| match class.reaction() {
-                Reaction::Park(scope) => Some(Fault {
-                    scope,
-                    lasts: wait.map(Duration::from_secs),
-                }),
-                Reaction::Later { .. } | Reaction::Fail | Reaction::Unknown => None,
-            });
-        let failure = event
-            .failure
-            .clone()
-            .map(|(code, class, reason, _)| Failure { code, class, reason });
+        let fault = event.failure.as_ref().and_then(|(_, class, _, wait)| match class.reaction() {
+            Reaction::Park(scope) => Some(Fault { scope, lasts: wait.map(Duration::from_secs) }),
+            Reaction::Later { .. } | Reaction::Fail | Reaction::Unknown => None,
+        });
+        let failure = event.failure.clone().map(|(code, class, reason, _)| Failure { code, class, reason });
         Some(Change {
             at: Some(event.at),
             provider_message_id: Some(event.provider_message_id.clone()).filter(|id| !id.is_empty()),
@@ -322,15 +286,9 @@ fn event(account: AccountId, callback: StatusCallback) -> Option<Event> {
         Status::Sent => ("sent".to_owned(), None),
         Status::Delivered => ("delivered".to_owned(), None),
         Status::Read => ("read".to_owned(), None),
-        Status::Failed {
-            code,
-            class,
-            reason,
-            wait,
-        } => (
-            "failed".to_owned(),
-            Some((code, class, reason, wait.map(|wait| wait.as_secs()))),
-        ),
+        Status::Failed { code, class, reason, wait } => {
+            ("failed".to_owned(), Some((code, class, reason, wait.map(|wait| wait.as_secs()))))
+        }
         Status::Other(word) => {
             metrics::counter!("callbacks_other_total").increment(1);
             tracing::debug!(status = word, "a status this version does not know");
@@ -338,15 +296,7 @@ fn event(account: AccountId, callback: StatusCallback) -> Option<Event> {
         }
     };
     let (number, provider_message_id) = (callback.provider_number_id, callback.provider_message_id);
-    Some(Event {
-        account,
-        token: token.to_string(),
-        number,
-        status,
-        at: callback.at,
-        provider_message_id,
-        failure,
-    })
+    Some(Event { account, token: token.to_string(), number, status, at: callback.at, provider_message_id, failure })
 }
 
 fn encode(event: &Event) -> serde_json::Value {

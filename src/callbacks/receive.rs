@@ -70,12 +70,7 @@ impl Receiver {
                 () = publish(broker, waiting, group_max) => {}
             }
         });
-        Self {
-            directory,
-            providers,
-            line,
-            looked: Arc::default(),
-        }
+        Self { directory, providers, line, looked: Arc::default() }
     }
 
     /// The account and adapter behind a URL; a hook made a moment ago is looked for once a second.
@@ -145,11 +140,7 @@ async fn receive(
         return refuse(&account, &CallbackRejected::Malformed(error.to_string()));
     }
     let (done, published) = oneshot::channel();
-    let waiting = Waiting {
-        account: account.id,
-        body,
-        done,
-    };
+    let waiting = Waiting { account: account.id, body, done };
     if receiver.line.try_send(waiting).is_err() {
         return later();
     }
@@ -183,27 +174,16 @@ fn pack(taken: &[Waiting], topology: &Topology) -> Vec<Publication> {
     let mut messages = Vec::new();
     let (mut items, mut bytes) = (Vec::new(), 0);
     let mut flush = |items: &mut Vec<Item<'_>>| {
-        let group = Group {
-            v: 1,
-            items: std::mem::take(items),
-        };
+        let group = Group { v: 1, items: std::mem::take(items) };
         let body = serde_json::to_vec(&group).unwrap_or_default();
         let id = Uuid::new_v4().to_string();
-        messages.push(Publication::json(
-            topology.entry(),
-            Topology::CALLBACKS_KEY.to_owned(),
-            id,
-            body.into(),
-        ));
+        messages.push(Publication::json(topology.entry(), Topology::CALLBACKS_KEY.to_owned(), id, body.into()));
     };
     for waiting in taken {
         let Ok(body) = serde_json::from_slice::<&RawValue>(&waiting.body) else {
             continue;
         };
-        items.push(Item {
-            account: waiting.account,
-            body,
-        });
+        items.push(Item { account: waiting.account, body });
         bytes += waiting.body.len();
         if bytes >= GROUP_BYTES {
             flush(&mut items);
@@ -225,19 +205,11 @@ fn unknown() -> Response {
 }
 
 fn unusable() -> Response {
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the account's credentials cannot be read\n",
-    )
-        .into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, "the account's credentials cannot be read\n").into_response()
 }
 
 fn later() -> Response {
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the broker has not confirmed it; send it again\n",
-    )
-        .into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, "the broker has not confirmed it; send it again\n").into_response()
 }
 
 fn refuse(account: &Account, rejected: &CallbackRejected) -> Response {

@@ -144,10 +144,7 @@ pub fn with_plus(text: &str) -> String {
 }
 
 fn key<T: std::str::FromStr>(after: Option<&str>) -> Result<Option<T>, ChecklistError> {
-    after
-        .map(str::parse)
-        .transpose()
-        .map_err(|_| ChecklistError::NotACursor)
+    after.map(str::parse).transpose().map_err(|_| ChecklistError::NotACursor)
 }
 
 async fn number_ids(
@@ -252,11 +249,7 @@ fn shown(mut row: MessageRow, whole: bool) -> Message {
     if !whole {
         row.recipient = Address::from_store(row.recipient).masked();
     }
-    let id = MessageKey {
-        batch_id: BatchId(row.batch_id),
-        seq: row.seq,
-    }
-    .to_string();
+    let id = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }.to_string();
     Message { id, row }
 }
 
@@ -272,10 +265,7 @@ pub async fn find_message(
         return Ok(None);
     };
     let attempts = messages::attempts(&mut connection, key).await?;
-    Ok(Some(MessageWithAttempts {
-        message: shown(row, whole),
-        attempts,
-    }))
+    Ok(Some(MessageWithAttempts { message: shown(row, whole), attempts }))
 }
 
 /// A page of jobs that were refused whole.

@@ -76,31 +76,11 @@ pub(super) async fn jobs(common: &Common, command: JobsCommand) -> anyhow::Resul
     let page: Page<RejectedJobRow> = read(&value)?;
     for job in &page.items {
         let id = output::maybe(job.job_id.as_ref());
-        let times = if job.times > 1 {
-            format!(", {} times", job.times)
-        } else {
-            String::new()
-        };
-        output::line(&format!(
-            "{}  {} {id} by {}{times}",
-            output::time(job.rejected_at),
-            job.producer,
-            job.source
-        ))?;
+        let times = if job.times > 1 { format!(", {} times", job.times) } else { String::new() };
+        output::line(&format!("{}  {} {id} by {}{times}", output::time(job.rejected_at), job.producer, job.source))?;
         for error in job.errors.as_array().into_iter().flatten() {
-            let text = |key: &str| {
-                error
-                    .get(key)
-                    .and_then(serde_json::Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned()
-            };
-            output::line(&format!(
-                "    {}: {} ({})",
-                text("pointer"),
-                text("reason"),
-                text("code")
-            ))?;
+            let text = |key: &str| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+            output::line(&format!("    {}: {} ({})", text("pointer"), text("reason"), text("code")))?;
         }
     }
     output::more(page.next.as_deref())
@@ -109,12 +89,7 @@ pub(super) async fn jobs(common: &Common, command: JobsCommand) -> anyhow::Resul
 pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow::Result<()> {
     let client = common.client()?;
     match command {
-        BatchesCommand::List {
-            number,
-            producer,
-            job_id,
-            page,
-        } => {
+        BatchesCommand::List { number, producer, job_id, page } => {
             let mut query = page.query();
             with(&mut query, "number", number);
             with(&mut query, "producer", producer);
@@ -129,27 +104,18 @@ pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow:
         }
         BatchesCommand::Show { batch } => {
             let value = client.get(&format!("/v1/batches/{batch}"), &Query::new()).await?;
-            if common.json {
-                output::json(&value)
-            } else {
-                show_batch(&read(&value)?)
-            }
+            if common.json { output::json(&value) } else { show_batch(&read(&value)?) }
         }
         BatchesCommand::Watch { batch } => watch(&client, batch).await,
         BatchesCommand::Rejected { batch, page } => {
-            let value = client
-                .get(&format!("/v1/batches/{batch}/rejected"), &page.query())
-                .await?;
+            let value = client.get(&format!("/v1/batches/{batch}/rejected"), &page.query()).await?;
             if common.json {
                 return output::json(&value);
             }
             let page: Page<RejectedRecipientRow> = read(&value)?;
             let row =
                 |r: &RejectedRecipientRow| vec![r.row.to_string(), r.pointer.clone(), r.code.clone(), r.reason.clone()];
-            output::table(
-                &["ROW", "POINTER", "CODE", "REASON"],
-                &page.items.iter().map(row).collect::<Vec<_>>(),
-            )?;
+            output::table(&["ROW", "POINTER", "CODE", "REASON"], &page.items.iter().map(row).collect::<Vec<_>>())?;
             output::more(page.next.as_deref())
         }
     }
@@ -164,25 +130,10 @@ const fn not_sent(batch: &BatchRow) -> i32 {
 }
 
 fn batch_table(batches: &[BatchRow]) -> anyhow::Result<()> {
-    let heads = [
-        "BATCH",
-        "CREATED",
-        "NUMBER",
-        "TEMPLATE",
-        "RECIPIENTS",
-        "PENDING",
-        "UNCERTAIN",
-        "SENT",
-        "FAILED",
-    ];
+    let heads = ["BATCH", "CREATED", "NUMBER", "TEMPLATE", "RECIPIENTS", "PENDING", "UNCERTAIN", "SENT", "FAILED"];
     let row = |b: &BatchRow| {
         let counts = [b.recipients, b.pending, b.uncertain, gone_out(b), not_sent(b)].map(|count| count.to_string());
-        let names = [
-            b.batch_id.to_string(),
-            output::time(b.created_at),
-            b.business_number.clone(),
-            b.template.clone(),
-        ];
+        let names = [b.batch_id.to_string(), output::time(b.created_at), b.business_number.clone(), b.template.clone()];
         names.into_iter().chain(counts).collect()
     };
     output::table(&heads, &batches.iter().map(row).collect::<Vec<Vec<_>>>())

@@ -4,7 +4,8 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures_util::stream;
-use reqwest::{Method, RequestBuilder, StatusCode};
+pub(super) use reqwest::Method;
+use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
@@ -29,17 +30,11 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(url: &str, token: Option<SecretString>) -> anyhow::Result<Self> {
-        Ok(Self {
-            http: http()?,
-            url: url.trim_end_matches('/').to_owned(),
-            token,
-        })
+        Ok(Self { http: http()?, url: url.trim_end_matches('/').to_owned(), token })
     }
 
     pub(super) async fn get(&self, path: &str, query: &Query) -> anyhow::Result<Value> {
-        let (_, body) = self
-            .answered(self.request(Method::GET, path)?.query(query).timeout(ANSWER_WITHIN))
-            .await?;
+        let (_, body) = self.answered(self.request(Method::GET, path)?.query(query).timeout(ANSWER_WITHIN)).await?;
         Ok(body)
     }
 
@@ -74,9 +69,7 @@ impl Client {
         file: &Path,
         told: impl Fn(u64) + Send + Sync + 'static,
     ) -> anyhow::Result<Value> {
-        let opened = tokio::fs::File::open(file)
-            .await
-            .with_context(|| format!("could not read {}", file.display()))?;
+        let opened = tokio::fs::File::open(file).await.with_context(|| format!("could not read {}", file.display()))?;
         let chunks = stream::try_unfold((opened, told), |(mut file, told)| async move {
             let mut chunk = vec![0; CHUNK_BYTES];
             let read = file.read(&mut chunk).await?;
@@ -84,10 +77,7 @@ impl Client {
             told(read as u64);
             Ok::<_, std::io::Error>((read > 0).then_some((chunk, (file, told))))
         });
-        let request = self
-            .request(Method::POST, path)?
-            .query(query)
-            .header("content-type", "text/csv");
+        let request = self.request(Method::POST, path)?.query(query).header("content-type", "text/csv");
         let (_, body) = self.answered(request.body(reqwest::Body::wrap_stream(chunks))).await?;
         Ok(body)
     }
@@ -113,10 +103,7 @@ impl Client {
                  campaign-dispatch tokens create --name operator --scope admin"
             );
         };
-        Ok(self
-            .http
-            .request(method, format!("{}{path}", self.url))
-            .bearer_auth(token.expose_secret()))
+        Ok(self.http.request(method, format!("{}{path}", self.url)).bearer_auth(token.expose_secret()))
     }
 
     async fn sent(&self, request: RequestBuilder) -> anyhow::Result<(StatusCode, Value)> {
@@ -127,10 +114,7 @@ impl Client {
             Value::Null
         } else {
             serde_json::from_slice(&body).with_context(|| {
-                format!(
-                    "{} answered {status} with something that is not JSON: is it campaign-dispatch?",
-                    self.url
-                )
+                format!("{} answered {status} with something that is not JSON: is it campaign-dispatch?", self.url)
             })?
         };
         Ok((status, body))
@@ -172,11 +156,7 @@ fn advice(status: StatusCode) -> &'static str {
 
 fn listed(errors: &Errors) -> String {
     errors.errors.iter().fold(String::new(), |mut text, problem| {
-        let at = if problem.pointer.is_empty() {
-            String::new()
-        } else {
-            format!("{}: ", problem.pointer)
-        };
+        let at = if problem.pointer.is_empty() { String::new() } else { format!("{}: ", problem.pointer) };
         text.push_str(&["\n  ", &at, &problem.reason, " (", &problem.code, ")"].concat());
         if !problem.did_you_mean.is_empty() {
             text.push_str(&["; did you mean ", &problem.did_you_mean.join(", "), "?"].concat());

@@ -37,9 +37,5 @@ pub(super) fn run(args: &ContractsArgs) -> anyhow::Result<()> {
     if differ.is_empty() {
         return output::line("the contracts are as committed");
     }
-    bail!(
-        "{} differ from this version: `campaign-dispatch contracts --write {}`",
-        differ.join(", "),
-        folder.display()
-    )
+    bail!("{} differ from this version: `campaign-dispatch contracts --write {}`", differ.join(", "), folder.display())
 }

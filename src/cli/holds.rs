@@ -1,6 +1,6 @@
 //! Holds: listed, and closed by a person.
 
-use reqwest::Method;
+use crate::cli::client::Method;
 use serde_json::json;
 
 use crate::{
@@ -43,9 +43,7 @@ pub(super) async fn holds(common: &Common, command: HoldsCommand) -> anyhow::Res
             let page: Page<HoldRow> = read(&value)?;
             let row = |h: &HoldRow| {
                 let until = h.until.map(output::time).unwrap_or_default();
-                let state = h
-                    .closed_at
-                    .map_or_else(|| "open".to_owned(), |at| format!("closed {}", output::time(at)));
+                let state = h.closed_at.map_or_else(|| "open".to_owned(), |at| format!("closed {}", output::time(at)));
                 vec![
                     h.id.to_string(),
                     h.scope.clone(),
@@ -58,22 +56,13 @@ pub(super) async fn holds(common: &Common, command: HoldsCommand) -> anyhow::Res
                     h.detail.clone(),
                 ]
             };
-            let heads = [
-                "HOLD", "SCOPE", "CAUSE", "SINCE", "UNTIL", "ENDED BY", "WAITING", "STATE", "",
-            ];
+            let heads = ["HOLD", "SCOPE", "CAUSE", "SINCE", "UNTIL", "ENDED BY", "WAITING", "STATE", ""];
             output::table(&heads, &page.items.iter().map(row).collect::<Vec<_>>())?;
             output::more(page.next.as_deref())
         }
         HoldsCommand::Close { hold, reason } => {
             let body = json!({ "reason": reason });
-            client
-                .call(
-                    Method::POST,
-                    &format!("/v1/holds/{hold}/close"),
-                    &Query::new(),
-                    Some(&body),
-                )
-                .await?;
+            client.call(Method::POST, &format!("/v1/holds/{hold}/close"), &Query::new(), Some(&body)).await?;
             if common.json {
                 output::json(&json!({ "closed": hold }))
             } else {

@@ -67,11 +67,7 @@ pub(super) async fn run(common: &Common, command: ImportsCommand) -> anyhow::Res
     match command {
         ImportsCommand::Create { file, import } => {
             let value = create(&client, &file, &import).await?;
-            if common.json {
-                output::json(&value)
-            } else {
-                summary(&read(&value)?)
-            }
+            if common.json { output::json(&value) } else { summary(&read(&value)?) }
         }
         ImportsCommand::List(page) => {
             let value = client.get("/v1/imports", &page.query()).await?;
@@ -82,26 +78,17 @@ pub(super) async fn run(common: &Common, command: ImportsCommand) -> anyhow::Res
         }
         ImportsCommand::Show { import } => {
             let value = client.get(&format!("/v1/imports/{import}"), &Query::new()).await?;
-            if common.json {
-                output::json(&value)
-            } else {
-                show(&read(&value)?)
-            }
+            if common.json { output::json(&value) } else { show(&read(&value)?) }
         }
         ImportsCommand::Rejected { import, page } => {
-            let value = client
-                .get(&format!("/v1/imports/{import}/rejected"), &page.query())
-                .await?;
+            let value = client.get(&format!("/v1/imports/{import}/rejected"), &page.query()).await?;
             if common.json {
                 return output::json(&value);
             }
             let page: Page<RejectedImportRow> = read(&value)?;
             let row =
                 |r: &RejectedImportRow| vec![r.row.to_string(), r.field.clone(), r.code.clone(), r.reason.clone()];
-            output::table(
-                &["ROW", "COLUMN", "CODE", "REASON"],
-                &page.items.iter().map(row).collect::<Vec<_>>(),
-            )?;
+            output::table(&["ROW", "COLUMN", "CODE", "REASON"], &page.items.iter().map(row).collect::<Vec<_>>())?;
             output::more(page.next.as_deref())
         }
     }
@@ -120,15 +107,9 @@ fn table(page: &Page<ImportRow>) -> anyhow::Result<()> {
 }
 
 fn summary(made: &ImportSummary) -> anyhow::Result<()> {
-    output::line(&format!(
-        "import {}: {} rows = {} good + {} bad",
-        made.id, made.rows, made.good, made.bad
-    ))?;
+    output::line(&format!("import {}: {} rows = {} good + {} bad", made.id, made.rows, made.good, made.bad))?;
     for bad in &made.rejections {
-        output::line(&format!(
-            "    row {}, {}: {} ({})",
-            bad.row, bad.field, bad.reason, bad.code
-        ))?;
+        output::line(&format!("    row {}, {}: {} ({})", bad.row, bad.field, bad.reason, bad.code))?;
     }
     Ok(())
 }
@@ -142,19 +123,14 @@ pub(super) async fn create(client: &Client, file: &Path, import: &ImportArgs) ->
         ("ignore_unknown_columns", import.ignore_unknown_columns.to_string()),
     ];
     query.extend(import.country.clone().map(|country| ("country", country)));
-    query.extend(
-        file.file_name()
-            .map(|name| ("file_name", name.to_string_lossy().into_owned())),
-    );
+    query.extend(file.file_name().map(|name| ("file_name", name.to_string_lossy().into_owned())));
     // Draws nothing when standard error is no terminal.
     let bar = ProgressBar::new(tokio::fs::metadata(file).await.map_or(0, |m| m.len()));
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}  {bytes_per_sec}") {
         bar.set_style(style);
     }
     let told = bar.clone();
-    let value = client
-        .upload("/v1/imports", &query, file, move |bytes| told.inc(bytes))
-        .await;
+    let value = client.upload("/v1/imports", &query, file, move |bytes| told.inc(bytes)).await;
     bar.finish_and_clear();
     value
 }
@@ -168,9 +144,5 @@ fn show(i: &ImportRow) -> anyhow::Result<()> {
         ("problem", output::maybe(i.problem.as_ref())),
         ("rows", format!("{} = {} good + {} bad", i.rows, i.good, i.bad)),
     ])?;
-    if i.bad > 0 {
-        output::line(&format!("the bad rows: campaign-dispatch imports rejected {}", i.id))
-    } else {
-        Ok(())
-    }
+    if i.bad > 0 { output::line(&format!("the bad rows: campaign-dispatch imports rejected {}", i.id)) } else { Ok(()) }
 }

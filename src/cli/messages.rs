@@ -52,14 +52,7 @@ pub(super) struct FailuresArgs {
 pub(super) async fn messages(common: &Common, command: MessagesCommand) -> anyhow::Result<()> {
     let client = common.client()?;
     match command {
-        MessagesCommand::List {
-            list,
-            batch,
-            number,
-            recipient,
-            state,
-            page,
-        } => {
+        MessagesCommand::List { list, batch, number, recipient, state, page } => {
             let mut query = page.query();
             query.push(("list", list));
             with(&mut query, "batch", batch);
@@ -76,11 +69,7 @@ pub(super) async fn messages(common: &Common, command: MessagesCommand) -> anyho
         }
         MessagesCommand::Show { message } => {
             let value = client.get(&format!("/v1/messages/{message}"), &Query::new()).await?;
-            if common.json {
-                output::json(&value)
-            } else {
-                show_message(&read(&value)?)
-            }
+            if common.json { output::json(&value) } else { show_message(&read(&value)?) }
         }
     }
 }
@@ -91,29 +80,15 @@ fn remark(m: &Message) -> String {
     if let Some(hold) = row.hold_id {
         return format!("held: holds list, id {hold}");
     }
-    let why = row
-        .reason
-        .as_ref()
-        .map(|reason| format!("{} {reason}", output::maybe(row.code.as_ref())));
-    why.or_else(|| row.due_at.map(|due| format!("due {}", output::time(due))))
-        .unwrap_or_default()
+    let why = row.reason.as_ref().map(|reason| format!("{} {reason}", output::maybe(row.code.as_ref())));
+    why.or_else(|| row.due_at.map(|due| format!("due {}", output::time(due)))).unwrap_or_default()
 }
 
 fn message_table(messages: &[Message]) -> anyhow::Result<()> {
     let row = |m: &Message| {
-        let last = [m.row.read_at, m.row.delivered_at, m.row.sent_at, m.row.accepted_at]
-            .into_iter()
-            .flatten()
-            .next();
+        let last = [m.row.read_at, m.row.delivered_at, m.row.sent_at, m.row.accepted_at].into_iter().flatten().next();
         let at = m.row.ended_at.or(last).map(output::time).unwrap_or_default();
-        vec![
-            m.id.clone(),
-            m.row.recipient.clone(),
-            m.row.state.clone(),
-            at,
-            m.row.template.clone(),
-            remark(m),
-        ]
+        vec![m.id.clone(), m.row.recipient.clone(), m.row.state.clone(), at, m.row.template.clone(), remark(m)]
     };
     output::table(
         &["MESSAGE", "RECIPIENT", "STATE", "AT", "TEMPLATE", ""],
@@ -129,14 +104,8 @@ fn show_message(shown: &MessageWithAttempts) -> anyhow::Result<()> {
         ("to", row.recipient.clone()),
         ("ref", output::maybe(row.r#ref.as_ref())),
         ("job", format!("{} / {}", row.producer, row.job_id)),
-        (
-            "from",
-            format!("{} ({}, {})", row.business_number, row.account, row.channel),
-        ),
-        (
-            "template",
-            format!("{} {} ({})", row.template, row.language, row.category),
-        ),
+        ("from", format!("{} ({}, {})", row.business_number, row.account, row.channel)),
+        ("template", format!("{} {} ({})", row.template, row.language, row.category)),
         ("state", row.state.clone()),
         ("stage", output::maybe(row.stage.as_ref())),
         ("remark", remark(m)),
@@ -175,14 +144,8 @@ pub(super) async fn failures(common: &Common, args: FailuresArgs) -> anyhow::Res
     }
     for f in &failures {
         let meaning = f.meaning.as_deref().unwrap_or(&f.sample);
-        output::line(&format!(
-            "{} × {} {meaning}  [{}, send again: {}]",
-            f.messages, f.code, f.class, f.resend
-        ))?;
-        output::line(&format!(
-            "    {}",
-            if args.lang == "ja" { &f.advice.ja } else { &f.advice.en }
-        ))?;
+        output::line(&format!("{} × {} {meaning}  [{}, send again: {}]", f.messages, f.code, f.class, f.resend))?;
+        output::line(&format!("    {}", if args.lang == "ja" { &f.advice.ja } else { &f.advice.en }))?;
         output::line(&format!("    the provider said: {}", f.sample))?;
     }
     Ok(())

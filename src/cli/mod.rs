@@ -43,12 +43,7 @@ struct Common {
     #[arg(long, global = true)]
     json: bool,
     /// Where the API is
-    #[arg(
-        long,
-        global = true,
-        env = "DISPATCH__CLIENT__URL",
-        default_value = "http://127.0.0.1:8080"
-    )]
+    #[arg(long, global = true, env = "DISPATCH__CLIENT__URL", default_value = "http://127.0.0.1:8080")]
     url: String,
     /// The token to call it with
     #[arg(long, global = true, env = "DISPATCH__CLIENT__TOKEN", hide_env_values = true)]

@@ -32,13 +32,8 @@ pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> 
 fn aligned(heads: &[&str], rows: &[Vec<String>]) -> String {
     let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
     let all = || std::iter::once(&heads).chain(rows);
-    let width = |column: usize| {
-        all()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.width())
-            .max()
-            .unwrap_or_default()
-    };
+    let width =
+        |column: usize| all().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let mut text = String::new();
     for row in all() {
@@ -86,10 +81,7 @@ mod tests {
 
     #[test]
     fn wide_characters_count_twice() {
-        let rows = [
-            vec!["渋谷".to_owned(), "1".to_owned()],
-            vec!["ab".to_owned(), "2".to_owned()],
-        ];
+        let rows = [vec!["渋谷".to_owned(), "1".to_owned()], vec!["ab".to_owned(), "2".to_owned()]];
         assert_eq!(aligned(&["name", "n"], &rows), "name  n\n渋谷  1\nab    2\n");
     }
 }

@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::cli::client::Method;
 use anyhow::bail;
-use reqwest::Method;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
@@ -63,33 +63,19 @@ async fn apply(common: &Common, path: &Path) -> anyhow::Result<()> {
     for account in file.accounts.iter().filter(|account| !account.credentials.is_empty()) {
         let found = account.resolve_credentials(base).map_err(|errors| {
             let list: Vec<_> = errors.iter().map(|e| format!("\n  {e}")).collect();
-            anyhow::anyhow!(
-                "account {}: its secrets could not be read:{}",
-                account.name,
-                list.concat()
-            )
+            anyhow::anyhow!("account {}: its secrets could not be read:{}", account.name, list.concat())
         })?;
-        let plain: BTreeMap<_, _> = found
-            .0
-            .into_iter()
-            .map(|(name, secret)| (name, secret.expose_secret().to_owned()))
-            .collect();
+        let plain: BTreeMap<_, _> =
+            found.0.into_iter().map(|(name, secret)| (name, secret.expose_secret().to_owned())).collect();
         secrets.insert(secrets_key(account), plain);
     }
     let body = json!({ "registry": file, "secrets": secrets });
-    let answer = common
-        .client()?
-        .call(Method::PUT, "/v1/registry", &Query::new(), Some(&body))
-        .await?;
+    let answer = common.client()?.call(Method::PUT, "/v1/registry", &Query::new(), Some(&body)).await?;
     if common.json {
         return output::json(&answer);
     }
     let applied: Applied = read(&answer)?;
-    for change in applied
-        .changes
-        .iter()
-        .filter(|change| change.became != Became::Unchanged)
-    {
+    for change in applied.changes.iter().filter(|change| change.became != Became::Unchanged) {
         output::line(&format!("{} {} {}", change.became, change.kind, change.name))?;
     }
     let counts = [Became::Created, Became::Updated, Became::Unchanged]
@@ -126,11 +112,7 @@ async fn accounts(common: &Common, name: Option<String>) -> anyhow::Result<()> {
     }
     if name.is_none() {
         let row = |a: &AccountInfo| {
-            let usable = if a.usable {
-                ""
-            } else {
-                "credentials cannot be opened: apply it again"
-            };
+            let usable = if a.usable { "" } else { "credentials cannot be opened: apply it again" };
             vec![
                 a.name.clone(),
                 a.channel.clone(),
@@ -178,9 +160,7 @@ async fn numbers(common: &Common, name: Option<String>) -> anyhow::Result<()> {
         return output::json(&serde_json::to_value(&found)?);
     }
     let row = |n: &NumberInfo| {
-        let limit = n
-            .limit
-            .map_or_else(|| "unlimited".to_owned(), |limit| format!("{limit}/s"));
+        let limit = n.limit.map_or_else(|| "unlimited".to_owned(), |limit| format!("{limit}/s"));
         vec![
             n.id.to_string(),
             n.business_number.clone(),
@@ -198,12 +178,7 @@ async fn numbers(common: &Common, name: Option<String>) -> anyhow::Result<()> {
 
 async fn templates(common: &Common, name: Option<String>) -> anyhow::Result<()> {
     let (_, all) = list::<TemplateInfo>(common, "/v1/templates").await?;
-    let found = one_or_all(
-        all,
-        name.as_deref(),
-        |t, name| t.name == name || t.id.to_string() == name,
-        "template",
-    )?;
+    let found = one_or_all(all, name.as_deref(), |t, name| t.name == name || t.id.to_string() == name, "template")?;
     if common.json {
         return output::json(&serde_json::to_value(&found)?);
     }

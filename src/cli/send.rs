@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use crate::cli::client::Method;
 use anyhow::{Context as _, bail};
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -76,9 +76,7 @@ pub(super) struct SendArgs {
 pub(super) async fn run(common: &Common, args: SendArgs) -> anyhow::Result<()> {
     let job = match &args.file {
         Some(path) => {
-            let text = tokio::fs::read(path)
-                .await
-                .with_context(|| format!("could not read {}", path.display()))?;
+            let text = tokio::fs::read(path).await.with_context(|| format!("could not read {}", path.display()))?;
             serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?
         }
         None => from_parts(common, &args).await?,
@@ -107,10 +105,7 @@ async fn from_parts(common: &Common, args: &SendArgs) -> anyhow::Result<Value> {
     let params: BTreeMap<&str, &str> = args
         .param
         .iter()
-        .map(|pair| {
-            pair.split_once('=')
-                .with_context(|| format!("--param {pair}: write SLOT=VALUE"))
-        })
+        .map(|pair| pair.split_once('=').with_context(|| format!("--param {pair}: write SLOT=VALUE")))
         .collect::<anyhow::Result<_>>()?;
     let mut job = json!({
         "schema": "send-job/v1",
@@ -153,30 +148,19 @@ async fn from_parts(common: &Common, args: &SendArgs) -> anyhow::Result<Value> {
 }
 
 async fn by_http(common: &Common, job: &Value, dry_run: bool) -> anyhow::Result<Value> {
-    let query: Query = if dry_run {
-        vec![("dry_run", "true".to_owned())]
-    } else {
-        Query::new()
-    };
+    let query: Query = if dry_run { vec![("dry_run", "true".to_owned())] } else { Query::new() };
     let client = common.client()?;
     let (status, answer) = client.raw(Method::POST, "/v1/jobs", &query, Some(job)).await?;
     if answer.get("status").is_none() {
         let errors = &answer["errors"];
-        bail!(
-            "refused ({status}): {}",
-            errors[0]["reason"].as_str().unwrap_or("no reason was given")
-        );
+        bail!("refused ({status}): {}", errors[0]["reason"].as_str().unwrap_or("no reason was given"));
     }
     Ok(answer)
 }
 
 async fn by_broker(common: &Common, job: &Value, urgent: bool) -> anyhow::Result<Value> {
     let options = BrokerOptions::from_settings(&common.settings()?.broker);
-    let key = if urgent {
-        Topology::URGENT_KEY
-    } else {
-        Topology::JOBS_KEY
-    };
+    let key = if urgent { Topology::URGENT_KEY } else { Topology::JOBS_KEY };
     let answer = request::ask(&options, key, serde_json::to_vec(job)?, ANSWER_WITHIN).await?;
     serde_json::from_slice(&answer).context("the answer is not JSON")
 }
@@ -184,17 +168,8 @@ async fn by_broker(common: &Common, job: &Value, urgent: bool) -> anyhow::Result
 fn show(answer: &Value, dry_run: bool) -> anyhow::Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     for error in answer["errors"].as_array().into_iter().flatten() {
-        let meant: Vec<_> = error["did_you_mean"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(text)
-            .collect();
-        let meant = if meant.is_empty() {
-            String::new()
-        } else {
-            format!("; did you mean {}?", meant.join(", "))
-        };
+        let meant: Vec<_> = error["did_you_mean"].as_array().into_iter().flatten().map(text).collect();
+        let meant = if meant.is_empty() { String::new() } else { format!("; did you mean {}?", meant.join(", ")) };
         output::line(&format!(
             "{}: {} ({}){meant}",
             text(&error["pointer"]),
@@ -212,12 +187,7 @@ fn show(answer: &Value, dry_run: bool) -> anyhow::Result<()> {
         answer["accepted"],
         answer["rejected"]
     ))?;
-    for rejection in answer["rejections"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .take(REJECTIONS_SHOWN)
-    {
+    for rejection in answer["rejections"].as_array().into_iter().flatten().take(REJECTIONS_SHOWN) {
         output::line(&format!(
             "    row {}: {} ({})",
             rejection["row"],

@@ -30,20 +30,12 @@ pub(super) struct ServeArgs {
 
 /// `all` is none in particular.
 fn role(text: &str) -> Result<Option<Role>, crate::domain::UnknownName> {
-    if text == "all" {
-        Ok(None)
-    } else {
-        text.parse().map(Some)
-    }
+    if text == "all" { Ok(None) } else { text.parse().map(Some) }
 }
 
 pub(super) async fn serve(common: &Common, args: ServeArgs) -> anyhow::Result<()> {
     let all = args.roles.contains(&None);
-    let roles: Vec<Role> = if all {
-        Role::ALL.to_vec()
-    } else {
-        args.roles.into_iter().flatten().collect()
-    };
+    let roles: Vec<Role> = if all { Role::ALL.to_vec() } else { args.roles.into_iter().flatten().collect() };
     Ok(app::serve(Arc::new(common.settings()?), &roles).await?)
 }
 
@@ -77,10 +69,7 @@ fn checked<T>(list: &mut Vec<Checked>, what: impl Into<String>, result: anyhow::
         Ok(value) => (Some(value), None),
         Err(error) => (None, Some(format!("{error:#}"))),
     };
-    list.push(Checked {
-        what: what.into(),
-        problem,
-    });
+    list.push(Checked { what: what.into(), problem });
     value
 }
 
@@ -114,11 +103,7 @@ fn report(common: &Common, list: &[Checked]) -> anyhow::Result<()> {
         output::json(&serde_json::json!({"ok": bad == 0, "checks": all}))?;
     } else {
         for Checked { what, problem } in list {
-            output::line(
-                &problem
-                    .as_ref()
-                    .map_or_else(|| format!("ok    {what}"), |p| format!("FAIL  {what}: {p}")),
-            )?;
+            output::line(&problem.as_ref().map_or_else(|| format!("ok    {what}"), |p| format!("FAIL  {what}: {p}")))?;
         }
     }
     if bad > 0 {
@@ -146,9 +131,9 @@ async fn providers(list: &mut Vec<Checked>, snapshot: &Snapshot) {
     for account in snapshot.accounts.values() {
         let what = format!("account {}", account.name);
         let reached = match &account.access {
-            None => Err(anyhow::anyhow!(
-                "its credentials cannot be opened: apply it again, or set the right secrets.key"
-            )),
+            None => {
+                Err(anyhow::anyhow!("its credentials cannot be opened: apply it again, or set the right secrets.key"))
+            }
             Some(access) => client::reach(&access.base_url)
                 .await
                 .with_context(|| format!("the provider's host {} cannot be reached", access.base_url)),

@@ -1,6 +1,6 @@
 //! Tokens: the first one on the database, all others by the API.
 
-use reqwest::Method;
+use crate::cli::client::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -42,46 +42,17 @@ fn scope(text: &str) -> Result<Scope, crate::domain::UnknownName> {
 
 pub(super) async fn run(common: &Common, command: TokensCommand) -> anyhow::Result<()> {
     match command {
-        TokensCommand::Create {
-            name,
-            scopes,
-            producer,
-            tenant,
-        } => {
-            let made = create(
-                common,
-                &TokenRequest {
-                    name,
-                    scopes,
-                    producer,
-                    tenant,
-                },
-            )
-            .await?;
-            if common.json {
-                output::json(&serde_json::to_value(&made)?)
-            } else {
-                output::line(&made.token)
-            }
+        TokensCommand::Create { name, scopes, producer, tenant } => {
+            let made = create(common, &TokenRequest { name, scopes, producer, tenant }).await?;
+            if common.json { output::json(&serde_json::to_value(&made)?) } else { output::line(&made.token) }
         }
         TokensCommand::List => {
             let value = common.client()?.get("/v1/tokens", &Query::new()).await?;
-            if common.json {
-                output::json(&value)
-            } else {
-                table(&value)
-            }
+            if common.json { output::json(&value) } else { table(&value) }
         }
         TokensCommand::Revoke { token } => {
-            common
-                .client()?
-                .call(Method::DELETE, &format!("/v1/tokens/{token}"), &Query::new(), None)
-                .await?;
-            if common.json {
-                output::json(&json!({ "revoked": token }))
-            } else {
-                output::line("revoked")
-            }
+            common.client()?.call(Method::DELETE, &format!("/v1/tokens/{token}"), &Query::new(), None).await?;
+            if common.json { output::json(&json!({ "revoked": token })) } else { output::line("revoked") }
         }
     }
 }
@@ -89,12 +60,7 @@ pub(super) async fn run(common: &Common, command: TokensCommand) -> anyhow::Resu
 async fn create(common: &Common, request: &TokenRequest) -> anyhow::Result<NewlyMade> {
     if std::env::var_os("DATABASE_URL").is_none() {
         let body = serde_json::to_value(request)?;
-        return read(
-            &common
-                .client()?
-                .call(Method::POST, "/v1/tokens", &Query::new(), Some(&body))
-                .await?,
-        );
+        return read(&common.client()?.call(Method::POST, "/v1/tokens", &Query::new(), Some(&body)).await?);
     }
     let settings = common.settings()?;
     let store = Store::new(&settings.database.url, 1)?;
@@ -102,10 +68,7 @@ async fn create(common: &Common, request: &TokenRequest) -> anyhow::Result<Newly
     match tokens::create(&store, None, request).await {
         Ok(made) => Ok(made),
         Err(TokenError::Refused(problems)) => {
-            let list: Vec<_> = problems
-                .iter()
-                .map(|p| format!("\n  {}: {}", p.pointer, p.reason))
-                .collect();
+            let list: Vec<_> = problems.iter().map(|p| format!("\n  {}: {}", p.pointer, p.reason)).collect();
             anyhow::bail!("refused:{}", list.concat())
         }
         Err(TokenError::Store(error)) => Err(error.into()),
@@ -115,9 +78,7 @@ async fn create(common: &Common, request: &TokenRequest) -> anyhow::Result<Newly
 fn table(value: &Value) -> anyhow::Result<()> {
     let tokens: Vec<TokenInfo> = read(value)?;
     let row = |t: &TokenInfo| {
-        let state = t
-            .revoked_at
-            .map_or_else(|| "good".to_owned(), |at| format!("revoked {}", output::time(at)));
+        let state = t.revoked_at.map_or_else(|| "good".to_owned(), |at| format!("revoked {}", output::time(at)));
         vec![
             t.id.to_string(),
             t.name.clone(),

@@ -120,12 +120,7 @@ impl Claimer {
     /// Reads which groups have due work, of the numbers that were woken or not looked at for a while.
     async fn look(&mut self) -> Result<(), StoreError> {
         let now = clock::now();
-        let due: Vec<NumberId> = self
-            .numbers
-            .iter()
-            .filter(|(_, n)| n.look_at <= now)
-            .map(|(id, _)| *id)
-            .collect();
+        let due: Vec<NumberId> = self.numbers.iter().filter(|(_, n)| n.look_at <= now).map(|(id, _)| *id).collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -133,18 +128,13 @@ impl Claimer {
         let poll = Duration::from_millis(self.shared.settings.dispatch.poll_ms);
         let mut by_number: HashMap<NumberId, Vec<(Lane, Uuid, Duration)>> = HashMap::new();
         for group in found {
-            by_number
-                .entry(group.number)
-                .or_default()
-                .push((group.lane, group.group, group.due_in));
+            by_number.entry(group.number).or_default().push((group.lane, group.group, group.due_in));
         }
         for id in due {
             let Some(number) = self.numbers.get_mut(&id) else {
                 continue;
             };
-            number
-                .turns
-                .found(by_number.remove(&id).unwrap_or_default().into_iter(), now);
+            number.turns.found(by_number.remove(&id).unwrap_or_default().into_iter(), now);
             number.look_at = number.turns.next_due().map_or(now + poll, |next| next.min(now + poll));
         }
         Ok(())
@@ -171,13 +161,7 @@ impl Claimer {
                 let open = |lane, group| gates.lets_group(&snapshot, *id, lane, group);
                 for turn in number.turns.take(urgent, room, open) {
                     let (lease, lane, group, most) = (number.actor.held.lease, turn.lane, turn.group, turn.most);
-                    wants.push(Want {
-                        number: *id,
-                        lease,
-                        lane,
-                        group,
-                        most,
-                    });
+                    wants.push(Want { number: *id, lease, lane, group, most });
                 }
             }
         }
@@ -188,14 +172,10 @@ impl Claimer {
     fn note_drained(&mut self, wants: &[Want], claimed: &[ClaimedMessage]) {
         let mut got: HashMap<(NumberId, Lane, Uuid), usize> = HashMap::new();
         for message in claimed {
-            *got.entry((message.number(), message.lane(), message.group()))
-                .or_default() += 1;
+            *got.entry((message.number(), message.lane(), message.group())).or_default() += 1;
         }
         for want in wants {
-            let got = got
-                .get(&(want.number, want.lane, want.group))
-                .copied()
-                .unwrap_or_default();
+            let got = got.get(&(want.number, want.lane, want.group)).copied().unwrap_or_default();
             if let (true, Some(number)) = (got < want.most, self.numbers.get_mut(&want.number)) {
                 number.turns.drained(want.lane, want.group);
             }
@@ -228,24 +208,16 @@ impl Claimer {
             return settle(settle::not_called(key, attempt, None));
         };
         if facts.cancelled || facts.expired {
-            let event = if facts.cancelled {
-                MessageEvent::Cancelled
-            } else {
-                MessageEvent::Expired
-            };
+            let event = if facts.cancelled { MessageEvent::Cancelled } else { MessageEvent::Expired };
             return settle(Change::new(key, attempt, event));
         }
         let snapshot = self.shared.directory.current();
-        let (Some(row), Some(template)) = (
-            snapshot.numbers.get(&message.number()),
-            snapshot.templates.get(&facts.template),
-        ) else {
+        let (Some(row), Some(template)) =
+            (snapshot.numbers.get(&message.number()), snapshot.templates.get(&facts.template))
+        else {
             return settle(settle::not_called(key, attempt, None));
         };
-        let route = self
-            .routes
-            .entry((row.id, template.id))
-            .or_insert_with(|| Arc::new(snapshot.route(row, template)));
+        let route = self.routes.entry((row.id, template.id)).or_insert_with(|| Arc::new(snapshot.route(row, template)));
         let seen = self.shared.gates.version();
         if let Some(stop) = self.shared.gates.stops(route, key.batch_id) {
             return settle(settle::not_called(key, attempt, Some(stop)));
@@ -267,7 +239,7 @@ impl Claimer {
         };
         match Prepared::new(&self.shared, message, row, &template.template, filled, pass) {
             Ok(prepared) => number.actor.push(prepared),
-            Err((_, refusal)) => settle(refused(refusal)),
+            Err(refusal) => settle(refused(refusal)),
         }
     }
 
@@ -297,12 +269,8 @@ impl Claimer {
 
     /// Waits for something to do: room, a wake-up, a lease, or the next due time.
     async fn wait(&mut self, stop: &CancellationToken) {
-        let next = self
-            .numbers
-            .values()
-            .map(|n| n.look_at)
-            .min()
-            .unwrap_or_else(|| clock::now() + Duration::from_secs(1));
+        let next =
+            self.numbers.values().map(|n| n.look_at).min().unwrap_or_else(|| clock::now() + Duration::from_secs(1));
         tokio::select! {
             () = stop.cancelled() => return,
             () = self.shared.hungry.notified() => {}
@@ -335,23 +303,12 @@ impl Claimer {
 
     fn leased(&mut self, event: LeaseEvent) {
         match event {
-            LeaseEvent::Taken {
-                number,
-                held,
-                not_before,
-            } => {
+            LeaseEvent::Taken { number, held, not_before } => {
                 if let Some(before) = self.numbers.remove(&number) {
                     before.actor.close(&self.shared);
                 }
                 let actor = Number::start(&self.shared, number, held, not_before);
-                self.numbers.insert(
-                    number,
-                    Leased {
-                        actor,
-                        turns: Turns::default(),
-                        look_at: clock::now(),
-                    },
-                );
+                self.numbers.insert(number, Leased { actor, turns: Turns::default(), look_at: clock::now() });
             }
             LeaseEvent::Lost(number) => {
                 if let Some(lost) = self.numbers.remove(&number) {
@@ -390,10 +347,5 @@ impl Claimer {
 /// The slots do not fit the template as it is now: it was changed after the job was accepted.
 fn unfillable(problems: &[crate::domain::template::SlotProblem]) -> Refusal {
     let reason = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    Refusal {
-        code: "slots_changed".to_owned(),
-        class: FailureClass::Config,
-        reason,
-        wait: None,
-    }
+    Refusal { code: "slots_changed".to_owned(), class: FailureClass::Config, reason, wait: None }
 }

@@ -15,10 +15,7 @@ use crate::domain::pacing::Tick;
 /// Now, on the monotonic clock that also counts suspend: a laptop's sleep or a paused machine must age a lease.
 pub fn now() -> Tick {
     let time = clock_gettime(ClockId::Boottime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or_default(),
-        u32::try_from(time.tv_nsec).unwrap_or_default(),
-    )
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// The tokio instant at which the process's clock will show `at`.
@@ -42,19 +39,14 @@ const FROZEN_AFTER: Duration = Duration::from_secs(1);
 impl FreezeGuard {
     /// Starts the thread; it ends when the last guard is dropped.
     pub fn start() -> Self {
-        let guard = Self {
-            mark: Arc::new(AtomicU64::new(nanos(now()))),
-            running: Arc::new(AtomicBool::new(true)),
-        };
+        let guard = Self { mark: Arc::new(AtomicU64::new(nanos(now()))), running: Arc::new(AtomicBool::new(true)) };
         let (mark, running) = (Arc::clone(&guard.mark), Arc::downgrade(&guard.running));
-        let spawned = std::thread::Builder::new()
-            .name("freeze-guard".to_owned())
-            .spawn(move || {
-                while running.upgrade().is_some() {
-                    mark.store(nanos(now()), Ordering::Relaxed);
-                    std::thread::sleep(MARK_EVERY);
-                }
-            });
+        let spawned = std::thread::Builder::new().name("freeze-guard".to_owned()).spawn(move || {
+            while running.upgrade().is_some() {
+                mark.store(nanos(now()), Ordering::Relaxed);
+                std::thread::sleep(MARK_EVERY);
+            }
+        });
         if let Err(error) = spawned {
             tracing::error!(%error, "the freeze guard did not start; nothing will be sent");
             guard.mark.store(0, Ordering::Relaxed);

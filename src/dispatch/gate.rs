@@ -39,10 +39,7 @@ pub struct Held {
 impl Held {
     /// A lease that is good until `deadline`.
     pub fn new(lease: Uuid, deadline: Tick) -> Self {
-        Self {
-            lease,
-            deadline: AtomicU64::new(nanos(deadline)),
-        }
+        Self { lease, deadline: AtomicU64::new(nanos(deadline)) }
     }
 
     /// Moves the deadline after a renewal.
@@ -123,11 +120,7 @@ impl Gates {
         if copy.holds.is_empty() {
             return None;
         }
-        route
-            .scopes(batch)
-            .iter()
-            .find_map(|scope| copy.holds.get(&scope.to_string()))
-            .map(|id| Stop::Held(*id))
+        route.scopes(batch).iter().find_map(|scope| copy.holds.get(&scope.to_string())).map(|id| Stop::Held(*id))
     }
 
     /// Whether any message of this group could be sent: no hold over its number, lane, account or wider, nor over the
@@ -143,20 +136,13 @@ impl Gates {
         // A route without its template: no template has id 0.
         let route = Route {
             provider: number.account.provider.clone(),
-            portfolio: number
-                .account
-                .portfolio
-                .as_ref()
-                .map(|p| format!("{}/{p}", number.account.tenant)),
+            portfolio: number.account.portfolio.as_ref().map(|p| format!("{}/{p}", number.account.tenant)),
             account: number.account.id,
             number: number.id,
             template: TemplateId(0),
             lane,
         };
-        route
-            .scopes(BatchId(group))
-            .iter()
-            .all(|scope| !copy.holds.contains_key(&scope.to_string()))
+        route.scopes(BatchId(group)).iter().all(|scope| !copy.holds.contains_key(&scope.to_string()))
     }
 
     /// Whether the copy is recent enough to send by: four missed refreshes and nothing leaves.

@@ -18,11 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum LeaseEvent {
     /// Send for this number, not before the tick.
-    Taken {
-        number: NumberId,
-        held: Arc<Held>,
-        not_before: Tick,
-    },
+    Taken { number: NumberId, held: Arc<Held>, not_before: Tick },
     /// The lease is gone: return what is not called.
     Lost(NumberId),
     /// Somebody else should have it: drain, then say so.
@@ -46,10 +42,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(shared: &Rc<Shared>, events: mpsc::UnboundedSender<LeaseEvent>) -> Self {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         Self {
             shared: Rc::clone(shared),
             link: Link::new(shared.store.clone(), "leases"),
@@ -66,12 +59,12 @@ impl Keeper {
         let mut renew_at = clock::now();
         while !stop.is_cancelled() {
             let due = clock::now() >= renew_at;
-            let step = if due { self.renew().await } else { Ok(()) };
-            let step = match step {
+            let renewed = if due { self.renew().await } else { Ok(()) };
+            let kept = match renewed {
                 Ok(()) => self.share().await,
                 Err(error) => Err(error),
             };
-            match step {
+            match kept {
                 Ok(()) if due => renew_at = clock::now() + renew_every,
                 Ok(()) => {}
                 Err(error) => {
@@ -89,22 +82,16 @@ impl Keeper {
     }
 
     async fn renew(&mut self) -> Result<(), StoreError> {
-        let (ttl, margin) = self.lasts();
+        let (ttl, good_for) = self.lasts();
         let asked = clock::now();
         let connection = self.link.get().await?;
         store::leases::greet(connection, self.shared.worker, &self.host).await?;
-        let renewed: HashMap<_, _> = store::leases::renew(connection, self.shared.worker, ttl)
-            .await?
-            .into_iter()
-            .collect();
+        let renewed: HashMap<_, _> =
+            store::leases::renew(connection, self.shared.worker, ttl).await?.into_iter().collect();
         // Counted from before the question was sent: the answer may have been long under way.
-        let deadline = asked + ttl - margin;
+        let deadline = asked + good_for;
         for (number, held) in self.book.borrow().iter() {
-            if renewed.get(number) == Some(&held.lease) {
-                held.extend(deadline)
-            } else {
-                held.lose()
-            }
+            if renewed.get(number) == Some(&held.lease) { held.extend(deadline) } else { held.lose() }
         }
         metrics::gauge!("dispatch_leases").set(f64::from(u32::try_from(renewed.len()).unwrap_or(u32::MAX)));
         Ok(())
@@ -112,20 +99,15 @@ impl Keeper {
 
     async fn share(&mut self) -> Result<(), StoreError> {
         self.finish_hand_overs().await?;
-        let (ttl, margin) = self.lasts();
+        let (ttl, good_for) = self.lasts();
         let wait =
             Duration::from_millis(self.shared.settings.lease.takeover_wait_ms + self.shared.settings.pacing.jitter_ms);
         let asked = clock::now();
         let connection = self.link.get().await?;
         let shares = store::leases::shares(connection, ttl).await?;
         let share = shares.total / shares.workers.max(1);
-        let mut mine: i64 = self
-            .book
-            .borrow()
-            .keys()
-            .filter(|n| !self.leaving.contains_key(n))
-            .map(|n| self.weight(*n))
-            .sum();
+        let mut mine: i64 =
+            self.book.borrow().keys().filter(|n| !self.leaving.contains_key(n)).map(|n| self.weight(*n)).sum();
         let mut wanted = Vec::new();
         for number in shares.free {
             if mine > share || (mine == share && shares.workers > 1) {
@@ -140,15 +122,11 @@ impl Keeper {
         }
         let connection = self.link.get().await?;
         for taken in store::leases::take(connection, self.shared.worker, &wanted, ttl, wait).await? {
-            let held = Arc::new(Held::new(taken.lease, asked + ttl - margin));
+            let held = Arc::new(Held::new(taken.lease, asked + good_for));
             self.book.borrow_mut().insert(taken.number, Arc::clone(&held));
             let not_before = clock::now() + taken.not_before;
             tracing::info!(number.id = %taken.number, "took a number");
-            self.tell(LeaseEvent::Taken {
-                number: taken.number,
-                held,
-                not_before,
-            });
+            self.tell(LeaseEvent::Taken { number: taken.number, held, not_before });
         }
         Ok(())
     }
@@ -197,13 +175,8 @@ impl Keeper {
 
     fn drop_expired(&mut self) {
         let now = clock::now();
-        let lost: Vec<NumberId> = self
-            .book
-            .borrow()
-            .iter()
-            .filter(|(_, held)| !held.is_good(now))
-            .map(|(number, _)| *number)
-            .collect();
+        let lost: Vec<NumberId> =
+            self.book.borrow().iter().filter(|(_, held)| !held.is_good(now)).map(|(number, _)| *number).collect();
         for number in lost {
             tracing::warn!(number.id = %number, "lost a number");
             self.book.borrow_mut().remove(&number);
@@ -234,15 +207,12 @@ impl Keeper {
 
     fn weight(&self, number: NumberId) -> i64 {
         let snapshot = self.shared.directory.current();
-        snapshot
-            .numbers
-            .get(&number)
-            .and_then(|n| n.limit_per_s)
-            .map_or(UNLIMITED_WEIGHT, i64::from)
+        snapshot.numbers.get(&number).and_then(|n| n.limit_per_s).map_or(UNLIMITED_WEIGHT, i64::from)
     }
 
+    /// How long a lease lasts in the database, and how long this process trusts it.
     fn lasts(&self) -> (Duration, Duration) {
         let lease = &self.shared.settings.lease;
-        (Duration::from_secs(lease.ttl_s), Duration::from_secs(lease.margin_s))
+        (Duration::from_secs(lease.ttl_s), Duration::from_secs(lease.ttl_s.saturating_sub(lease.margin_s)))
     }
 }

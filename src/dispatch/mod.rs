@@ -86,9 +86,7 @@ impl Dispatch {
 
     async fn run(self, stop: CancellationToken) {
         let settings = Arc::clone(&self.settings);
-        let gates = Arc::new(gate::Gates::new(Duration::from_millis(
-            settings.dispatch.hold_refresh_ms,
-        )));
+        let gates = Arc::new(gate::Gates::new(Duration::from_millis(settings.dispatch.hold_refresh_ms)));
         let (settler, settling) = settle::start(&self.store, &settings, Arc::clone(&gates));
         let shared = Rc::new(Shared {
             worker: self.worker,
@@ -116,9 +114,7 @@ impl Dispatch {
         let keeper = leases::Keeper::new(&shared, lease_events);
         let keeping = tokio::task::spawn_local(keeper.run(background.clone()));
 
-        claim::Claimer::new(Rc::clone(&shared), events, self.wakes)
-            .run(stop)
-            .await;
+        claim::Claimer::new(Rc::clone(&shared), events, self.wakes).run(stop).await;
 
         let drain = Duration::from_secs(shared.settings.dispatch.drain_s);
         shared.calls.close();

@@ -26,7 +26,7 @@ use crate::domain::{
 pub(super) struct Number {
     pub(super) id: NumberId,
     pub(super) held: Arc<Held>,
-    queue: RefCell<[VecDeque<Prepared>; 3]>,
+    queue: RefCell<[VecDeque<Box<Prepared>>; 3]>,
     pace: RefCell<Option<Pace>>,
     not_before: Cell<Tick>,
     step: Cell<usize>,
@@ -70,32 +70,22 @@ impl Number {
         let now = clock::now();
         let Some(limit) = row.limit_per_s.and_then(|limit| usize::try_from(limit).ok()) else {
             *pace = None;
-            self.not_before.set(
-                self.not_before
-                    .get()
-                    .max(now + Duration::from_millis(1000 + settings.pacing.jitter_ms)),
-            );
+            self.not_before
+                .set(self.not_before.get().max(now + Duration::from_millis(1000 + settings.pacing.jitter_ms)));
             self.step.set(settings.dispatch.step_max_unlimited);
             self.in_flight_most.set(settings.dispatch.in_flight_max);
             return;
         };
-        match pace.as_mut() {
-            Some(pace) => pace.set_limit(limit),
-            None => {
-                let (jitter, late) = (settings.pacing.jitter_ms, settings.pacing.late_ms);
-                let fresh = pace.insert(Pace::new(
-                    limit,
-                    Duration::from_millis(jitter),
-                    Duration::from_millis(late),
-                ));
-                fresh.not_before(self.not_before.get());
-            }
+        if let Some(pace) = pace.as_mut() {
+            pace.set_limit(limit);
+        } else {
+            let (jitter, late) = (settings.pacing.jitter_ms, settings.pacing.late_ms);
+            let fresh = pace.insert(Pace::new(limit, Duration::from_millis(jitter), Duration::from_millis(late)));
+            fresh.not_before(self.not_before.get());
         }
         let step_ms = usize::try_from(settings.dispatch.step_ms).unwrap_or(250);
-        self.step
-            .set((limit * step_ms / 1000).clamp(1, settings.dispatch.step_max));
-        self.in_flight_most
-            .set((limit * 2).min(settings.dispatch.in_flight_max));
+        self.step.set((limit * step_ms / 1000).clamp(1, settings.dispatch.step_max));
+        self.in_flight_most.set((limit * 2).min(settings.dispatch.in_flight_max));
     }
 
     /// How many messages to claim now: one step ahead, asked for when half of it is gone. Authentication has its own room.
@@ -104,21 +94,13 @@ impl Number {
             return 0;
         }
         let queue = self.queue.borrow();
-        let waiting = if urgent {
-            queue[0].len()
-        } else {
-            queue[1].len() + queue[2].len()
-        };
+        let waiting = if urgent { queue[0].len() } else { queue[1].len() + queue[2].len() };
         let step = self.step.get();
-        if step > 0 && waiting * 2 <= step {
-            step - waiting
-        } else {
-            0
-        }
+        if step > 0 && waiting * 2 <= step { step - waiting } else { 0 }
     }
 
     /// Takes over a claimed message.
-    pub(super) fn push(&self, prepared: Prepared) {
+    pub(super) fn push(&self, prepared: Box<Prepared>) {
         self.queue.borrow_mut()[prepared.claimed.lane() as usize].push_back(prepared);
         self.changed.notify_one();
     }
@@ -129,9 +111,7 @@ impl Number {
         let queue = std::mem::take(&mut *self.queue.borrow_mut());
         for prepared in queue.into_iter().flatten() {
             let (key, attempt) = (prepared.claimed.key(), prepared.claimed.attempt());
-            shared
-                .settle
-                .settle(settle::not_called(key, attempt, prepared.pass.check().err()));
+            shared.settle.settle(settle::not_called(key, attempt, prepared.pass.check().err()));
         }
         self.changed.notify_one();
     }
@@ -185,7 +165,7 @@ impl Number {
     }
 
     /// Starts a call. Waits only while the whole process has as many open as it may.
-    async fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Prepared) {
+    async fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Box<Prepared>) {
         let Ok(permit) = Arc::clone(&shared.in_flight).acquire_owned().await else {
             return;
         };
@@ -207,7 +187,7 @@ impl Number {
 }
 
 enum Next {
-    Send(Prepared),
+    Send(Box<Prepared>),
     At(Tick),
     Nothing,
 }

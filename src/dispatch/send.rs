@@ -35,7 +35,7 @@ impl Prepared {
         template: &Arc<crate::domain::template::Template>,
         filled: Filled,
         pass: Pass,
-    ) -> Result<Self, (ClaimedMessage, Refusal)> {
+    ) -> Result<Box<Self>, Refusal> {
         let account = &number.account;
         let unusable = |code: &str, reason: &str| Refusal {
             code: code.to_owned(),
@@ -44,26 +44,17 @@ impl Prepared {
             wait: None,
         };
         let Some(provider) = shared.providers.get(&account.provider) else {
-            return Err((
-                claimed,
-                unusable(
-                    "unknown_provider",
-                    "this version has no adapter for the account's provider",
-                ),
-            ));
+            return Err(unusable("unknown_provider", "this version has no adapter for the account's provider"));
         };
         let Some(access) = &account.access else {
-            return Err((
-                claimed,
-                unusable(
-                    "credentials_unreadable",
-                    "the account's credentials cannot be opened with this secrets.key",
-                ),
+            return Err(unusable(
+                "credentials_unreadable",
+                "the account's credentials cannot be opened with this secrets.key",
             ));
         };
         let installation = shared.directory.current().installation.clone();
         let Some(installation) = installation else {
-            return Err((claimed, unusable("no_installation", "the registry has not been read")));
+            return Err(unusable("no_installation", "the registry has not been read"));
         };
         let request = SendRequest {
             access: Arc::clone(access),
@@ -71,19 +62,10 @@ impl Prepared {
             template: Arc::clone(template),
             filled,
             to: claimed.recipient().clone(),
-            token: Token {
-                installation,
-                key: claimed.key(),
-                attempt: claimed.attempt(),
-            },
+            token: Token { installation, key: claimed.key(), attempt: claimed.attempt() },
         };
-        Ok(Self {
-            claimed,
-            request,
-            provider: Arc::clone(provider),
-            pass: Arc::new(pass),
-            tenant: account.tenant,
-        })
+        let provider = Arc::clone(provider);
+        Ok(Box::new(Self { claimed, request, provider, pass: Arc::new(pass), tenant: account.tenant }))
     }
 
     /// How it goes out.
@@ -93,7 +75,7 @@ impl Prepared {
 }
 
 /// Calls the provider once and hands the outcome to settle. The permit is given back when the call has ended.
-pub(super) async fn send(shared: Rc<Shared>, prepared: Prepared, permit: OwnedSemaphorePermit) {
+pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) {
     let pass = Arc::clone(&prepared.pass);
     let gate: Gate = Arc::new(move || pass.check().is_ok());
     let requests = std::slice::from_ref(&prepared.request);

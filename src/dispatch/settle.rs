@@ -50,18 +50,11 @@ impl Settler {
 /// Starts the loop on the current thread.
 pub(super) fn start(store: &Store, settings: &Settings, gates: Arc<Gates>) -> (Settler, JoinHandle<()>) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let rules = Rules {
-        grace: Duration::from_secs(settings.uncertain.grace_s),
-    };
+    let rules = Rules { grace: Duration::from_secs(settings.uncertain.grace_s) };
     let most = settings.dispatch.settle_max;
     let link = Link::new(store.clone(), "settle");
     let task = tokio::task::spawn_local(run(link, receiver, most, rules, gates));
-    (
-        Settler {
-            queue: Rc::new(std::cell::RefCell::new(Some(sender))),
-        },
-        task,
-    )
+    (Settler { queue: Rc::new(std::cell::RefCell::new(Some(sender))) }, task)
 }
 
 /// While one group is being written the next one gathers, so groups grow with the load and nothing waits to fill one.
@@ -105,22 +98,14 @@ pub(super) fn decide(prepared: &Prepared, outcome: Outcome, policy: &RetryPolicy
     let claimed = &prepared.claimed;
     let key = claimed.key();
     match outcome {
-        Outcome::Accepted {
-            provider_message_id, ..
-        } => Change {
+        Outcome::Accepted { provider_message_id, .. } => Change {
             provider_message_id: Some(provider_message_id),
             ..Change::new(key, claimed.attempt(), MessageEvent::Accepted)
         },
         Outcome::NotCalled => not_called(key, claimed.attempt(), prepared.pass.check().err()),
-        Outcome::Refused(refusal) => refused(
-            key,
-            claimed.attempt(),
-            claimed.charged(),
-            refusal,
-            prepared.route(),
-            prepared.tenant,
-            policy,
-        ),
+        Outcome::Refused(refusal) => {
+            refused(key, claimed.attempt(), claimed.charged(), refusal, prepared.route(), prepared.tenant, policy)
+        }
     }
 }
 
@@ -131,10 +116,7 @@ pub(super) fn not_called(key: MessageKey, attempt: i16, stop: Option<Stop>) -> C
         Some(Stop::Cancelled) => return Change::new(key, attempt, MessageEvent::Cancelled),
         Some(Stop::LeaseLost | Stop::Blind | Stop::TooLate) | None => Next::Ready,
     };
-    Change {
-        next,
-        ..Change::new(key, attempt, MessageEvent::Returned)
-    }
+    Change { next, ..Change::new(key, attempt, MessageEvent::Returned) }
 }
 
 /// What a refusal does to its message, by its class.
@@ -151,10 +133,9 @@ pub(super) fn refused(
     let (event, next) = match refusal.class.reaction() {
         Reaction::Later { charged: true } if !policy.allows(charged + 1) => (MessageEvent::Refused, Next::Ready),
         Reaction::Later { charged } => {
-            let after = refusal.wait.map_or_else(
-                || wait(refusal.class, tries, policy),
-                |wait| spread(wait, refusal.class, tries),
-            );
+            let after = refusal
+                .wait
+                .map_or_else(|| wait(refusal.class, tries, policy), |wait| spread(wait, refusal.class, tries));
             (MessageEvent::Returned, Next::Wait { after, charged })
         }
         Reaction::Fail => (MessageEvent::Refused, Next::Ready),
@@ -165,26 +146,14 @@ pub(super) fn refused(
                 scope: route.fault(scope),
                 cause: refusal.code.clone(),
                 detail: refusal.reason.clone(),
-                resume: if refusal.wait.is_some() {
-                    Resume::Time
-                } else {
-                    Resume::Person
-                },
+                resume: if refusal.wait.is_some() { Resume::Time } else { Resume::Person },
                 lasts: refusal.wait,
             };
             (MessageEvent::Returned, Next::Park(hold))
         }
     };
-    let failure = Failure {
-        code: refusal.code,
-        class: refusal.class,
-        reason: refusal.reason,
-    };
-    Change {
-        next,
-        failure: Some(failure),
-        ..Change::new(key, attempt, event)
-    }
+    let failure = Failure { code: refusal.code, class: refusal.class, reason: refusal.reason };
+    Change { next, failure: Some(failure), ..Change::new(key, attempt, event) }
 }
 
 /// The wait of a class without a clock of its own.
@@ -197,11 +166,7 @@ fn wait(class: FailureClass, tries: u32, policy: &RetryPolicy) -> Duration {
 
 /// The provider's clock; for a pair it grows with each try.
 fn spread(wait: Duration, class: FailureClass, tries: u32) -> Duration {
-    if class == FailureClass::ThrottledPair {
-        wait.max(pair_wait(tries))
-    } else {
-        wait
-    }
+    if class == FailureClass::ThrottledPair { wait.max(pair_wait(tries)) } else { wait }
 }
 
 /// Meta asks for 4^X seconds between tries of one pair of number and recipient, X from 0.

@@ -90,10 +90,7 @@ mod tests {
 
     fn turns(groups: &[(Lane, Uuid)]) -> Turns {
         let mut turns = Turns::default();
-        turns.found(
-            groups.iter().map(|(lane, group)| (*lane, *group, Duration::ZERO)),
-            Duration::ZERO,
-        );
+        turns.found(groups.iter().map(|(lane, group)| (*lane, *group, Duration::ZERO)), Duration::ZERO);
         turns
     }
 
@@ -107,10 +104,7 @@ mod tests {
     #[test]
     fn small_steps_go_round() {
         let mut turns = turns(&[(Lane::Marketing, A), (Lane::Marketing, B), (Lane::Marketing, C)]);
-        let order: Vec<Uuid> = (0..6)
-            .flat_map(|_| turns.take(false, 1, |_, _| true))
-            .map(|t| t.group)
-            .collect();
+        let order: Vec<Uuid> = (0..6).flat_map(|_| turns.take(false, 1, |_, _| true)).map(|t| t.group).collect();
         assert_eq!(order, [A, B, C, A, B, C]);
     }
 
@@ -126,23 +120,13 @@ mod tests {
     fn a_held_group_does_not_take_a_turn() {
         let mut turns = turns(&[(Lane::Marketing, A), (Lane::Marketing, B)]);
         let taken = turns.take(false, 4, |_, group| group != A);
-        assert_eq!(
-            taken,
-            [Turn {
-                lane: Lane::Marketing,
-                group: B,
-                most: 4
-            }]
-        );
+        assert_eq!(taken, [Turn { lane: Lane::Marketing, group: B, most: 4 }]);
     }
 
     #[test]
     fn what_is_not_due_yet_is_looked_for_when_it_is() {
         let mut turns = Turns::default();
-        let groups = [
-            (Lane::Marketing, A, Duration::from_secs(9)),
-            (Lane::Marketing, B, Duration::from_secs(4)),
-        ];
+        let groups = [(Lane::Marketing, A, Duration::from_secs(9)), (Lane::Marketing, B, Duration::from_secs(4))];
         turns.found(groups.into_iter(), Duration::from_secs(100));
         assert_eq!(turns.next_due(), Some(Duration::from_secs(104)));
         assert!(turns.take(false, 9, |_, _| true).is_empty());

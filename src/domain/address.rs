@@ -78,16 +78,8 @@ impl Address {
     /// The form that may be shown without the scope `pii`: enough to recognise it, too little to call it.
     pub fn masked(&self) -> String {
         let count = self.0.chars().count();
-        let (head, tail) = if count >= 11 {
-            (5, 3)
-        } else {
-            (2.min(count / 3), 1.min(count / 3))
-        };
-        self.0
-            .chars()
-            .enumerate()
-            .map(|(i, c)| if i < head || i >= count - tail { c } else { '*' })
-            .collect()
+        let (head, tail) = if count >= 11 { (5, 3) } else { (2.min(count / 3), 1.min(count / 3)) };
+        self.0.chars().enumerate().map(|(i, c)| if i < head || i >= count - tail { c } else { '*' }).collect()
     }
 }
 
@@ -141,15 +133,8 @@ fn parse_mailbox(text: &str) -> Result<Address, AddressError> {
 }
 
 fn parse_user_id(text: &str) -> Result<Address, AddressError> {
-    let fits = text.len() <= 64
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if fits {
-        Ok(Address(text.to_owned()))
-    } else {
-        Err(AddressError::NotAUserId)
-    }
+    let fits = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if fits { Ok(Address(text.to_owned())) } else { Err(AddressError::NotAUserId) }
 }
 
 #[cfg(test)]
@@ -158,13 +143,7 @@ mod tests {
 
     #[test]
     fn one_number_has_one_form() {
-        let forms = [
-            "+819012345678",
-            "+81 90 1234 5678",
-            "+81-90-1234-5678",
-            " +81(0)90-1234-5678 ",
-            "+819012345678",
-        ];
+        let forms = ["+819012345678", "+81 90 1234 5678", "+81-90-1234-5678", " +81(0)90-1234-5678 ", "+819012345678"];
         for form in forms {
             let parsed = Address::parse(Channel::Whatsapp, form).map(|a| a.as_str().to_owned());
             assert_eq!(parsed, Ok("+819012345678".to_owned()), "{form}");
@@ -174,10 +153,7 @@ mod tests {
     #[test]
     fn a_national_number_needs_its_country() {
         let national = "090-1234-5678";
-        assert_eq!(
-            Address::parse(Channel::Whatsapp, national),
-            Err(AddressError::NotInternational)
-        );
+        assert_eq!(Address::parse(Channel::Whatsapp, national), Err(AddressError::NotInternational));
         let with_country = Address::parse_in(Channel::Whatsapp, national, Some(country::JP));
         assert_eq!(with_country.map(|a| a.0), Ok("+819012345678".to_owned()));
     }
@@ -196,10 +172,7 @@ mod tests {
         assert!(Address::parse(Channel::Whatsapp, "US.13491208655302741918").is_ok());
         assert!(Address::parse(Channel::Email, "佐藤@example.jp").is_ok());
         assert_eq!(Address::parse(Channel::Email, "sato@"), Err(AddressError::NotAMailbox));
-        assert_eq!(
-            Address::parse(Channel::Messenger, "12 34"),
-            Err(AddressError::NotAUserId)
-        );
+        assert_eq!(Address::parse(Channel::Messenger, "12 34"), Err(AddressError::NotAUserId));
         assert_eq!(Address::parse(Channel::Whatsapp, "  "), Err(AddressError::Empty));
     }
 }

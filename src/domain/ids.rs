@@ -35,7 +35,7 @@ numeric_id! {
     HoldId(i64);
 }
 
-/// One run of a job or an occurrence. A UUIDv7 whose time is when the batch is due, because messages are partitioned by it.
+/// One run of a job or an occurrence. A `UUIDv7` whose time is when the batch is due, because messages are partitioned by it.
 #[derive(
     Debug,
     Clone,
@@ -134,11 +134,7 @@ pub struct Token {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "v1.{}.{}.{}.{}",
-            self.installation.0, self.key.batch_id, self.key.seq, self.attempt
-        )
+        write!(f, "v1.{}.{}.{}.{}", self.installation.0, self.key.batch_id, self.key.seq, self.attempt)
     }
 }
 
@@ -152,23 +148,14 @@ impl FromStr for Token {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut parts = text.split('.');
-        let (Some("v1"), Some(installation), Some(batch), Some(seq), Some(attempt), None) = (
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-        ) else {
+        let (Some("v1"), Some(installation), Some(batch), Some(seq), Some(attempt), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(NotAToken);
         };
         let batch_id = batch.parse().map_err(|_| NotAToken)?;
         let seq = seq.parse().map_err(|_| NotAToken)?;
         let attempt = attempt.parse().map_err(|_| NotAToken)?;
-        Ok(Self {
-            installation: Installation(installation.into()),
-            key: MessageKey { batch_id, seq },
-            attempt,
-        })
+        Ok(Self { installation: Installation(installation.into()), key: MessageKey { batch_id, seq }, attempt })
     }
 }

@@ -6,11 +6,8 @@ use backoff::{ExponentialBackoffBuilder, backoff::Backoff as _};
 
 /// Waits between tries of our own that must succeed in the end (a database or broker that is away): a fifth of a second
 /// to five seconds.
-pub const PERSIST: RetryPolicy = RetryPolicy {
-    base: Duration::from_millis(200),
-    ceiling: Duration::from_secs(5),
-    charged_cap: i16::MAX,
-};
+pub const PERSIST: RetryPolicy =
+    RetryPolicy { base: Duration::from_millis(200), ceiling: Duration::from_secs(5), charged_cap: i16::MAX };
 
 /// Exponential backoff with full jitter: the n-th wait is drawn evenly from zero to `base · 2ⁿ⁻¹`, at most `ceiling`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +58,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_the_ceiling_and_never_pass_it() {
-        let policy = RetryPolicy {
-            base: Duration::from_secs(1),
-            ceiling: Duration::from_secs(30),
-            charged_cap: 3,
-        };
+        let policy = RetryPolicy { base: Duration::from_secs(1), ceiling: Duration::from_secs(30), charged_cap: 3 };
         let widest = |tries| (0..300).map(|_| policy.wait_after(tries)).max().unwrap();
         assert!(widest(1) <= Duration::from_secs(1));
         assert!(widest(4) > Duration::from_secs(4) && widest(4) <= Duration::from_secs(8));
@@ -74,11 +67,7 @@ mod tests {
 
     #[test]
     fn the_cap_counts_charged_tries() {
-        let policy = RetryPolicy {
-            base: Duration::ZERO,
-            ceiling: Duration::ZERO,
-            charged_cap: 2,
-        };
+        let policy = RetryPolicy { base: Duration::ZERO, ceiling: Duration::ZERO, charged_cap: 2 };
         assert!(policy.allows(1) && !policy.allows(2));
     }
 }

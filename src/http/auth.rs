@@ -41,11 +41,7 @@ pub(super) struct Gate {
 impl Gate {
     pub(super) fn new(store: Store, requests_per_s: u32) -> Self {
         let quota = Quota::per_second(NonZeroU32::new(requests_per_s).unwrap_or(NonZeroU32::MIN));
-        Self {
-            store,
-            known: Mutex::default(),
-            limiter: RateLimiter::keyed(quota),
-        }
+        Self { store, known: Mutex::default(), limiter: RateLimiter::keyed(quota) }
     }
 
     async fn caller(&self, token: &str) -> Result<Option<Caller>, StoreError> {
@@ -78,10 +74,7 @@ impl Gate {
             return Err(unauthorized("no_token", reason));
         };
         let Some(caller) = self.caller(token).await? else {
-            return Err(unauthorized(
-                "unknown_token",
-                "this token does not exist or was revoked",
-            ));
+            return Err(unauthorized("unknown_token", "this token does not exist or was revoked"));
         };
         if let Err(early) = self.limiter.check_key(&caller.id) {
             let wait = early.wait_time_from(governor::clock::DefaultClock::default().now());
@@ -99,10 +92,7 @@ impl Gate {
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim())
-        .filter(|token| !token.is_empty())
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
 }
 
 /// Lets in who may do `scope`; handlers find them as `Extension<Caller>`.

@@ -39,11 +39,7 @@ pub(super) struct CloseHold {
 }
 
 fn small(state: &HttpState) -> BodyLimit {
-    BodyLimit {
-        bytes: SMALL_BYTES,
-        time: state.body_timeout(),
-        instead: "such a request is small",
-    }
+    BodyLimit { bytes: SMALL_BYTES, time: state.body_timeout(), instead: "such a request is small" }
 }
 
 #[utoipa::path(post, path = "/v1/holds/{hold}/close", tag = "holds", params(("hold" = i64, Path)), request_body = CloseHold, responses(
@@ -63,25 +59,12 @@ pub(super) async fn close_hold(
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
     }
     let everybody = speaks_for_everybody(&*current(&state).await?, caller.tenant);
-    match checklist::close_hold(
-        &state.store,
-        caller.tenant,
-        everybody,
-        hold,
-        &caller.name,
-        reason.trim(),
-    )
-    .await?
-    {
+    match checklist::close_hold(&state.store, caller.tenant, everybody, hold, &caller.name, reason.trim()).await? {
         Closed::Now => {
             tracing::info!(hold.id = hold.0, token.name = caller.name, "a hold was closed");
             Ok(StatusCode::NO_CONTENT)
         }
-        Closed::Before => Err(ApiError::whole(
-            StatusCode::CONFLICT,
-            "closed_before",
-            "this hold is closed already",
-        )),
+        Closed::Before => Err(ApiError::whole(StatusCode::CONFLICT, "closed_before", "this hold is closed already")),
         Closed::Unknown => Err(ApiError::not_found("hold")),
     }
 }
@@ -107,24 +90,12 @@ pub(super) async fn put_registry(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Applied>, ApiError> {
-    let limit = BodyLimit {
-        bytes: REGISTRY_BYTES,
-        time: state.body_timeout(),
-        instead: "apply it in parts",
-    };
+    let limit = BodyLimit { bytes: REGISTRY_BYTES, time: state.body_timeout(), instead: "apply it in parts" };
     let update: RegistryUpdate = json(&read(&headers, body, limit).await?)?;
-    let means = apply::Means {
-        store: &state.store,
-        vault: state.directory.vault(),
-        providers: &state.providers,
-    };
+    let means = apply::Means { store: &state.store, vault: state.directory.vault(), providers: &state.providers };
     let applied = apply::apply(means, caller.tenant, &update).await?;
     state.directory.refresh().await?;
-    tracing::info!(
-        token.name = caller.name,
-        objects = applied.changes.len(),
-        "the registry was applied"
-    );
+    tracing::info!(token.name = caller.name, objects = applied.changes.len(), "the registry was applied");
     Ok(Json(applied))
 }
 

@@ -31,11 +31,7 @@ pub struct ApiError {
 impl ApiError {
     /// A refusal with these problems.
     pub fn new(status: StatusCode, problems: Vec<Problem>) -> Self {
-        Self {
-            status,
-            problems,
-            retry_after_s: None,
-        }
+        Self { status, problems, retry_after_s: None }
     }
 
     /// A refusal of the whole request.
@@ -60,14 +56,10 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(Errors { errors: self.problems })).into_response();
         if let Some(seconds) = self.retry_after_s {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -75,9 +67,7 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        let cause = std::error::Error::source(&error)
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         if error.is_transient() {
             tracing::warn!(%error, cause, "a request was answered with 503: the database is not reachable");
             let reason = "the database cannot be reached at the moment: nothing was done, try again";
@@ -99,10 +89,9 @@ impl From<ChecklistError> for ApiError {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         match error {
             ChecklistError::Store(error) => error.into(),
-            ChecklistError::NotACursor => Self::new(
-                status,
-                vec![Problem::new("/after", "invalid_cursor", error.to_string())],
-            ),
+            ChecklistError::NotACursor => {
+                Self::new(status, vec![Problem::new("/after", "invalid_cursor", error.to_string())])
+            }
             ChecklistError::UnknownNumber { ref given, ref known } => {
                 let problem = Problem::new("/number", "unknown_number", error.to_string());
                 Self::new(status, vec![problem.near(given, known.iter().map(String::as_str))])

@@ -26,11 +26,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(query)) => Ok(Self(query)),
-            Err(error) => Err(ApiError::whole(
-                StatusCode::BAD_REQUEST,
-                "invalid_query",
-                error.body_text(),
-            )),
+            Err(error) => Err(ApiError::whole(StatusCode::BAD_REQUEST, "invalid_query", error.body_text())),
         }
     }
 }
@@ -53,9 +49,7 @@ pub(super) struct BodyLimit {
 
 /// Reads a whole body.
 pub(super) async fn read(headers: &HeaderMap, body: Body, limit: BodyLimit) -> Result<Bytes, ApiError> {
-    let told = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let told = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     let waits = headers.contains_key(header::EXPECT);
     if told.is_some_and(|told| told > limit.bytes && (waits || told > DRAIN_BYTES)) {
         return Err(too_large(limit));
@@ -64,9 +58,7 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limit: BodyLimit) -> R
         let reason = "the body did not arrive within http.body_timeout_s";
         ApiError::whole(StatusCode::REQUEST_TIMEOUT, "body_timeout", reason)
     };
-    tokio::time::timeout(limit.time, collect(body, limit))
-        .await
-        .map_err(slow)?
+    tokio::time::timeout(limit.time, collect(body, limit)).await.map_err(slow)?
 }
 
 async fn collect(body: Body, limit: BodyLimit) -> Result<Bytes, ApiError> {
@@ -83,11 +75,7 @@ async fn collect(body: Body, limit: BodyLimit) -> Result<Bytes, ApiError> {
             }
         }
     }
-    if seen > limit.bytes {
-        Err(too_large(limit))
-    } else {
-        Ok(kept.freeze())
-    }
+    if seen > limit.bytes { Err(too_large(limit)) } else { Ok(kept.freeze()) }
 }
 
 fn too_large(limit: BodyLimit) -> ApiError {

@@ -59,16 +59,9 @@ pub(super) async fn submit(
         instead: "import the recipients (POST /v1/imports) and name the import in `audience`",
     };
     let body = read(&headers, body, limit).await?;
-    let claim = Claim::Token {
-        tenant: caller.tenant,
-        producer: caller.producer.clone(),
-    };
+    let claim = Claim::Token { tenant: caller.tenant, producer: caller.producer.clone() };
     let road = state.intake.road_of(&claim, &body);
-    let submission = Submission {
-        claim,
-        body,
-        is_dry_run: query.dry_run,
-    };
+    let submission = Submission { claim, body, is_dry_run: query.dry_run };
     let answer = state.intake.submit(road, submission).await.map_err(unanswered)?;
     let status = StatusCode::from_u16(answer.http_status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
     Ok((status, Json(answer)))
@@ -138,26 +131,15 @@ pub(super) async fn import(
     match import::import(&state.store, &snapshot, caller.tenant, &request, chunks).await {
         Ok(summary) => Ok((StatusCode::CREATED, Json(summary))),
         Err(ImportError::Store(error)) => Err(error.into()),
-        Err(ImportError::Refused(errors)) => Err(ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            errors.into_iter().map(problem).collect(),
-        )),
+        Err(ImportError::Refused(errors)) => {
+            Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, errors.into_iter().map(problem).collect()))
+        }
     }
 }
 
 fn problem(error: JobError) -> Problem {
-    let JobError {
-        pointer,
-        code,
-        reason,
-        did_you_mean,
-    } = error;
-    Problem {
-        pointer,
-        code: code.into_owned(),
-        reason,
-        did_you_mean,
-    }
+    let JobError { pointer, code, reason, did_you_mean } = error;
+    Problem { pointer, code: code.into_owned(), reason, did_you_mean }
 }
 
 #[utoipa::path(get, path = "/v1/imports", tag = "imports", params(PageQuery), responses(

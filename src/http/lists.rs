@@ -65,9 +65,7 @@ pub(super) async fn batches(
     Extension(caller): Extension<Caller>,
     Asked(query): Asked<BatchQuery>,
 ) -> Result<Json<Page<BatchRow>>, ApiError> {
-    Ok(Json(
-        checklist::list_batches(&state.store, caller.tenant, &query).await?,
-    ))
+    Ok(Json(checklist::list_batches(&state.store, caller.tenant, &query).await?))
 }
 
 #[utoipa::path(get, path = "/v1/batches/{batch}", tag = "checklist", params(("batch" = Uuid, Path)), responses(
@@ -104,9 +102,7 @@ pub(super) async fn messages(
     Asked(query): Asked<MessageQuery>,
 ) -> Result<Json<Page<Message>>, ApiError> {
     let whole = caller.may(Scope::Pii);
-    Ok(Json(
-        checklist::list_messages(&state.store, caller.tenant, &query, whole).await?,
-    ))
+    Ok(Json(checklist::list_messages(&state.store, caller.tenant, &query, whole).await?))
 }
 
 #[utoipa::path(get, path = "/v1/messages/{message}", tag = "checklist",
@@ -131,9 +127,7 @@ pub(super) async fn failures(
     Asked(query): Asked<FailureQuery>,
 ) -> Result<Json<Vec<AdvisedFailure>>, ApiError> {
     let (number, batch) = (query.number.as_deref(), query.batch.map(BatchId));
-    Ok(Json(
-        checklist::failures(&state.store, &state.providers, caller.tenant, number, batch).await?,
-    ))
+    Ok(Json(checklist::failures(&state.store, &state.providers, caller.tenant, number, batch).await?))
 }
 
 #[utoipa::path(get, path = "/v1/jobs/rejected", tag = "jobs", params(PageQuery), responses(
@@ -154,12 +148,6 @@ pub(super) async fn holds(
     Extension(caller): Extension<Caller>,
     Asked(query): Asked<HoldQuery>,
 ) -> Result<Json<Page<HoldRow>>, ApiError> {
-    let list = checklist::list_holds(
-        &state.store,
-        caller.tenant,
-        query.open,
-        query.limit,
-        query.after.as_deref(),
-    );
+    let list = checklist::list_holds(&state.store, caller.tenant, query.open, query.limit, query.after.as_deref());
     Ok(Json(list.await?))
 }

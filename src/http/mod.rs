@@ -67,9 +67,7 @@ pub struct HttpState {
 
 impl fmt::Debug for HttpState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpState")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
+        f.debug_struct("HttpState").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
@@ -87,26 +85,14 @@ pub fn router(state: HttpState) -> Router {
     };
     let quick = Router::new()
         .merge(guarded(Scope::Read, read_routes()))
-        .merge(guarded(
-            Scope::Operate,
-            Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold)),
-        ))
+        .merge(guarded(Scope::Operate, Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold))))
         .merge(guarded(Scope::Admin, admin_routes()))
-        .merge(guarded(
-            Scope::Publish,
-            Router::new().route("/v1/jobs", post(jobs::submit)),
-        ))
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::GATEWAY_TIMEOUT,
-            ANSWER_WITHIN,
-        ));
+        .merge(guarded(Scope::Publish, Router::new().route("/v1/jobs", post(jobs::submit))))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN));
     Router::new()
         .merge(quick)
         // An upload takes as long as the file is large.
-        .merge(guarded(
-            Scope::Publish,
-            Router::new().route("/v1/imports", post(jobs::import)),
-        ))
+        .merge(guarded(Scope::Publish, Router::new().route("/v1/imports", post(jobs::import))))
         .route("/healthz", get(system::alive))
         .route("/readyz", get(system::ready))
         .route("/metrics", get(system::metrics))
@@ -143,9 +129,7 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/templates", get(changes::templates)),
         ("/v1/templates/{id}", get(changes::template)),
     ];
-    routes
-        .into_iter()
-        .fold(Router::new(), |router, (path, method)| router.route(path, method))
+    routes.into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method))
 }
 
 fn admin_routes() -> Router<HttpState> {

@@ -32,10 +32,7 @@ struct Bearer;
 impl Modify for Bearer {
     fn modify(&self, openapi: &mut OpenApi) {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        openapi
-            .components
-            .get_or_insert_default()
-            .add_security_scheme("token", scheme);
+        openapi.components.get_or_insert_default().add_security_scheme("token", scheme);
         openapi.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
     }
 }

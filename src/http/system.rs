@@ -29,19 +29,12 @@ pub(super) async fn alive() -> &'static str {
 pub(super) async fn ready(State(state): State<HttpState>) -> impl IntoResponse {
     let checks = (state.readiness)().await;
     let ready = checks.iter().all(|check| check.ok);
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(serde_json::json!({ "ready": ready, "checks": checks })))
 }
 
 pub(super) async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-        state.metrics.render(),
-    )
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], state.metrics.render())
 }
 
 pub(super) async fn contract() -> impl IntoResponse {

@@ -16,24 +16,12 @@ const ID_MAX: usize = 64;
 
 /// Runs the request under its id: the caller's, when it is one, else a new one.
 pub(super) async fn trace(request: Request, next: Next) -> Response {
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or_else(|| "unmatched".to_owned(), |p| p.as_str().to_owned());
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "unmatched".to_owned(), |p| p.as_str().to_owned());
     let method = request.method().as_str().to_owned();
-    let id = request
-        .headers()
-        .get(REQUEST_ID)
-        .filter(|id| is_id(id))
-        .cloned()
-        .or_else(new_id);
+    let id = request.headers().get(REQUEST_ID).filter(|id| is_id(id)).cloned().or_else(new_id);
     let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let span = tracing::info_span!(
-        "http.request",
-        request.id = shown,
-        http.method = method,
-        http.route = route
-    );
+    let span = tracing::info_span!("http.request", request.id = shown, http.method = method, http.route = route);
     let started = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
@@ -45,11 +33,7 @@ pub(super) async fn trace(request: Request, next: Next) -> Response {
             tracing::debug!(http.status = status.as_u16(), duration_ms, "answered");
         }
     });
-    let labels = [
-        ("route", route),
-        ("method", method),
-        ("status", status.as_u16().to_string()),
-    ];
+    let labels = [("route", route), ("method", method), ("status", status.as_u16().to_string())];
     metrics::counter!("http_requests_total", &labels).increment(1);
     metrics::histogram!("http_request_seconds", &labels[..2]).record(started.elapsed().as_secs_f64());
     if let Some(id) = id {
@@ -59,11 +43,7 @@ pub(super) async fn trace(request: Request, next: Next) -> Response {
 }
 
 fn is_id(id: &HeaderValue) -> bool {
-    id.len() <= ID_MAX
-        && id
-            .as_bytes()
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_')
+    id.len() <= ID_MAX && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_')
 }
 
 fn new_id() -> Option<HeaderValue> {

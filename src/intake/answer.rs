@@ -22,17 +22,11 @@ use crate::{
 /// The first answer of a repeated job, if it is the same job.
 pub(super) fn again(key: &JobKey, digest: &[u8; 32], first: &FirstAnswer) -> JobAnswer {
     if first.digest != digest {
-        let reason = format!(
-            "`{}` was accepted before with another body, as batch {}",
-            key.job_id, first.batch
-        );
+        let reason = format!("`{}` was accepted before with another body, as batch {}", key.job_id, first.batch);
         let error = JobError::new("/job_id", "job_id_reused", reason);
         return JobAnswer::refused(Some(&key.producer), Some(&key.job_id), vec![error]);
     }
-    let kept = first
-        .answer
-        .clone()
-        .and_then(|answer| serde_json::from_value(answer).ok());
+    let kept = first.answer.clone().and_then(|answer| serde_json::from_value(answer).ok());
     kept.unwrap_or_else(|| accepted(key, first.batch, first.recipients.into()))
 }
 
@@ -66,10 +60,7 @@ pub(super) fn refused(job: &Job, errors: Vec<JobError>) -> JobAnswer {
 pub(super) fn told(snapshot: &Snapshot, group: &[Job], answers: &[JobAnswer]) -> Vec<OutboxMessage> {
     let mut messages = Vec::with_capacity(group.len());
     for (job, answer) in group.iter().zip(answers) {
-        let tenant = snapshot
-            .tenants
-            .get(&job.prepared.tenant)
-            .map_or("default", String::as_str);
+        let tenant = snapshot.tenants.get(&job.prepared.tenant).map_or("default", String::as_str);
         let body = json!(answer);
         let (kind, id) = match answer {
             JobAnswer::Accepted(accepted) => ("job.accepted.v1", accepted_event_id(accepted)),

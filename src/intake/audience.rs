@@ -59,14 +59,6 @@ fn import_errors(checked: &Checked, found: Option<&Import>) -> Vec<JobError> {
     };
     // What has no column in the file must come from the job; all rows are alike in that.
     let sample: Params = serde_json::from_value(sample.clone()).unwrap_or_default();
-    let problems = checked
-        .template
-        .template
-        .fill(&checked.job.params, &sample)
-        .err()
-        .unwrap_or_default();
-    problems
-        .into_iter()
-        .map(|problem| slot_error(problem, "/params"))
-        .collect()
+    let problems = checked.template.template.fill(&checked.job.params, &sample).err().unwrap_or_default();
+    problems.into_iter().map(|problem| slot_error(problem, "/params")).collect()
 }

@@ -80,10 +80,7 @@ fn text(hash: &mut Sha256, text: &str) {
 
 fn instant(hash: &mut Sha256, written: &str) {
     match DateTime::parse_from_rfc3339(written) {
-        Ok(time) => text(
-            hash,
-            &time.with_timezone(&Utc).to_rfc3339_opts(SecondsFormat::Nanos, true),
-        ),
+        Ok(time) => text(hash, &time.with_timezone(&Utc).to_rfc3339_opts(SecondsFormat::Nanos, true)),
         Err(_) => text(hash, written),
     }
 }

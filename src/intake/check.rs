@@ -90,14 +90,8 @@ pub struct Context<'a> {
 }
 
 /// Codes of errors that a newer copy of the registry may take away.
-pub const UNKNOWN_REFERENCE: &[&str] = &[
-    "unknown_producer",
-    "unknown_number",
-    "unknown_template",
-    "unknown_language",
-    "wrong_channel",
-    "unknown_slot",
-];
+pub const UNKNOWN_REFERENCE: &[&str] =
+    &["unknown_producer", "unknown_number", "unknown_template", "unknown_language", "wrong_channel", "unknown_slot"];
 
 /// Checks a job of a tenant.
 pub fn check(
@@ -128,17 +122,8 @@ pub fn check(
         _ => None,
     };
     if import.is_none() && recipients.is_empty() {
-        errors.push(JobError::new(
-            "/recipients",
-            "no_good_recipient",
-            "none of the recipients can be sent to",
-        ));
-        errors.extend(
-            rejections
-                .into_iter()
-                .take(super::job::REJECTIONS_SHOWN)
-                .map(JobError::from),
-        );
+        errors.push(JobError::new("/recipients", "no_good_recipient", "none of the recipients can be sent to"));
+        errors.extend(rejections.into_iter().take(super::job::REJECTIONS_SHOWN).map(JobError::from));
         return Err(errors);
     }
     Ok(Checked {
@@ -180,10 +165,7 @@ fn life(settings: &settings::Intake, category: Category) -> TimeDelta {
 /// What is paused or in review is accepted and waits under its hold; what will never be sent again is refused.
 fn statuses(road: Road, template: &RegisteredTemplate) -> Option<JobError> {
     let (name, status) = (&template.template.name, template.status.to_lowercase());
-    if matches!(
-        status.as_str(),
-        "rejected" | "disabled" | "deleted" | "pending_deletion"
-    ) {
+    if matches!(status.as_str(), "rejected" | "disabled" | "deleted" | "pending_deletion") {
         let reason = format!("the template `{name}` cannot be sent: the provider says {status}");
         return Some(JobError::new("/template/name", "template_unusable", reason));
     }
@@ -203,25 +185,14 @@ fn times(
     job: &SendJob,
     errors: &mut Vec<JobError>,
 ) -> (Option<DateTime<Utc>>, Option<DateTime<Utc>>) {
-    let send_at = job
-        .send_at
-        .map(|at| at.with_timezone(&Utc))
-        .filter(|at| *at > context.now);
+    let send_at = job.send_at.map(|at| at.with_timezone(&Utc)).filter(|at| *at > context.now);
     let days = context.settings.send_at_days;
     if send_at.is_some_and(|at| at > context.now + TimeDelta::days(days)) {
-        errors.push(JobError::new(
-            "/send_at",
-            "too_far_ahead",
-            format!("is more than {days} days ahead"),
-        ));
+        errors.push(JobError::new("/send_at", "too_far_ahead", format!("is more than {days} days ahead")));
     }
     let expires_at = job.expires_at.map(|at| at.with_timezone(&Utc));
     if expires_at.is_some_and(|at| at <= send_at.unwrap_or(context.now)) {
-        errors.push(JobError::new(
-            "/expires_at",
-            "expires_too_early",
-            "must be later than send_at and than now",
-        ));
+        errors.push(JobError::new("/expires_at", "expires_too_early", "must be later than send_at and than now"));
     } else if expires_at.is_some_and(|at| at > context.now + TimeDelta::days(days + 1)) {
         let reason = format!("is more than {} days ahead", days + 1);
         errors.push(JobError::new("/expires_at", "too_far_ahead", reason));
@@ -261,11 +232,7 @@ fn check_row(
     let mut errors = Vec::new();
     let address = Address::parse(channel, &recipient.to)
         .map_err(|error| {
-            errors.push(JobError::new(
-                format!("{at}/to"),
-                address_code(channel),
-                error.to_string(),
-            ));
+            errors.push(JobError::new(format!("{at}/to"), address_code(channel), error.to_string()));
         })
         .ok();
     if let Some(zone) = &recipient.time_zone
@@ -288,12 +255,7 @@ fn check_row(
     }
     first_rows.insert(to.clone(), row);
     let params = (!recipient.params.is_empty()).then(|| serde_json::json!(recipient.params));
-    Ok(Good {
-        to,
-        params,
-        reference: recipient.reference.clone(),
-        time_zone: recipient.time_zone.clone(),
-    })
+    Ok(Good { to, params, reference: recipient.reference.clone(), time_zone: recipient.time_zone.clone() })
 }
 
 /// The code of an address that is none, by what the channel takes.
@@ -306,11 +268,6 @@ pub(super) const fn address_code(channel: Channel) -> &'static str {
 }
 
 pub(super) fn slot_error(problem: SlotProblem, at: &str) -> JobError {
-    let SlotProblem {
-        slot,
-        code,
-        reason,
-        did_you_mean,
-    } = problem;
+    let SlotProblem { slot, code, reason, did_you_mean } = problem;
     JobError::new(pointer(at, &slot), code, format!("`{slot}` {reason}")).meant(did_you_mean)
 }

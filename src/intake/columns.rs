@@ -55,11 +55,8 @@ impl Checker {
         let broken = |error: &dyn std::fmt::Display| vec![JobError::new("", "unreadable", error.to_string())];
         let delimiter = delimiter(file.first_line().map_err(|error| broken(&error))?);
         let since_record = file.counter();
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .delimiter(delimiter)
-            .from_reader(file);
+        let mut reader =
+            csv::ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(file);
         let (mut counter, mut record) = (RowCounter::default(), csv::StringRecord::new());
         let mut columns: Option<Vec<(String, Column)>> = None;
         let mut chunk = Chunk::default();
@@ -108,12 +105,7 @@ impl Checker {
                     let known = ["to", "ref", "time_zone"].into_iter();
                     let given = Params::from([(unknown.to_owned(), String::new())]);
                     let mut near = nearest(unknown, known);
-                    near.extend(
-                        self.template
-                            .check_names(&given)
-                            .into_iter()
-                            .flat_map(|p| p.did_you_mean),
-                    );
+                    near.extend(self.template.check_names(&given).into_iter().flat_map(|p| p.did_you_mean));
                     let reason =
                         format!("the column `{unknown}` is neither to, ref, time_zone nor a slot of the template");
                     errors.push(JobError::new(format!("/{unknown}"), "unknown_column", reason).meant(near));
@@ -213,20 +205,11 @@ struct Faults(BTreeMap<String, (String, String)>);
 
 impl Faults {
     fn add(&mut self, field: &str, code: &str, reason: String) {
-        self.0
-            .entry(field.to_owned())
-            .or_insert_with(|| (code.to_owned(), reason));
+        self.0.entry(field.to_owned()).or_insert_with(|| (code.to_owned(), reason));
     }
 
     fn of_row(self, row: i64) -> Vec<BadRow> {
         let faults = self.0.into_iter();
-        faults
-            .map(|(field, (code, reason))| BadRow {
-                row,
-                field,
-                code,
-                reason,
-            })
-            .collect()
+        faults.map(|(field, (code, reason))| BadRow { row, field, code, reason }).collect()
     }
 }

@@ -21,11 +21,8 @@ use crate::{
 /// Rows per transaction, and unacknowledged dead letters.
 const GROUP: u16 = 50;
 /// Waits while the database cannot be reached.
-const RETRY: RetryPolicy = RetryPolicy {
-    base: Duration::from_millis(200),
-    ceiling: Duration::from_secs(5),
-    charged_cap: i16::MAX,
-};
+const RETRY: RetryPolicy =
+    RetryPolicy { base: Duration::from_millis(200), ceiling: Duration::from_secs(5), charged_cap: i16::MAX };
 
 /// Drains the dead letters into the list of refused jobs.
 #[derive(Debug)]
@@ -39,11 +36,7 @@ impl DeadLetters {
     /// To be run.
     pub fn new(store: Store, directory: Directory, broker: &Broker) -> Self {
         let consumer = broker.consumer(broker.topology().dead(), GROUP);
-        Self {
-            directory,
-            consumer,
-            session: Session::new(store, "dead letters"),
-        }
+        Self { directory, consumer, session: Session::new(store, "dead letters") }
     }
 
     /// Drains until `shutdown`.
@@ -83,11 +76,7 @@ impl DeadLetters {
 
 fn default_tenant(directory: &Directory) -> TenantId {
     let snapshot = directory.current();
-    let named = snapshot
-        .tenants
-        .iter()
-        .filter(|(_, name)| *name == "default")
-        .map(|(id, _)| *id);
+    let named = snapshot.tenants.iter().filter(|(_, name)| *name == "default").map(|(id, _)| *id);
     named.min().unwrap_or(TenantId(1))
 }
 
@@ -96,9 +85,7 @@ fn listed(letter: &Delivery, tenant: TenantId) -> RefusedJob {
     let reason = "could not be processed, however often it was delivered";
     RefusedJob {
         tenant,
-        producer: head
-            .producer
-            .map_or_else(|| "unknown".to_owned(), std::borrow::Cow::into_owned),
+        producer: head.producer.map_or_else(|| "unknown".to_owned(), std::borrow::Cow::into_owned),
         job_id: head.job_id.map(std::borrow::Cow::into_owned),
         source: letter.died_in.clone().unwrap_or_else(|| "dead letters".to_owned()),
         digest: raw_digest(&letter.body),

@@ -24,13 +24,8 @@ impl Reader {
             return None;
         };
         for name in fields.keys().filter(|name| !known.contains(&name.as_str())) {
-            let error = JobError::new(
-                pointer(at, name),
-                "unknown_field",
-                format!("there is no field `{name}` here"),
-            );
-            self.errors
-                .push(error.meant(crate::intake::nearest(name, known.iter().copied())));
+            let error = JobError::new(pointer(at, name), "unknown_field", format!("there is no field `{name}` here"));
+            self.errors.push(error.meant(crate::intake::nearest(name, known.iter().copied())));
         }
         Some(fields)
     }
@@ -41,8 +36,7 @@ impl Reader {
 
     pub(super) fn text(&mut self, fields: &Map<String, Value>, at: &str, name: &str, max: usize) -> Option<String> {
         if given(fields, name).is_none() {
-            self.errors
-                .push(JobError::new(pointer(at, name), "missing_field", "is missing"));
+            self.errors.push(JobError::new(pointer(at, name), "missing_field", "is missing"));
             return None;
         }
         self.optional_text(fields, at, name, max)
@@ -88,8 +82,7 @@ impl Reader {
             Err(unknown) => unknown,
         };
         let near = crate::intake::nearest(text, unknown.known.iter().copied());
-        self.errors
-            .push(JobError::new(at, "unknown_value", unknown.to_string()).meant(near));
+        self.errors.push(JobError::new(at, "unknown_value", unknown.to_string()).meant(near));
         None
     }
 
@@ -106,11 +99,7 @@ impl Reader {
         for (slot, value) in values {
             match value.as_str() {
                 Some(text) if text.contains('\0') || text.len() > PARAM_CHARS || !is_good_text(slot, TEXT_CHARS) => {
-                    self.errors.push(JobError::new(
-                        pointer(&at, slot),
-                        "ill_formed",
-                        "is too long or contains NUL",
-                    ));
+                    self.errors.push(JobError::new(pointer(&at, slot), "ill_formed", "is too long or contains NUL"));
                 }
                 Some(text) => {
                     params.insert(slot.clone(), text.to_owned());

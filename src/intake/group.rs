@@ -77,11 +77,7 @@ impl Job {
 }
 
 fn key(tenant: TenantId, producer: &str, job_id: &str) -> JobKey {
-    JobKey {
-        tenant,
-        producer: producer.to_owned(),
-        job_id: job_id.to_owned(),
-    }
+    JobKey { tenant, producer: producer.to_owned(), job_id: job_id.to_owned() }
 }
 
 /// Writes a group. No two of its jobs may have the same key. Nothing is written unless all of it is.
@@ -96,11 +92,7 @@ pub async fn write(
 ) -> Result<Outcome, StoreError> {
     let mut transaction = session.begin().await?;
     let mut answers: HashMap<usize, JobAnswer> = HashMap::new();
-    let mut sends: Vec<Sending<'_>> = group
-        .iter()
-        .enumerate()
-        .filter_map(|(i, job)| Sending::of(i, job))
-        .collect();
+    let mut sends: Vec<Sending<'_>> = group.iter().enumerate().filter_map(|(i, job)| Sending::of(i, job)).collect();
     sends.sort_by(|a, b| a.key.cmp(&b.key));
     let new = take_new(&mut transaction, &sends, &mut answers).await?;
     let holds = open_holds(&mut transaction, snapshot, &new).await?;
@@ -178,19 +170,12 @@ impl<'a> Sending<'a> {
         let Verdict::Send(checked) = &job.prepared.verdict else {
             return None;
         };
-        Some(Self {
-            index,
-            key: job.key()?,
-            checked,
-            digest: job.prepared.digest,
-        })
+        Some(Self { index, key: job.key()?, checked, digest: job.prepared.digest })
     }
 
     fn answer(&self, hold: Option<&Vec<OpenHold>>) -> JobAnswer {
         let checked = self.checked;
-        let accepted = checked
-            .import
-            .map_or_else(|| count(checked.recipients.len()), |(_, good)| good);
+        let accepted = checked.import.map_or_else(|| count(checked.recipients.len()), |(_, good)| good);
         let holds = hold.into_iter().flatten().map(|hold| MetHold {
             id: hold.id,
             scope: hold.scope.clone(),
@@ -238,24 +223,15 @@ async fn take_new<'a>(
     if sends.is_empty() {
         return Ok(Vec::new());
     }
-    let new: Vec<NewJob<'_>> = sends
-        .iter()
-        .map(|s| NewJob {
-            key: &s.key,
-            digest: s.digest,
-            batch: s.checked.batch,
-        })
-        .collect();
+    let new: Vec<NewJob<'_>> =
+        sends.iter().map(|s| NewJob { key: &s.key, digest: s.digest, batch: s.checked.batch }).collect();
     let mut taken = jobs::take_keys(connection, &new).await?;
     taken.sort();
     let (new, repeated): (Vec<_>, Vec<_>) = sends.iter().partition(|s| taken.binary_search(&s.key).is_ok());
     if !repeated.is_empty() {
         let keys: Vec<&JobKey> = repeated.iter().map(|s| &s.key).collect();
-        let first: HashMap<JobKey, FirstAnswer> = jobs::first_answers(connection, &keys)
-            .await?
-            .into_iter()
-            .map(|first| (first.key.clone(), first))
-            .collect();
+        let first: HashMap<JobKey, FirstAnswer> =
+            jobs::first_answers(connection, &keys).await?.into_iter().map(|first| (first.key.clone(), first)).collect();
         for send in repeated {
             if let Some(first) = first.get(&send.key) {
                 answers.insert(send.index, again(&send.key, &send.digest, first));
@@ -287,16 +263,8 @@ async fn open_holds(
     if open.is_empty() {
         return Ok(Holds::new());
     }
-    let covering = |scopes: &[String]| {
-        open.iter()
-            .filter(|hold| scopes.contains(&hold.scope))
-            .cloned()
-            .collect()
-    };
-    Ok(by_send
-        .into_iter()
-        .map(|(index, scopes)| (index, covering(&scopes)))
-        .collect())
+    let covering = |scopes: &[String]| open.iter().filter(|hold| scopes.contains(&hold.scope)).cloned().collect();
+    Ok(by_send.into_iter().map(|(index, scopes)| (index, covering(&scopes))).collect())
 }
 
 fn woken(new: &[&Sending<'_>], holds: &Holds) -> Vec<NumberId> {

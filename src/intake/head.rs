@@ -30,8 +30,5 @@ impl<'a> Head<'a> {
 
 /// Whether it may be a producer's name: `[a-z0-9-]{1,64}`.
 pub(super) fn is_producer(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }

@@ -97,25 +97,13 @@ pub enum ImportError {
 
 impl From<BadRow> for RowRejection {
     fn from(bad: BadRow) -> Self {
-        let BadRow {
-            row,
-            field,
-            code,
-            reason,
-        } = bad;
-        Self {
-            row,
-            field,
-            code,
-            reason,
-        }
+        let BadRow { row, field, code, reason } = bad;
+        Self { row, field, code, reason }
     }
 }
 
 fn refuse<T>(pointer: &str, code: &'static str, reason: String, near: Vec<String>) -> Result<T, ImportError> {
-    Err(ImportError::Refused(vec![
-        JobError::new(pointer, code, reason).meant(near),
-    ]))
+    Err(ImportError::Refused(vec![JobError::new(pointer, code, reason).meant(near)]))
 }
 
 /// Imports a CSV file: UTF-8, UTF-16 or Shift_JIS, by comma, semicolon or tab, columns by the names in its first row.
@@ -135,14 +123,7 @@ pub async fn import(
         ignore_unknown_columns: request.ignore_unknown_columns,
     };
     let mut session = Session::new(store.clone(), "import");
-    let id = imports::insert(
-        session.connection().await?,
-        tenant,
-        account.id,
-        template.id,
-        &request.file_name,
-    )
-    .await?;
+    let id = imports::insert(session.connection().await?, tenant, account.id, template.id, &request.file_name).await?;
     let (pieces, incoming) = mpsc::channel(8);
     let (chunks, mut rows) = mpsc::channel(2);
     let reading = tokio::task::spawn_blocking(move || checker.read(Decoded::new(incoming), &chunks));
@@ -153,9 +134,7 @@ pub async fn import(
         written
     };
     let ((), written) = tokio::join!(feed(file, pieces), writing);
-    let read = reading
-        .await
-        .unwrap_or_else(|_| Err(vec![JobError::new("", "unreadable", "could not be read")]));
+    let read = reading.await.unwrap_or_else(|_| Err(vec![JobError::new("", "unreadable", "could not be read")]));
     let (problem, result) = match (read, written) {
         (Ok(()), Ok(summary)) => (None, Ok(summary)),
         (Err(problems), Ok(_)) => {
@@ -197,10 +176,7 @@ fn references<'a>(
     request: &'a ImportRequest,
 ) -> Result<(&'a Arc<Account>, &'a Arc<RegisteredTemplate>), ImportError> {
     let accounts = accounts(snapshot, tenant, request)?;
-    let templates: Vec<_> = accounts
-        .iter()
-        .flat_map(|a| snapshot.templates_of(a.id).map(move |t| (*a, t)))
-        .collect();
+    let templates: Vec<_> = accounts.iter().flat_map(|a| snapshot.templates_of(a.id).map(move |t| (*a, t))).collect();
     let (name, language) = (&request.template, &request.language);
     let mut languages = Vec::new();
     for (account, registered) in &templates {
@@ -239,10 +215,7 @@ fn accounts<'a>(
             refuse("/account", "unknown_account", reason, near)
         }
         (None, Some(number)) => {
-            let found: Vec<_> = snapshot
-                .numbers_named(tenant, number)
-                .map(|number| &number.account)
-                .collect();
+            let found: Vec<_> = snapshot.numbers_named(tenant, number).map(|number| &number.account).collect();
             if !found.is_empty() {
                 return Ok(found);
             }
@@ -262,13 +235,7 @@ async fn write(
     id: Uuid,
     chunks: &mut mpsc::Receiver<Chunk>,
 ) -> Result<ImportSummary, StoreError> {
-    let mut summary = ImportSummary {
-        id,
-        rows: 0,
-        good: 0,
-        bad: 0,
-        rejections: Vec::new(),
-    };
+    let mut summary = ImportSummary { id, rows: 0, good: 0, bad: 0, rejections: Vec::new() };
     while let Some(mut chunk) = chunks.recv().await {
         let mut work = session.begin().await?;
         let duplicates = imports::insert_rows(&mut work, id, &chunk.good).await?;
@@ -284,18 +251,12 @@ async fn write(
         summary.rows += chunk.rows;
         summary.good += good;
         summary.bad += chunk.rows - good;
-        let progress = Progress {
-            rows: summary.rows,
-            good: summary.good,
-            bad: summary.bad,
-        };
+        let progress = Progress { rows: summary.rows, good: summary.good, bad: summary.bad };
         imports::progress(&mut work, id, progress).await?;
         commit(work, "commit a chunk of an import").await?;
         chunk.bad.sort_by_key(|bad| bad.row);
         let room = REJECTIONS_SHOWN.saturating_sub(summary.rejections.len());
-        summary
-            .rejections
-            .extend(chunk.bad.into_iter().take(room).map(RowRejection::from));
+        summary.rejections.extend(chunk.bad.into_iter().take(room).map(RowRejection::from));
     }
     Ok(summary)
 }

@@ -216,12 +216,7 @@ pub struct MetHold {
 impl JobError {
     /// An error with no suggestion.
     pub fn new(pointer: impl Into<String>, code: &'static str, reason: impl Into<String>) -> Self {
-        Self {
-            pointer: pointer.into(),
-            code: Cow::Borrowed(code),
-            reason: reason.into(),
-            did_you_mean: Vec::new(),
-        }
+        Self { pointer: pointer.into(), code: Cow::Borrowed(code), reason: reason.into(), did_you_mean: Vec::new() }
     }
 
     /// The same with what was probably meant.
@@ -233,37 +228,15 @@ impl JobError {
 
     /// The same, seen as the reason why one recipient is refused.
     pub fn of_row(self, row: i32) -> Rejection {
-        let Self {
-            pointer,
-            code,
-            reason,
-            did_you_mean,
-        } = self;
-        Rejection {
-            row,
-            pointer,
-            code,
-            reason,
-            did_you_mean,
-        }
+        let Self { pointer, code, reason, did_you_mean } = self;
+        Rejection { row, pointer, code, reason, did_you_mean }
     }
 }
 
 impl From<Rejection> for JobError {
     fn from(rejection: Rejection) -> Self {
-        let Rejection {
-            row: _,
-            pointer,
-            code,
-            reason,
-            did_you_mean,
-        } = rejection;
-        Self {
-            pointer,
-            code,
-            reason,
-            did_you_mean,
-        }
+        let Rejection { row: _, pointer, code, reason, did_you_mean } = rejection;
+        Self { pointer, code, reason, did_you_mean }
     }
 }
 

@@ -26,11 +26,8 @@ const MESSAGES_MAX: usize = 5000;
 /// Bodies of more than this together are checked beside the async threads: 12 µs a phone number.
 const INLINE_CHECK_BYTES: usize = 64 * 1024;
 /// Waits while the database cannot be reached.
-const RETRY: RetryPolicy = RetryPolicy {
-    base: Duration::from_millis(100),
-    ceiling: Duration::from_secs(3),
-    charged_cap: i16::MAX,
-};
+const RETRY: RetryPolicy =
+    RetryPolicy { base: Duration::from_millis(100), ceiling: Duration::from_secs(3), charged_cap: i16::MAX };
 
 /// Takes jobs of one road. See [`crate::intake::Intake::new`].
 #[derive(Debug)]
@@ -80,15 +77,7 @@ impl IntakeLane {
         };
         let consumer = broker.consumer(queue.clone(), shared.settings.prefetch);
         let session = Session::new(shared.store.clone(), name);
-        Self {
-            shared,
-            road,
-            queue,
-            consumer,
-            tickets,
-            session,
-            is_fed_by_queue: true,
-        }
+        Self { shared, road, queue, consumer, tickets, session, is_fed_by_queue: true }
     }
 
     /// Leaves the queue to other processes: this one takes only what it is given over HTTP.
@@ -332,10 +321,7 @@ pub(super) async fn check_all(
 ) -> Vec<Prepared> {
     let check = move |shared: &Shared, snapshot: &Snapshot, bodies: &[(Claim, bytes::Bytes)]| -> Vec<Prepared> {
         let context = shared.context(snapshot, road);
-        bodies
-            .iter()
-            .map(|(claim, body)| prepare::prepare(&context, claim, body))
-            .collect()
+        bodies.iter().map(|(claim, body)| prepare::prepare(&context, claim, body)).collect()
     };
     if bodies.iter().map(|(_, body)| body.len()).sum::<usize>() <= INLINE_CHECK_BYTES {
         return check(shared, snapshot, &bodies);

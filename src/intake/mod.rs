@@ -157,14 +157,10 @@ impl Intake {
         };
         let (answer, answered) = oneshot::channel();
         let given = async {
-            line.send(Ticket { submission, answer })
-                .await
-                .map_err(|_| SubmitError::Stopping)?;
+            line.send(Ticket { submission, answer }).await.map_err(|_| SubmitError::Stopping)?;
             answered.await.map_err(|_| SubmitError::Stopping)
         };
-        tokio::time::timeout(SUBMIT_TIMEOUT, given)
-            .await
-            .unwrap_or(Err(SubmitError::Late))
+        tokio::time::timeout(SUBMIT_TIMEOUT, given).await.unwrap_or(Err(SubmitError::Late))
     }
 
     /// The road a body should take: urgent when it names an authentication template of whoever gives it. For callers
@@ -176,22 +172,15 @@ impl Intake {
 
 impl Shared {
     pub(crate) fn context<'a>(&'a self, snapshot: &'a Snapshot, road: Road) -> check::Context<'a> {
-        check::Context {
-            snapshot,
-            settings: &self.settings,
-            now: Utc::now(),
-            road,
-        }
+        check::Context { snapshot, settings: &self.settings, now: Utc::now(), road }
     }
 }
 
 /// The names most like `given`, the nearest first, at most three.
 pub(crate) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     const ALIKE: f64 = 0.78;
-    let mut near: Vec<(f64, &str)> = names
-        .map(|name| (strsim::jaro_winkler(given, name), name))
-        .filter(|(like, _)| *like >= ALIKE)
-        .collect();
+    let mut near: Vec<(f64, &str)> =
+        names.map(|name| (strsim::jaro_winkler(given, name), name)).filter(|(like, _)| *like >= ALIKE).collect();
     near.sort_by(|(a, x), (b, y)| b.total_cmp(a).then(x.cmp(y)));
     near.dedup_by(|(_, a), (_, b)| a == b);
     near.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()

@@ -89,17 +89,10 @@ impl Planner {
         } else {
             // The number or the template may be newer than the copy of the registry.
             let snapshot = self.shared.directory.current();
-            let known = snapshot
-                .numbers
-                .get(&plan.number)
-                .zip(snapshot.templates.get(&plan.template));
+            let known = snapshot.numbers.get(&plan.number).zip(snapshot.templates.get(&plan.template));
             let scopes = match known {
                 Some((number, template)) => snapshot.route(number, template).scopes(plan.batch),
-                None => vec![
-                    HoldScope::Everything,
-                    HoldScope::Number(plan.number),
-                    HoldScope::Template(plan.template),
-                ],
+                None => vec![HoldScope::Everything, HoldScope::Number(plan.number), HoldScope::Template(plan.template)],
             };
             let scopes: Vec<String> = scopes.iter().map(HoldScope::to_string).collect();
             let holds = jobs::open_holds(&mut work, &scopes).await?;

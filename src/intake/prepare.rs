@@ -62,9 +62,7 @@ impl Prepared {
         let Verdict::Refuse(errors) = &self.verdict else {
             return false;
         };
-        errors
-            .iter()
-            .any(|error| UNKNOWN_REFERENCE.contains(&error.code.as_ref()))
+        errors.iter().any(|error| UNKNOWN_REFERENCE.contains(&error.code.as_ref()))
     }
 }
 
@@ -73,11 +71,7 @@ pub fn prepare(context: &Context<'_>, claim: &Claim, body: &[u8]) -> Prepared {
     let head = Head::read(body);
     let refuse = |tenant, errors| Prepared {
         tenant,
-        producer: head
-            .producer
-            .as_ref()
-            .map(ToString::to_string)
-            .or_else(|| bound_producer(context.snapshot, claim)),
+        producer: head.producer.as_ref().map(ToString::to_string).or_else(|| bound_producer(context.snapshot, claim)),
         job_id: head.job_id.as_ref().map(ToString::to_string),
         digest: [0; 32],
         verdict: Verdict::Refuse(errors),
@@ -111,11 +105,7 @@ pub fn prepare(context: &Context<'_>, claim: &Claim, body: &[u8]) -> Prepared {
             Err(errors) => Verdict::Refuse(errors),
         },
     };
-    Prepared {
-        digest,
-        verdict,
-        ..refuse(tenant, Vec::new())
-    }
+    Prepared { digest, verdict, ..refuse(tenant, Vec::new()) }
 }
 
 /// The tenant of the producer a body names, if it may name it. `None` when it names none.
@@ -135,27 +125,15 @@ fn whose(snapshot: &Snapshot, claim: &Claim, named: Option<&str>) -> Result<Opti
             Err(Box::new(JobError::new("/producer", "other_producer", reason)))
         }
         (Some(tenant), _) => Ok(Some(tenant)),
-        (
-            None,
-            Claim::Token {
-                tenant,
-                producer: Some(_),
-            },
-        ) => Ok(Some(*tenant)),
+        (None, Claim::Token { tenant, producer: Some(_) }) => Ok(Some(*tenant)),
         (None, _) => {
             let mine = |tenant: &TenantId| match claim {
                 Claim::Token { tenant: own, .. } => tenant == own,
                 Claim::Broker { .. } => true,
             };
-            let known = snapshot
-                .producers
-                .iter()
-                .filter(|(_, tenant)| mine(tenant))
-                .map(|(name, _)| name.as_str());
+            let known = snapshot.producers.iter().filter(|(_, tenant)| mine(tenant)).map(|(name, _)| name.as_str());
             let reason = format!("no producer `{named}` is registered");
-            Err(Box::new(
-                JobError::new("/producer", "unknown_producer", reason).meant(nearest(named, known)),
-            ))
+            Err(Box::new(JobError::new("/producer", "unknown_producer", reason).meant(nearest(named, known))))
         }
     }
 }

@@ -60,9 +60,7 @@ pub fn job(body: &Value) -> Result<Read, Vec<JobError>> {
             None
         }
         None => {
-            reader
-                .errors
-                .push(JobError::new("", "wrong_type", "must be a JSON object"));
+            reader.errors.push(JobError::new("", "wrong_type", "must be a JSON object"));
             None
         }
     };
@@ -105,16 +103,8 @@ impl Reader {
         let notify = self.notify(fields);
         let (recipients, audience) = (given(fields, "recipients"), given(fields, "audience"));
         if recipients.is_some() == audience.is_some() {
-            let code = if recipients.is_some() {
-                "contradiction"
-            } else {
-                "missing_field"
-            };
-            self.errors.push(JobError::new(
-                "/recipients",
-                code,
-                "give exactly one of `recipients` and `audience`",
-            ));
+            let code = if recipients.is_some() { "contradiction" } else { "missing_field" };
+            self.errors.push(JobError::new("/recipients", code, "give exactly one of `recipients` and `audience`"));
         }
         let audience = audience.and_then(|value| self.audience(value));
         let (rows, refused) = self.rows(recipients);
@@ -143,11 +133,7 @@ impl Reader {
         let fields = self.object(body, "", &["schema", "job_id", "producer"])?;
         let job_id = self.text(fields, "", "job_id", JOB_ID_CHARS);
         let producer = self.producer(fields);
-        Some(Read::Cancel(CancelJob {
-            schema: CANCEL_JOB.to_owned(),
-            producer: producer?,
-            job_id: job_id?,
-        }))
+        Some(Read::Cancel(CancelJob { schema: CANCEL_JOB.to_owned(), producer: producer?, job_id: job_id? }))
     }
 
     fn producer(&mut self, fields: &Map<String, Value>) -> Option<String> {
@@ -162,17 +148,13 @@ impl Reader {
 
     fn template(&mut self, fields: &Map<String, Value>) -> Option<TemplateRef> {
         let Some(value) = given(fields, "template") else {
-            self.errors
-                .push(JobError::new("/template", "missing_field", "is missing"));
+            self.errors.push(JobError::new("/template", "missing_field", "is missing"));
             return None;
         };
         let fields = self.object(value, "/template", &["name", "language"])?;
         let name = self.text(fields, "/template", "name", 512);
         let language = self.text(fields, "/template", "language", TEXT_CHARS);
-        Some(TemplateRef {
-            name: name?,
-            language: language?,
-        })
+        Some(TemplateRef { name: name?, language: language? })
     }
 
     fn notify(&mut self, fields: &Map<String, Value>) -> Vec<Notify> {
@@ -204,11 +186,7 @@ impl Reader {
                 let id = self.text(fields, "/audience", "import", TEXT_CHARS)?;
                 let parsed = id.parse::<Uuid>().ok();
                 if parsed.is_none() {
-                    self.errors.push(JobError::new(
-                        "/audience/import",
-                        "ill_formed",
-                        "is not the id of an import",
-                    ));
+                    self.errors.push(JobError::new("/audience/import", "ill_formed", "is not the id of an import"));
                 }
                 parsed.map(Audience::Import)
             }
@@ -251,12 +229,7 @@ impl Reader {
         let params = self.params(fields, at);
         let reference = self.optional_text(fields, at, "ref", TEXT_CHARS);
         let time_zone = self.optional_text(fields, at, "time_zone", TEXT_CHARS);
-        Some(Recipient {
-            to: to?,
-            params,
-            reference,
-            time_zone,
-        })
+        Some(Recipient { to: to?, params, reference, time_zone })
     }
 }
 
@@ -266,19 +239,13 @@ mod tests {
     use serde_json::json;
 
     fn errors(body: &Value) -> Vec<(String, String)> {
-        job(body)
-            .unwrap_err()
-            .into_iter()
-            .map(|e| (e.pointer, e.code.into_owned()))
-            .collect()
+        job(body).unwrap_err().into_iter().map(|e| (e.pointer, e.code.into_owned())).collect()
     }
 
     #[test]
     fn all_problems_are_told_at_once() {
-        let told = errors(
-            &json!({"schema": SEND_JOB, "job_id": 7, "producer": "Shop", "business_nummer": "+81",
-            "template": {"name": "x"}, "send_at": "2026-12-01T09:00:00", "recipients": [], "audience": {}}),
-        );
+        let told = errors(&json!({"schema": SEND_JOB, "job_id": 7, "producer": "Shop", "business_nummer": "+81",
+            "template": {"name": "x"}, "send_at": "2026-12-01T09:00:00", "recipients": [], "audience": {}}));
         let told: Vec<_> = told.iter().map(|(p, c)| (p.as_str(), c.as_str())).collect();
         let expected = [
             ("/business_nummer", "unknown_field"),
@@ -304,21 +271,9 @@ mod tests {
     fn a_bad_recipient_is_refused_alone() {
         let body = json!({"schema": SEND_JOB, "job_id": "1", "producer": "shop", "business_number": "+81",
             "template": {"name": "x", "language": "ja"}, "recipients": [{"to": "+1"}, {"too": "+2"}, {"to": "a\u{0}b"}]});
-        let Read::Send { rows, refused, .. } = job(&body).unwrap() else {
-            panic!("not a send job")
-        };
+        let Read::Send { rows, refused, .. } = job(&body).unwrap() else { panic!("not a send job") };
         assert_eq!(rows.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [1]);
-        let refused: Vec<_> = refused
-            .iter()
-            .map(|r| (r.row, r.pointer.as_str(), r.did_you_mean.len()))
-            .collect();
-        assert_eq!(
-            refused,
-            [
-                (2, "/recipients/1/too", 1),
-                (2, "/recipients/1/to", 0),
-                (3, "/recipients/2/to", 0)
-            ]
-        );
+        let refused: Vec<_> = refused.iter().map(|r| (r.row, r.pointer.as_str(), r.did_you_mean.len())).collect();
+        assert_eq!(refused, [(2, "/recipients/1/too", 1), (2, "/recipients/1/to", 0), (3, "/recipients/2/to", 0)]);
     }
 }

@@ -48,15 +48,10 @@ pub(super) fn references(
             return (None, None);
         }
     };
-    let mut numbers: Vec<_> = candidates
-        .into_iter()
-        .filter(|n| n.account.channel == channel)
-        .collect();
+    let mut numbers: Vec<_> = candidates.into_iter().filter(|n| n.account.channel == channel).collect();
     // Of several accounts with the same number the one that has the template is meant; else always the same one.
     numbers.sort_unstable_by_key(|n| n.account.id);
-    let found = numbers
-        .iter()
-        .find_map(|n| Some((*n, find_template(snapshot, n, job)?)));
+    let found = numbers.iter().find_map(|n| Some((*n, find_template(snapshot, n, job)?)));
     if let Some((number, template)) = found {
         return (Some(Arc::clone(number)), Some(Arc::clone(template)));
     }
@@ -75,20 +70,14 @@ fn find_template<'a>(snapshot: &'a Snapshot, number: &Number, job: &SendJob) -> 
 fn unknown_template(snapshot: &Snapshot, number: &Number, job: &SendJob) -> JobError {
     let of_account = || snapshot.templates_of(number.account.id).map(|t| &t.template);
     let (name, language) = (&job.template.name, &job.template.language);
-    let mut languages: Vec<&str> = of_account()
-        .filter(|t| t.name == *name)
-        .map(|t| t.language.as_str())
-        .collect();
+    let mut languages: Vec<&str> = of_account().filter(|t| t.name == *name).map(|t| t.language.as_str()).collect();
     if languages.is_empty() {
         let names = of_account().map(|t| t.name.as_str());
         let reason = format!("the account {} has no template `{name}`", number.account.name);
         return JobError::new("/template/name", "unknown_template", reason).meant(nearest(name, names));
     }
     languages.sort_unstable();
-    let reason = format!(
-        "the template `{name}` exists in {}, not in {language}",
-        languages.join(", ")
-    );
+    let reason = format!("the template `{name}` exists in {}, not in {language}", languages.join(", "));
     let languages = languages.into_iter().map(str::to_owned).collect();
     JobError::new("/template/language", "unknown_language", reason).meant(languages)
 }

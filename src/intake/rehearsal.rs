@@ -40,12 +40,7 @@ pub(super) async fn dry_run(
             correlation_id: None,
         })
         .collect();
-    group::rehearse(
-        &mut Session::new(shared.store.clone(), "intake dry run"),
-        &snapshot,
-        &mut jobs,
-    )
-    .await
+    group::rehearse(&mut Session::new(shared.store.clone(), "intake dry run"), &snapshot, &mut jobs).await
 }
 
 /// What decides the road of a job.

@@ -66,9 +66,7 @@ impl Decoded {
             self.read = 0;
         }
         let piece = std::mem::take(&mut self.ahead);
-        let room = decoder
-            .max_utf8_buffer_length(piece.len())
-            .unwrap_or(piece.len() * 3 + 16);
+        let room = decoder.max_utf8_buffer_length(piece.len()).unwrap_or(piece.len() * 3 + 16);
         self.ready.reserve(room);
         // Bytes that are no text become U+FFFD, and the rows that hold it are refused.
         let _complete = decoder.decode_to_string(&piece, &mut self.ready, self.is_ended);
@@ -135,11 +133,7 @@ pub(super) fn delimiter(header: &str) -> u8 {
             }
         }
     }
-    counts
-        .into_iter()
-        .rev()
-        .max_by_key(|(_, count)| *count)
-        .map_or(b',', |(delimiter, _)| delimiter)
+    counts.into_iter().rev().max_by_key(|(_, count)| *count).map_or(b',', |(delimiter, _)| delimiter)
 }
 
 /// Numbers records as a spreadsheet does, which shows the blank lines that a CSV reader passes over.
@@ -159,10 +153,7 @@ impl Default for RowCounter {
 impl RowCounter {
     /// The number of the record just read: `line` is where the reader stands after it.
     pub(super) fn next(&mut self, line: u64, record: &csv::StringRecord) -> i64 {
-        let inside: usize = record
-            .iter()
-            .map(|field| field.bytes().filter(|b| *b == b'\n').count())
-            .sum();
+        let inside: usize = record.iter().map(|field| field.bytes().filter(|b| *b == b'\n').count()).sum();
         let passed = line.saturating_sub(self.line);
         // Its own lines, of which the last may be counted with the next record.
         let blank = passed.saturating_sub(1 + inside as u64);
@@ -177,10 +168,7 @@ mod tests {
     use super::*;
 
     fn rows(text: &str) -> Vec<i64> {
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .from_reader(text.as_bytes());
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
         let (mut counter, mut record, mut rows) = (RowCounter::default(), csv::StringRecord::new(), Vec::new());
         while reader.read_record(&mut record).unwrap() {
             rows.push(counter.next(reader.position().line(), &record));
@@ -209,31 +197,14 @@ mod tests {
     fn encodings_are_told_apart() {
         for (bytes, is_whole) in [
             ("to,name\n+81,佐藤".as_bytes().to_vec(), true),
-            (
-                [b"\xef\xbb\xbf".as_slice(), "to,name\n+81,佐藤".as_bytes()].concat(),
-                true,
-            ),
+            ([b"\xef\xbb\xbf".as_slice(), "to,name\n+81,佐藤".as_bytes()].concat(), true),
             (SHIFT_JIS.encode("to,name\n+81,佐藤").0.into_owned(), true),
-            (
-                "\u{feff}to,name\n+81,佐藤"
-                    .encode_utf16()
-                    .flat_map(u16::to_le_bytes)
-                    .collect(),
-                true,
-            ),
-            (
-                "\u{feff}to,name\n+81,佐藤"
-                    .encode_utf16()
-                    .flat_map(u16::to_be_bytes)
-                    .collect(),
-                false,
-            ),
+            ("\u{feff}to,name\n+81,佐藤".encode_utf16().flat_map(u16::to_le_bytes).collect(), true),
+            ("\u{feff}to,name\n+81,佐藤".encode_utf16().flat_map(u16::to_be_bytes).collect(), false),
         ] {
             let (sender, pieces) = mpsc::channel(100);
             let size = if is_whole { bytes.len() } else { 3 };
-            bytes
-                .chunks(size)
-                .for_each(|piece| sender.try_send(Ok(Bytes::copy_from_slice(piece))).unwrap());
+            bytes.chunks(size).for_each(|piece| sender.try_send(Ok(Bytes::copy_from_slice(piece))).unwrap());
             drop(sender);
             let mut decoded = Decoded::new(pieces);
             assert_eq!(decoded.first_line().unwrap(), "to,name");

@@ -117,12 +117,7 @@ impl ErrorTable {
     pub(super) fn refusal(&self, code: String, reason: String) -> Refusal {
         let row = self.get(&code);
         let class = row.map_or(FailureClass::Message, |row| row.class);
-        Refusal {
-            code,
-            class,
-            reason,
-            wait: row.and_then(ErrorRow::wait),
-        }
+        Refusal { code, class, reason, wait: row.and_then(ErrorRow::wait) }
     }
 }
 
@@ -140,25 +135,14 @@ mod tests {
     fn the_shared_rows_read_and_advise_in_both_languages() {
         let table = ErrorTable::from_toml("row = []").unwrap();
         for row in table.rows() {
-            let filled = [&row.meaning, &row.advice.en, &row.advice.ja]
-                .iter()
-                .all(|text| !text.trim().is_empty());
+            let filled = [&row.meaning, &row.advice.en, &row.advice.ja].iter().all(|text| !text.trim().is_empty());
             assert!(filled, "{}", row.code);
         }
-        assert_eq!(
-            table.get("http_502").map(|row| row.class),
-            Some(FailureClass::Uncertain)
-        );
-        assert_eq!(
-            table.get("http_429").map(|row| row.class),
-            Some(FailureClass::ThrottledNumber)
-        );
+        assert_eq!(table.get("http_502").map(|row| row.class), Some(FailureClass::Uncertain));
+        assert_eq!(table.get("http_429").map(|row| row.class), Some(FailureClass::ThrottledNumber));
         assert!(table.get("7").is_none());
         assert_eq!(table.explain("7").map(|row| row.code.as_str()), Some("unknown_code"));
-        assert_eq!(
-            table.refusal("7".to_owned(), String::new()).class,
-            FailureClass::Message
-        );
+        assert_eq!(table.refusal("7".to_owned(), String::new()).class, FailureClass::Message);
     }
 
     #[test]
@@ -166,13 +150,7 @@ mod tests {
         assert!(ErrorTable::from_toml(&row("1")).is_ok());
         let twice = ErrorTable::from_toml(&(row("1") + &row("1")));
         assert!(matches!(twice, Err(ErrorTableProblem::Twice(code)) if code == "1"));
-        assert!(matches!(
-            ErrorTable::from_toml(&row("timeout")),
-            Err(ErrorTableProblem::Twice(_))
-        ));
-        assert!(matches!(
-            ErrorTable::from_toml("[[row]]\ncode = 1"),
-            Err(ErrorTableProblem::Form(_))
-        ));
+        assert!(matches!(ErrorTable::from_toml(&row("timeout")), Err(ErrorTableProblem::Twice(_))));
+        assert!(matches!(ErrorTable::from_toml("[[row]]\ncode = 1"), Err(ErrorTableProblem::Form(_))));
     }
 }

@@ -40,12 +40,7 @@ pub struct HttpSettings {
 impl Default for HttpSettings {
     fn default() -> Self {
         let user_agent = concat!("campaign-dispatch/", env!("CARGO_PKG_VERSION")).to_owned();
-        Self {
-            connect_timeout_ms: 3_000,
-            timeout_ms: 15_000,
-            pool_idle_ms: 50_000,
-            user_agent,
-        }
+        Self { connect_timeout_ms: 3_000, timeout_ms: 15_000, pool_idle_ms: 50_000, user_agent }
     }
 }
 
@@ -107,9 +102,7 @@ impl HttpClient {
         };
         let mut request = Request::new(Method::POST, url);
         request.headers_mut().insert(header::AUTHORIZATION, bearer.clone());
-        request
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(body.into());
         if !gate() {
             return Err(Outcome::NotCalled);
@@ -133,11 +126,7 @@ async fn read(mut response: Response) -> Result<Answer, Outcome> {
             Ok(_) | Err(_) => break,
         }
     }
-    Ok(Answer {
-        status,
-        retry_after,
-        body,
-    })
+    Ok(Answer { status, retry_after, body })
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -148,37 +137,20 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// What an error without an answer proves.
 fn triage(error: &reqwest::Error) -> Outcome {
     if error.is_builder() {
-        without_answer(
-            "address_unusable",
-            FailureClass::Account,
-            "the request could not be made",
-        )
+        without_answer("address_unusable", FailureClass::Account, "the request could not be made")
     } else if error.is_connect() {
         // Resolving, connecting and the TLS handshake come before the first byte of a request.
-        let reason = if error.is_timeout() {
-            "no connection in time"
-        } else {
-            "no connection"
-        };
+        let reason = if error.is_timeout() { "no connection in time" } else { "no connection" };
         without_answer("connect_failed", FailureClass::Transient, reason)
     } else if error.is_timeout() {
         without_answer("timeout", FailureClass::Uncertain, "no answer in time")
     } else {
-        without_answer(
-            "connection_lost",
-            FailureClass::Uncertain,
-            "the connection ended before the answer",
-        )
+        without_answer("connection_lost", FailureClass::Uncertain, "the connection ended before the answer")
     }
 }
 
 fn without_answer(code: &str, class: FailureClass, reason: &str) -> Outcome {
-    Outcome::Refused(Refusal {
-        code: code.to_owned(),
-        class,
-        reason: reason.to_owned(),
-        wait: None,
-    })
+    Outcome::Refused(Refusal { code: code.to_owned(), class, reason: reason.to_owned(), wait: None })
 }
 
 #[cfg(test)]
@@ -195,15 +167,9 @@ mod tests {
     const OPEN: fn() -> Gate = || Arc::new(|| true);
 
     async fn post(url: &str, gate: &Gate) -> Result<Answer, Outcome> {
-        let settings = HttpSettings {
-            timeout_ms: 300,
-            connect_timeout_ms: 200,
-            ..HttpSettings::default()
-        };
+        let settings = HttpSettings { timeout_ms: 300, connect_timeout_ms: 200, ..HttpSettings::default() };
         let client = HttpClient::new(&settings).unwrap();
-        client
-            .post_json(url, &HeaderValue::from_static("Bearer t"), b"{}".to_vec(), gate)
-            .await
+        client.post_json(url, &HeaderValue::from_static("Bearer t"), b"{}".to_vec(), gate).await
     }
 
     /// A server that reads each request and answers with these bytes; without any it says nothing and closes or waits.
@@ -237,43 +203,21 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let refused = format!("http://{}/", closed.local_addr().unwrap());
         drop(closed);
-        assert_eq!(
-            code(&refused).await,
-            ("connect_failed".to_owned(), FailureClass::Transient)
-        );
+        assert_eq!(code(&refused).await, ("connect_failed".to_owned(), FailureClass::Transient));
         // Nobody routes this network: the connection never stands.
         assert_eq!(code("http://192.0.2.1:9/").await.0, "connect_failed");
-        assert_eq!(
-            code("not a url").await,
-            ("address_unusable".to_owned(), FailureClass::Account)
-        );
-        assert_eq!(
-            code(&server("", true).await).await,
-            ("connection_lost".to_owned(), FailureClass::Uncertain)
-        );
-        assert_eq!(
-            code(&server("", false).await).await,
-            ("timeout".to_owned(), FailureClass::Uncertain)
-        );
+        assert_eq!(code("not a url").await, ("address_unusable".to_owned(), FailureClass::Account));
+        assert_eq!(code(&server("", true).await).await, ("connection_lost".to_owned(), FailureClass::Uncertain));
+        assert_eq!(code(&server("", false).await).await, ("timeout".to_owned(), FailureClass::Uncertain));
         let cut = server("HTTP/1.1 200 OK\r\ncontent-length: 90\r\n\r\n{", true).await;
-        assert_eq!(
-            code(&cut).await,
-            ("connection_lost".to_owned(), FailureClass::Uncertain)
-        );
+        assert_eq!(code(&cut).await, ("connection_lost".to_owned(), FailureClass::Uncertain));
     }
 
     #[tokio::test]
     async fn an_answer_is_read_whole_with_its_wait() {
-        let url = server(
-            "HTTP/1.1 429 Slow\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\nno",
-            false,
-        )
-        .await;
+        let url = server("HTTP/1.1 429 Slow\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\nno", false).await;
         let answer = post(&url, &OPEN()).await.unwrap();
-        assert_eq!(
-            (answer.status.as_u16(), answer.retry_after),
-            (429, Some(Duration::from_secs(7)))
-        );
+        assert_eq!((answer.status.as_u16(), answer.retry_after), (429, Some(Duration::from_secs(7))));
         assert_eq!(answer.body, b"no");
         let moved = server("HTTP/1.1 302 Found\r\nlocation: /y\r\ncontent-length: 0\r\n\r\n", false).await;
         assert_eq!(post(&moved, &OPEN()).await.unwrap().status, 302);

@@ -45,12 +45,7 @@ impl Access {
             Some(value)
         });
         let (base_url, api_version) = (base_url.trim_end_matches('/').to_owned(), api_version.to_owned());
-        Self {
-            base_url,
-            api_version,
-            credentials,
-            bearer,
-        }
+        Self { base_url, api_version, credentials, bearer }
     }
 
     /// The `Authorization` of a call made with `access_token`; none when the account has no such secret, or one that
@@ -206,12 +201,7 @@ pub fn registry(client: &http::HttpClient) -> Registry {
 impl Registry {
     /// These providers, by their own names.
     pub fn of(providers: impl IntoIterator<Item = Arc<dyn Provider>>) -> Self {
-        Self(
-            providers
-                .into_iter()
-                .map(|provider| (provider.name(), provider))
-                .collect(),
-        )
+        Self(providers.into_iter().map(|provider| (provider.name(), provider)).collect())
     }
 
     /// The provider of this name.

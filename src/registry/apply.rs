@@ -131,10 +131,7 @@ pub async fn apply(means: Means<'_>, tenant: TenantId, update: &RegistryUpdate) 
 }
 
 fn by_itself(file: &RegistryFile) -> Vec<Problem> {
-    file.problems()
-        .into_iter()
-        .map(|p| Problem::new(p.field, "invalid", p.reason))
-        .collect()
+    file.problems().into_iter().map(|p| Problem::new(p.field, "invalid", p.reason)).collect()
 }
 
 /// An account of this file or of the database, as numbers and templates refer to it.
@@ -183,11 +180,7 @@ impl Applying<'_> {
     }
 
     fn became(&mut self, kind: &str, name: impl Into<String>, became: Became) {
-        self.applied.changes.push(Change {
-            kind: kind.to_owned(),
-            name: name.into(),
-            became,
-        });
+        self.applied.changes.push(Change { kind: kind.to_owned(), name: name.into(), became });
     }
 
     async fn tenant_entry(&mut self, row: usize, name: &str) -> Result<(), ApplyError> {
@@ -200,15 +193,7 @@ impl Applying<'_> {
         if found.is_none() {
             accounts::insert_tenant(self.connection, name).await?;
         }
-        self.became(
-            "tenant",
-            name,
-            if found.is_some() {
-                Became::Unchanged
-            } else {
-                Became::Created
-            },
-        );
+        self.became("tenant", name, if found.is_some() { Became::Unchanged } else { Became::Created });
         Ok(())
     }
 

@@ -50,29 +50,18 @@ impl CredentialSource {
     pub fn resolve(&self, base_dir: &Path) -> Result<SecretString, CredentialError> {
         let (secret, place) = match self {
             Self::Env(name) => {
-                let value = std::env::var(name).map_err(|source| CredentialError::Env {
-                    name: name.clone(),
-                    source,
-                })?;
+                let value =
+                    std::env::var(name).map_err(|source| CredentialError::Env { name: name.clone(), source })?;
                 (value, name.clone())
             }
             Self::File(relative) => {
                 let path = base_dir.join(relative);
-                let text = fs::read_to_string(&path).map_err(|source| CredentialError::File {
-                    path: path.clone(),
-                    source,
-                })?;
+                let text =
+                    fs::read_to_string(&path).map_err(|source| CredentialError::File { path: path.clone(), source })?;
                 let line = text.strip_suffix('\n').unwrap_or(&text);
-                (
-                    line.strip_suffix('\r').unwrap_or(line).to_owned(),
-                    path.display().to_string(),
-                )
+                (line.strip_suffix('\r').unwrap_or(line).to_owned(), path.display().to_string())
             }
         };
-        if secret.is_empty() {
-            Err(CredentialError::Empty(place))
-        } else {
-            Ok(SecretString::from(secret))
-        }
+        if secret.is_empty() { Err(CredentialError::Empty(place)) } else { Ok(SecretString::from(secret)) }
     }
 }

@@ -209,10 +209,8 @@ impl RegistryFile {
             Some("toml") => parse_toml,
             _ => return Err(RegistryFileError::UnknownExtension(path.to_owned())),
         };
-        let text = fs::read_to_string(path).map_err(|source| RegistryFileError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| RegistryFileError::Unreadable { path: path.to_owned(), source })?;
         let file = parse(&text).map_err(|NotParsed { line, column, reason }| RegistryFileError::Malformed {
             path: path.to_owned(),
             line,
@@ -220,14 +218,7 @@ impl RegistryFile {
             reason,
         })?;
         let problems = file.problems();
-        if problems.is_empty() {
-            Ok(file)
-        } else {
-            Err(RegistryFileError::Invalid {
-                path: path.to_owned(),
-                problems,
-            })
-        }
+        if problems.is_empty() { Ok(file) } else { Err(RegistryFileError::Invalid { path: path.to_owned(), problems }) }
     }
 
     /// All that cannot be right by itself, in the order of the file.
@@ -260,18 +251,10 @@ impl RegistryFile {
 
 impl AccountEntry {
     fn check(&self, at: &str, found: &mut Problems) {
-        for (field, value) in [
-            ("name", &self.name),
-            ("provider", &self.provider),
-            ("waba_id", &self.waba_id),
-        ] {
+        for (field, value) in [("name", &self.name), ("provider", &self.provider), ("waba_id", &self.waba_id)] {
             found.required(&format!("{at}/{field}"), value);
         }
-        found.unique(
-            &format!("{at}/name"),
-            "account of this tenant",
-            &format!("{}/{}", self.tenant, self.name),
-        );
+        found.unique(&format!("{at}/name"), "account of this tenant", &format!("{}/{}", self.tenant, self.name));
         if !self.base_url.starts_with("http://") && !self.base_url.starts_with("https://") {
             found.add(&format!("{at}/base_url"), "does not start with https:// or http://");
         }
@@ -296,11 +279,7 @@ impl AccountEntry {
                 Err(error) => failed.push(error),
             }
         }
-        if failed.is_empty() {
-            Ok(Credentials(secrets))
-        } else {
-            Err(failed)
-        }
+        if failed.is_empty() { Ok(Credentials(secrets)) } else { Err(failed) }
     }
 }
 
@@ -330,12 +309,9 @@ impl NumberEntry {
 
 impl TemplateEntry {
     fn check(&self, at: &str, found: &mut Problems) {
-        for (field, value) in [
-            ("account", &self.account),
-            ("name", &self.name),
-            ("language", &self.language),
-            ("status", &self.status),
-        ] {
+        for (field, value) in
+            [("account", &self.account), ("name", &self.name), ("language", &self.language), ("status", &self.status)]
+        {
             found.required(&format!("{at}/{field}"), value);
         }
         let key = format!("{}/{}/{}/{}", self.tenant, self.account, self.name, self.language);
@@ -356,10 +332,7 @@ struct Problems {
 
 impl Problems {
     fn add(&mut self, field: &str, reason: &str) {
-        self.list.push(Problem {
-            field: field.to_owned(),
-            reason: reason.to_owned(),
-        });
+        self.list.push(Problem { field: field.to_owned(), reason: reason.to_owned() });
     }
 
     fn required(&mut self, field: &str, value: &str) {
@@ -391,9 +364,7 @@ fn parse_json(text: &str) -> Result<RegistryFile, NotParsed> {
 
 fn parse_toml(text: &str) -> Result<RegistryFile, NotParsed> {
     toml::from_str(text).map_err(|error| {
-        let before = text
-            .get(..error.span().map_or(0, |span| span.start))
-            .unwrap_or_default();
+        let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
         NotParsed {
             line: before.matches('\n').count() + 1,
             column: before.chars().rev().take_while(|&character| character != '\n').count() + 1,
@@ -463,38 +434,21 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_refused_with_its_line() {
-        let error = read("registry.toml", "[[tenants]]\nname = \"a\"\ncolour = \"red\"\n")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("registry.toml:3:") && error.contains("colour"),
-            "{error}"
-        );
-        let error = read("registry.json", "{\n\"tenants\":[{\"name\":1}]}")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("registry.json:2:") && error.contains("expected a string"),
-            "{error}"
-        );
+        let error = read("registry.toml", "[[tenants]]\nname = \"a\"\ncolour = \"red\"\n").unwrap_err().to_string();
+        assert!(error.contains("registry.toml:3:") && error.contains("colour"), "{error}");
+        let error = read("registry.json", "{\n\"tenants\":[{\"name\":1}]}").unwrap_err().to_string();
+        assert!(error.contains("registry.json:2:") && error.contains("expected a string"), "{error}");
     }
 
     #[test]
     fn all_problems_are_told_at_once() {
-        let text = TOML
-            .replace("+15550001111", "+1 555")
-            .replace("name = \"orders\"", "name = \"Orders\"");
+        let text = TOML.replace("+15550001111", "+1 555").replace("name = \"orders\"", "name = \"Orders\"");
         let text = text.replace("https://", "") + "[[tenants]]\nname = \"shop\"\n";
         let Err(RegistryFileError::Invalid { problems, .. }) = read("registry.toml", &text) else {
             panic!("should be refused")
         };
         let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
-        let expected = [
-            "/tenants/1/name",
-            "/producers/0/name",
-            "/accounts/0/base_url",
-            "/numbers/0/business_number",
-        ];
+        let expected = ["/tenants/1/name", "/producers/0/name", "/accounts/0/base_url", "/numbers/0/business_number"];
         assert_eq!(fields, expected);
     }
 
@@ -513,9 +467,6 @@ mod tests {
 
     #[test]
     fn only_json_and_toml_are_read() {
-        assert!(matches!(
-            read("registry.yaml", ""),
-            Err(RegistryFileError::UnknownExtension(_))
-        ));
+        assert!(matches!(read("registry.yaml", ""), Err(RegistryFileError::UnknownExtension(_))));
     }
 }

@@ -21,12 +21,7 @@ impl Problem {
     /// A problem without suggestions.
     pub fn new(pointer: impl Into<String>, code: &str, reason: impl Into<String>) -> Self {
         let (pointer, code, reason) = (pointer.into(), code.to_owned(), reason.into());
-        Self {
-            pointer,
-            code,
-            reason,
-            did_you_mean: Vec::new(),
-        }
+        Self { pointer, code, reason, did_you_mean: Vec::new() }
     }
 
     /// The same, with those of `known` that resemble `given`.

@@ -116,10 +116,7 @@ pub fn accounts(snapshot: &Snapshot, tenant: TenantId) -> Vec<AccountInfo> {
 
 /// The account of this name.
 pub fn account(snapshot: &Snapshot, tenant: TenantId, name: &str) -> Option<AccountInfo> {
-    let account = snapshot
-        .accounts
-        .values()
-        .find(|a| a.tenant == tenant && a.name == name)?;
+    let account = snapshot.accounts.values().find(|a| a.tenant == tenant && a.name == name)?;
     Some(account_info(snapshot, account))
 }
 
@@ -132,11 +129,7 @@ pub fn numbers(snapshot: &Snapshot, tenant: TenantId) -> Vec<NumberInfo> {
 
 /// A tenant's templates, by account, name and language.
 pub fn templates(snapshot: &Snapshot, tenant: TenantId) -> Vec<TemplateInfo> {
-    let mut list: Vec<_> = snapshot
-        .templates
-        .values()
-        .filter_map(|t| template_info(snapshot, tenant, t))
-        .collect();
+    let mut list: Vec<_> = snapshot.templates.values().filter_map(|t| template_info(snapshot, tenant, t)).collect();
     list.sort_by(|a, b| (&a.account, &a.name, &a.language).cmp(&(&b.account, &b.name, &b.language)));
     list
 }
@@ -182,10 +175,7 @@ fn number_info(number: &Number) -> NumberInfo {
 }
 
 fn template_info(snapshot: &Snapshot, tenant: TenantId, registered: &RegisteredTemplate) -> Option<TemplateInfo> {
-    let account = snapshot
-        .accounts
-        .get(&registered.account)
-        .filter(|a| a.tenant == tenant)?;
+    let account = snapshot.accounts.get(&registered.account).filter(|a| a.tenant == tenant)?;
     let template: &Template = &registered.template;
     Some(TemplateInfo {
         id: registered.id.0,

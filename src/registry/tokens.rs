@@ -106,13 +106,7 @@ impl From<TokenRow> for Caller {
         // A scope of a later version is not one this version can grant.
         let scopes = row.scopes.iter().filter_map(|s| s.parse().ok()).collect();
         let (id, name, tenant, producer) = (row.id, row.name, row.tenant, row.producer);
-        Self {
-            id,
-            name,
-            tenant,
-            producer,
-            scopes,
-        }
+        Self { id, name, tenant, producer, scopes }
     }
 }
 
@@ -141,11 +135,7 @@ pub async fn create(store: &Store, caller: Option<TenantId>, request: &TokenRequ
         }
     };
     let Some(tenant) = tenant else {
-        problems.push(Problem::new(
-            "/tenant",
-            "unknown_tenant",
-            "there is no such tenant: register it first",
-        ));
+        problems.push(Problem::new("/tenant", "unknown_tenant", "there is no such tenant: register it first"));
         return Err(TokenError::Refused(problems));
     };
     if caller.is_some_and(|own| own != tenant && Some(own) != default) {
@@ -157,11 +147,9 @@ pub async fn create(store: &Store, caller: Option<TenantId>, request: &TokenRequ
     }
     if let Some(name) = &request.producer {
         match accounts::find_producer(&mut transaction, name).await? {
-            Some(owner) if owner != tenant => problems.push(Problem::new(
-                "/producer",
-                "other_tenant",
-                "this producer belongs to another tenant",
-            )),
+            Some(owner) if owner != tenant => {
+                problems.push(Problem::new("/producer", "other_tenant", "this producer belongs to another tenant"));
+            }
             None if problems.is_empty() => {
                 accounts::insert_producer(&mut transaction, name, tenant).await?;
                 bump(&mut transaction).await?;
@@ -204,20 +192,13 @@ fn check(request: &TokenRequest) -> Vec<Problem> {
     if let Some(name) = &request.producer
         && !is_producer_name(name)
     {
-        problems.push(Problem::new(
-            "/producer",
-            "ill_formed",
-            "a producer's name is 1 to 64 of a-z, 0-9 and -",
-        ));
+        problems.push(Problem::new("/producer", "ill_formed", "a producer's name is 1 to 64 of a-z, 0-9 and -"));
     }
     problems
 }
 
 fn is_producer_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// What is kept of a token.

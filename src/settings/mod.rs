@@ -122,9 +122,8 @@ impl Settings {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, SettingsError> {
         let mut problems = Vec::new();
-        let defaults: Table = DEFAULTS
-            .parse()
-            .map_err(|e| SettingsError(vec![format!("settings.default.toml: {e}")]))?;
+        let defaults: Table =
+            DEFAULTS.parse().map_err(|e| SettingsError(vec![format!("settings.default.toml: {e}")]))?;
         let environment: BTreeMap<String, String> = environment.collect();
         let mut merged = defaults.clone();
         if let Some(path) = file {
@@ -146,16 +145,9 @@ impl Settings {
             if section == "CLIENT" {
                 continue;
             }
-            let value = read_value(
-                text,
-                merged
-                    .get(&section.to_lowercase())
-                    .and_then(|s| s.get(key.to_lowercase())),
-            );
-            let table = Table::from_iter([(
-                section.to_lowercase(),
-                Table::from_iter([(key.to_lowercase(), value)]).into(),
-            )]);
+            let value = read_value(text, merged.get(&section.to_lowercase()).and_then(|s| s.get(key.to_lowercase())));
+            let table =
+                Table::from_iter([(section.to_lowercase(), Table::from_iter([(key.to_lowercase(), value)]).into())]);
             overlay(&mut merged, table, name, &mut problems);
         }
         fall_back(&mut merged, "database", "DATABASE_URL", &environment);
@@ -208,39 +200,25 @@ impl Settings {
             dispatch.step_max == 0 || dispatch.step_max_unlimited == 0,
             "dispatch.step_max: must be at least 1".to_owned(),
         );
-        refuse(
-            dispatch.in_flight_max == 0,
-            "dispatch.in_flight_max: must be at least 1".to_owned(),
-        );
+        refuse(dispatch.in_flight_max == 0, "dispatch.in_flight_max: must be at least 1".to_owned());
         refuse(
             dispatch.hold_refresh_ms > 1000,
             "dispatch.hold_refresh_ms: at most 1000, or holds are obeyed too late".to_owned(),
         );
-        refuse(
-            self.retry.charged_cap < 1,
-            "retry.charged_cap: must be at least 1".to_owned(),
-        );
+        refuse(self.retry.charged_cap < 1, "retry.charged_cap: must be at least 1".to_owned());
         refuse(
             !matches!(self.log.format.as_str(), "text" | "json"),
             format!("log.format: `{}` is neither text nor json", self.log.format),
         );
-        if problems.is_empty() {
-            Ok(self)
-        } else {
-            Err(SettingsError(problems))
-        }
+        if problems.is_empty() { Ok(self) } else { Err(SettingsError(problems)) }
     }
 }
 
 /// Reads an environment value as the type its default has; text stays text.
 fn read_value(text: &str, like: Option<&Value>) -> Value {
     match like {
-        Some(Value::Integer(_)) => text
-            .parse()
-            .map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
-        Some(Value::Boolean(_)) => text
-            .parse()
-            .map_or_else(|_| Value::String(text.to_owned()), Value::Boolean),
+        Some(Value::Integer(_)) => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
+        Some(Value::Boolean(_)) => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Boolean),
         _ => Value::String(text.to_owned()),
     }
 }
@@ -289,23 +267,16 @@ mod tests {
         let settings = settings.map(|s| (s.lease.ttl_s, s.database.url.expose_secret().to_owned()));
         // A longer lease needs a longer grace: contradictions do not start.
         assert!(settings.is_err());
-        let settings = load(&[
-            ("DISPATCH__HTTP__LISTEN", "127.0.0.1:0"),
-            ("DATABASE_URL", "postgres://x"),
-        ])
-        .unwrap();
+        let settings = load(&[("DISPATCH__HTTP__LISTEN", "127.0.0.1:0"), ("DATABASE_URL", "postgres://x")]).unwrap();
         assert_eq!(settings.http.listen.port(), 0);
         assert_eq!(settings.database.url.expose_secret(), "postgres://x");
     }
 
     #[test]
     fn all_problems_are_told_at_once() {
-        let error = load(&[
-            ("DISPATCH__LEASE__TTL", "1"),
-            ("DISPATCH__NO__KEY", "1"),
-            ("DISPATCH__RETRY__BASE_MS", "x"),
-        ])
-        .unwrap_err();
+        let error =
+            load(&[("DISPATCH__LEASE__TTL", "1"), ("DISPATCH__NO__KEY", "1"), ("DISPATCH__RETRY__BASE_MS", "x")])
+                .unwrap_err();
         assert_eq!(error.0.len(), 3, "{error}");
     }
 

@@ -45,11 +45,7 @@ pub(super) async fn call(State(simulator): State<Arc<Simulator>>, request: Reque
         Err(error) => return refusal(&simulator, &error),
     };
     let effects = effects(&simulator, &number, &passed, at);
-    let cut = parts
-        .extensions
-        .get::<ConnectInfo<Cut>>()
-        .map(|ConnectInfo(cut)| cut.clone())
-        .unwrap_or_default();
+    let cut = parts.extensions.get::<ConnectInfo<Cut>>().map(|ConnectInfo(cut)| cut.clone()).unwrap_or_default();
     let answer = settle(&simulator, &number, passed, &effects, at, &cut);
     if let Some(slow) = effects.slow {
         tokio::time::sleep(slow).await;
@@ -79,11 +75,7 @@ fn check(
     bytes: &[u8],
     arrival: Arrival,
 ) -> Result<Passed, ApiError> {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &http::HeaderValue| value.to_str().ok())
-    };
+    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
     gate::token(&number.account, text(header::AUTHORIZATION))?;
     let is_json = text(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
     let body = gate::read(endpoint, is_json, bytes)?;
@@ -96,14 +88,9 @@ fn effects(simulator: &Simulator, number: &Number, passed: &Passed, at: u64) -> 
         waba: &number.account.waba_id,
         template: &passed.template,
         recipient: passed.recipient.text(),
-        draw: passed
-            .opaque
-            .as_deref()
-            .map_or_else(|| passed.recipient.key() ^ wire::mix(at), wire::digest),
+        draw: passed.opaque.as_deref().map_or_else(|| passed.recipient.key() ^ wire::mix(at), wire::digest),
     };
-    simulator
-        .faults
-        .effects(subject, simulator.suffix_faults.load(Ordering::Relaxed))
+    simulator.faults.effects(subject, simulator.suffix_faults.load(Ordering::Relaxed))
 }
 
 /// Does what the verdict says. What is accepted is in the ledger before anything is written, as at the provider.
@@ -145,19 +132,11 @@ fn accept(simulator: &Simulator, number: &Arc<Number>, passed: Passed, effects: 
     let id = wire::message_id(passed.recipient.text(), simulator.run, serial);
     let token = passed.opaque.as_deref().and_then(|opaque| opaque.parse().ok());
     let recipient = passed.recipient.key();
-    let key = token.as_ref().map_or_else(
-        || MessageKey::without_token(number.index, recipient, &passed.template),
-        MessageKey::of_token,
-    );
+    let key = token
+        .as_ref()
+        .map_or_else(|| MessageKey::without_token(number.index, recipient, &passed.template), MessageKey::of_token);
     let attempt = token.map_or(0, |token| token.attempt);
-    simulator.ledger.accepted(Record {
-        key,
-        recipient,
-        at,
-        serial,
-        attempt,
-        number: number.index,
-    });
+    simulator.ledger.accepted(Record { key, recipient, at, serial, attempt, number: number.index });
     locked(&number.state).accepted += 1;
     let body = accepted_body(&passed.recipient, &id, effects.callbacks.held);
     let message = Accepted {
@@ -168,10 +147,7 @@ fn accept(simulator: &Simulator, number: &Arc<Number>, passed: Passed, effects: 
         category: passed.category,
     };
     let telling = *read_locked(&simulator.telling);
-    number
-        .account
-        .outbox
-        .plan(message, simulator.clock.now(), telling, effects.callbacks);
+    number.account.outbox.plan(message, simulator.clock.now(), telling, effects.callbacks);
     json(200, body)
 }
 
@@ -192,11 +168,7 @@ fn accepted_body(recipient: &Recipient, id: &str, held: bool) -> String {
     }
     body.push_str(r#"}],"messages":[{"id":"#);
     wire::push_text(&mut body, id);
-    let status = if held {
-        "held_for_quality_assessment"
-    } else {
-        "accepted"
-    };
+    let status = if held { "held_for_quality_assessment" } else { "accepted" };
     body.push_str(r#","message_status":""#);
     body.push_str(status);
     body.push_str("\"}]}");
@@ -219,8 +191,6 @@ fn json(status: u16, body: String) -> Response {
 fn answered(status: u16, kind: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }

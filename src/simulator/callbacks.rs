@@ -82,10 +82,7 @@ pub struct Telling {
 
 impl Default for Telling {
     fn default() -> Self {
-        Self {
-            delay_ms: 50,
-            read_share: 1.0,
-        }
+        Self { delay_ms: 50, read_share: 1.0 }
     }
 }
 
@@ -167,13 +164,7 @@ impl Outbox {
                     queue.counts.owed += 1;
                 }
                 let (due, order) = (at.saturating_add(nanos(after)), queue.planned);
-                queue.waiting.push(Reverse(Owed {
-                    due,
-                    order,
-                    told,
-                    is_forged,
-                    message: Arc::clone(&message),
-                }));
+                queue.waiting.push(Reverse(Owed { due, order, told, is_forged, message: Arc::clone(&message) }));
             }
             was_empty
         };
@@ -188,10 +179,7 @@ impl Outbox {
         let is_forged = queue.waiting.peek().filter(|first| first.0.due <= now)?.0.is_forged;
         let mut statuses = Vec::new();
         while statuses.len() < most
-            && queue
-                .waiting
-                .peek()
-                .is_some_and(|first| first.0.due <= now && first.0.is_forged == is_forged)
+            && queue.waiting.peek().is_some_and(|first| first.0.due <= now && first.0.is_forged == is_forged)
             && let Some(Reverse(owed)) = queue.waiting.pop()
         {
             statuses.push(owed);
@@ -202,11 +190,7 @@ impl Outbox {
         } else {
             queue.counts.sent += count;
         }
-        Some(Post {
-            statuses,
-            is_forged,
-            epoch: queue.epoch,
-        })
+        Some(Post { statuses, is_forged, epoch: queue.epoch })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -248,11 +232,7 @@ impl Outbox {
     pub(super) fn clear(&self) {
         let mut queue = locked(&self.queue);
         let (url, epoch) = (queue.url.take(), queue.epoch + 1);
-        *queue = Queue {
-            url,
-            epoch,
-            ..Queue::default()
-        };
+        *queue = Queue { url, epoch, ..Queue::default() };
     }
 }
 

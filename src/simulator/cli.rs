@@ -81,10 +81,7 @@ impl FromStr for WebhookArg {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (waba_id, url) = text.split_once('=').ok_or(NotAWebhook)?;
-        Ok(Self {
-            waba_id: waba_id.to_owned(),
-            url: url.to_owned(),
-        })
+        Ok(Self { waba_id: waba_id.to_owned(), url: url.to_owned() })
     }
 }
 
@@ -95,16 +92,9 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     let base_dir = args.registry.parent().unwrap_or_else(|| Path::new("."));
     let settings = SimulatorSettings {
         listen: args.listen,
-        webhooks: args
-            .webhooks
-            .into_iter()
-            .map(|webhook| (webhook.waba_id, webhook.url))
-            .collect(),
+        webhooks: args.webhooks.into_iter().map(|webhook| (webhook.waba_id, webhook.url)).collect(),
         seed: args.seed,
-        telling: Telling {
-            delay_ms: args.callback_delay_ms,
-            read_share: args.read_share,
-        },
+        telling: Telling { delay_ms: args.callback_delay_ms, read_share: args.read_share },
         callback_batch: args.callback_batch,
         callback_concurrency: args.callback_concurrency,
         faults: args.faults,

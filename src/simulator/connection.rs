@@ -31,11 +31,7 @@ impl Cut {
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::Acquire) {
-            Err(io::ErrorKind::ConnectionReset.into())
-        } else {
-            Ok(())
-        }
+        if self.0.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 }
 
@@ -60,13 +56,7 @@ impl Listener for CuttableListener {
                 Ok((stream, address)) => {
                     // Without it answers would wait for acknowledgements; a refusal only makes them slower.
                     stream.set_nodelay(true).ok();
-                    return (
-                        CuttableStream {
-                            stream,
-                            cut: Cut::default(),
-                        },
-                        address,
-                    );
+                    return (CuttableStream { stream, cut: Cut::default() }, address);
                 }
                 // Out of file descriptors or a caller that left: the next one may fare better.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,

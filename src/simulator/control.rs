@@ -52,10 +52,7 @@ pub(super) fn router(simulator: Arc<Simulator>) -> Router {
         .route("/_sim/settings", put(set_settings))
         .route("/_sim/numbers", put(set_numbers))
         .route("/_sim/reset", post(reset))
-        .route(
-            "/_sim/{*rest}",
-            axum::routing::any(async || (StatusCode::NOT_FOUND, "no such control\n")),
-        )
+        .route("/_sim/{*rest}", axum::routing::any(async || (StatusCode::NOT_FOUND, "no such control\n")))
         .fallback(answer::call)
         .with_state(simulator)
 }
@@ -89,25 +86,22 @@ struct Paging {
 async fn messages(State(simulator): Shared, Query(paging): Query<Paging>) -> Response {
     const STEP: usize = 1024;
     let start = (paging.after, paging.limit.unwrap_or(usize::MAX));
-    let lines = stream::unfold(
-        (simulator, start),
-        move |(simulator, (mut next, mut left))| async move {
-            let records = simulator.ledger.page(next, STEP);
-            if records.is_empty() || left == 0 {
-                return None;
+    let lines = stream::unfold((simulator, start), move |(simulator, (mut next, mut left))| async move {
+        let records = simulator.ledger.page(next, STEP);
+        if records.is_empty() || left == 0 {
+            return None;
+        }
+        let mut text = String::with_capacity(records.len() * 240);
+        for record in &records {
+            if left > 0 && simulator.ledger.times_accepted(record.key) >= paging.accepted {
+                left -= 1;
+                text.push_str(&serde_json::to_string(&report::line(&simulator, next, record)).unwrap_or_default());
+                text.push('\n');
             }
-            let mut text = String::with_capacity(records.len() * 240);
-            for record in &records {
-                if left > 0 && simulator.ledger.times_accepted(record.key) >= paging.accepted {
-                    left -= 1;
-                    text.push_str(&serde_json::to_string(&report::line(&simulator, next, record)).unwrap_or_default());
-                    text.push('\n');
-                }
-                next += 1;
-            }
-            Some((Ok::<_, Infallible>(text), (simulator, (next, left))))
-        },
-    );
+            next += 1;
+        }
+        Some((Ok::<_, Infallible>(text), (simulator, (next, left))))
+    });
     ndjson(Body::from_stream(lines))
 }
 
@@ -121,9 +115,7 @@ async fn arrivals(State(simulator): Shared, Query(of): Query<OfNumber>) -> Resul
         return Err(SimulatorError::UnknownNumber(of.number));
     };
     let lines = stream::unfold((report::arrivals(number), 0), |(times, next)| async move {
-        let step = times
-            .get(next..(next + 4096).min(times.len()))
-            .filter(|step| !step.is_empty())?;
+        let step = times.get(next..(next + 4096).min(times.len())).filter(|step| !step.is_empty())?;
         let mut text = String::with_capacity(step.len() * 24);
         for &at in step {
             // Writing to a String cannot fail.
@@ -144,12 +136,7 @@ async fn callbacks(State(simulator): Shared) -> Json<Value> {
         .world
         .accounts
         .iter()
-        .map(|account| {
-            (
-                &account.waba_id,
-                json!({ "url": account.outbox.url(), "counts": account.outbox.counts() }),
-            )
-        })
+        .map(|account| (&account.waba_id, json!({ "url": account.outbox.url(), "counts": account.outbox.counts() })))
         .collect();
     Json(json!({ "all": report::callbacks(&simulator), "accounts": accounts }))
 }

@@ -93,10 +93,7 @@ async fn deliver(account: &Account, client: &reqwest::Client, post: &Post) {
                     .header("user-agent", "facebookexternalua")
                     .header("x-hub-signature-256", &signature)
                     .body(body.clone());
-                request
-                    .send()
-                    .await
-                    .is_ok_and(|answer| answer.status() == reqwest::StatusCode::OK)
+                request.send().await.is_ok_and(|answer| answer.status() == reqwest::StatusCode::OK)
             }
             None => false,
         };
@@ -118,10 +115,7 @@ fn body(waba_id: &str, statuses: &[Owed]) -> String {
     out.push_str(r#"{"object":"whatsapp_business_account","entry":[{"id":"#);
     wire::push_text(&mut out, waba_id);
     out.push_str(r#","changes":["#);
-    for (place, group) in sorted
-        .chunk_by(|a, b| a.message.number.index == b.message.number.index)
-        .enumerate()
-    {
+    for (place, group) in sorted.chunk_by(|a, b| a.message.number.index == b.message.number.index).enumerate() {
         if place > 0 {
             out.push(',');
         }
@@ -154,10 +148,7 @@ fn change(out: &mut String, group: &[&Owed]) {
 
 /// The provider names the recipients, but not of failed messages (whatsapp.md §3.4).
 fn contacts(out: &mut String, group: &[&Owed]) {
-    let mut named = group
-        .iter()
-        .filter(|owed| !matches!(owed.told, Told::Failed(_)))
-        .peekable();
+    let mut named = group.iter().filter(|owed| !matches!(owed.told, Told::Failed(_))).peekable();
     if named.peek().is_none() {
         return;
     }

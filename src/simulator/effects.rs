@@ -51,10 +51,7 @@ pub(super) enum Verdict {
 
 /// What is done to the callbacks of one message.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent faults, in force in any combination"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent faults, in force in any combination")]
 pub(super) struct CallbackEffects {
     pub(super) failed: Option<u32>,
     pub(super) held: bool,
@@ -128,10 +125,7 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn new(seed: u64, faults: Vec<Fault>) -> Self {
-        let all = Self {
-            seed,
-            ..Self::default()
-        };
+        let all = Self { seed, ..Self::default() };
         for fault in faults {
             all.add(fault);
         }
@@ -142,12 +136,7 @@ impl Faults {
     pub(super) fn add(&self, fault: Fault) -> u64 {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         let mut rules = write_locked(&self.rules);
-        let rule = Arc::new(Rule {
-            id,
-            fault,
-            seen: AtomicU64::new(0),
-            done: AtomicU64::new(0),
-        });
+        let rule = Arc::new(Rule { id, fault, seen: AtomicU64::new(0), done: AtomicU64::new(0) });
         *rules = Arc::new(rules.iter().cloned().chain([rule]).collect());
         id
     }
@@ -156,23 +145,14 @@ impl Faults {
     pub(super) fn remove(&self, id: Option<u64>) -> usize {
         let mut rules = write_locked(&self.rules);
         let before = rules.len();
-        *rules = Arc::new(
-            rules
-                .iter()
-                .filter(|rule| id.is_some_and(|id| id != rule.id))
-                .cloned()
-                .collect(),
-        );
+        *rules = Arc::new(rules.iter().filter(|rule| id.is_some_and(|id| id != rule.id)).cloned().collect());
         before - rules.len()
     }
 
     /// The faults in force with the number of calls they were done to.
     pub(super) fn list(&self) -> Vec<(u64, Fault, u64)> {
         let rules = read_locked(&self.rules).clone();
-        rules
-            .iter()
-            .map(|rule| (rule.id, rule.fault.clone(), rule.done.load(Ordering::Relaxed)))
-            .collect()
+        rules.iter().map(|rule| (rule.id, rule.fault.clone(), rule.done.load(Ordering::Relaxed))).collect()
     }
 
     /// What is done to this call.
@@ -197,18 +177,12 @@ impl Rule {
         let fits = is(&when.number, subject.number)
             && is(&when.waba, subject.waba)
             && is(&when.template, subject.template)
-            && when
-                .suffix
-                .as_deref()
-                .is_none_or(|suffix| subject.recipient.ends_with(suffix));
+            && when.suffix.as_deref().is_none_or(|suffix| subject.recipient.ends_with(suffix));
         if !fits || self.seen.fetch_add(1, Ordering::Relaxed) < when.after_calls {
             return false;
         }
         let draw = wire::mix(subject.draw ^ wire::mix(seed ^ self.id));
-        if when
-            .probability
-            .is_some_and(|probability| !wire::falls_under(probability, draw))
-        {
+        if when.probability.is_some_and(|probability| !wire::falls_under(probability, draw)) {
             return false;
         }
         let done = self.done.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |done| {
@@ -223,16 +197,8 @@ mod tests {
     use super::*;
 
     fn hits(faults: &Faults, calls: u64) -> Vec<u64> {
-        let subject = |draw| Subject {
-            number: "1",
-            waba: "2",
-            template: "t",
-            recipient: "819000000026",
-            draw,
-        };
-        (0..calls)
-            .filter(|&draw| faults.effects(subject(draw), false) != Effects::default())
-            .collect()
+        let subject = |draw| Subject { number: "1", waba: "2", template: "t", recipient: "819000000026", draw };
+        (0..calls).filter(|&draw| faults.effects(subject(draw), false) != Effects::default()).collect()
     }
 
     fn faults(seed: u64, spec: &str) -> Faults {
@@ -242,17 +208,8 @@ mod tests {
     #[test]
     fn calls_are_counted_and_matched() {
         assert_eq!(hits(&faults(1, "after=2,count=3:131000"), 10), [2, 3, 4]);
-        assert_eq!(
-            hits(&faults(1, "number=1,waba=2,template=t,suffix=26:held"), 2).len(),
-            2
-        );
-        for miss in [
-            "number=9:held",
-            "waba=9:held",
-            "template=x:held",
-            "suffix=27:held",
-            "count=0:held",
-        ] {
+        assert_eq!(hits(&faults(1, "number=1,waba=2,template=t,suffix=26:held"), 2).len(), 2);
+        for miss in ["number=9:held", "waba=9:held", "template=x:held", "suffix=27:held", "count=0:held"] {
             assert!(hits(&faults(1, miss), 2).is_empty(), "{miss}");
         }
     }
@@ -268,21 +225,12 @@ mod tests {
     #[test]
     fn suffixes_add_to_faults_and_the_first_verdict_wins() {
         let faults = Faults::new(1, vec!["*:throttle".parse().unwrap(), "*:131000".parse().unwrap()]);
-        let subject = Subject {
-            number: "1",
-            waba: "2",
-            template: "t",
-            recipient: "819000000026",
-            draw: 0,
-        };
+        let subject = Subject { number: "1", waba: "2", template: "t", recipient: "819000000026", draw: 0 };
         let effects = faults.effects(subject, true);
         assert_eq!(effects.verdict, Verdict::Refuse(world::throttled()));
         assert_eq!(effects.callbacks.failed, Some(131_026));
         assert_eq!(faults.remove(Some(1)), 1);
-        assert_eq!(
-            faults.effects(subject, false).verdict,
-            Verdict::Refuse(ApiError::of(131_000))
-        );
+        assert_eq!(faults.effects(subject, false).verdict, Verdict::Refuse(ApiError::of(131_000)));
         assert_eq!(faults.remove(None), 1);
         assert!(faults.list().is_empty());
     }

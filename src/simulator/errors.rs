@@ -22,11 +22,7 @@ const TABLE: &[(u32, u16, &str)] = &[
     (130_403, 400, "User blocked by the business"),
     (130_429, 400, "Rate limit hit"),
     (130_472, 400, "User's number is part of an experiment"),
-    (
-        130_497,
-        403,
-        "Business account is restricted from messaging users in this country",
-    ),
+    (130_497, 403, "Business account is restricted from messaging users in this country"),
     (131_000, 500, "Something went wrong"),
     (131_005, 403, "Access denied"),
     (131_008, 400, "Required parameter is missing"),
@@ -36,21 +32,13 @@ const TABLE: &[(u32, u16, &str)] = &[
     (131_026, 400, "Message undeliverable"),
     (131_030, 400, "Recipient phone number not in allowed list"),
     (131_031, 403, "Account has been locked"),
-    (
-        131_037,
-        400,
-        "WhatsApp provided number needs display name approval before message can be sent",
-    ),
+    (131_037, 400, "WhatsApp provided number needs display name approval before message can be sent"),
     (131_042, 400, "Business eligibility payment issue"),
     (131_043, 400, "Message expired"),
     (131_045, 500, "Incorrect certificate"),
     (131_047, 400, "Re-engagement message"),
     (131_048, 400, "Spam rate limit hit"),
-    (
-        131_049,
-        400,
-        "This message was not delivered to maintain healthy ecosystem engagement.",
-    ),
+    (131_049, 400, "This message was not delivered to maintain healthy ecosystem engagement."),
     (131_050, 400, "User has stopped receiving marketing messages"),
     (131_051, 400, "Unsupported message type"),
     (131_053, 400, "Media upload error"),
@@ -58,27 +46,15 @@ const TABLE: &[(u32, u16, &str)] = &[
     (131_056, 400, "(Business Account, Consumer Account) pair rate limit hit"),
     (131_057, 500, "Account in maintenance mode"),
     (131_061, 400, "Max price template not allowed on this endpoint"),
-    (
-        131_062,
-        400,
-        "Business-scoped user ids are not supported for this message",
-    ),
+    (131_062, 400, "Business-scoped user ids are not supported for this message"),
     (131_063, 400, "Marketing templates disabled for Cloud API"),
     (131_064, 400, "Business account limited for template misclassification"),
-    (
-        132_000,
-        400,
-        "Number of parameters does not match the expected number of params",
-    ),
+    (132_000, 400, "Number of parameters does not match the expected number of params"),
     (132_001, 404, "Template name does not exist in the translation"),
     (132_005, 400, "Translated text too long"),
     (132_007, 400, "Template format character policy violated"),
     (132_008, 400, "Parameter value is badly formed"),
-    (
-        132_012,
-        400,
-        "Parameter format does not match format in the created template",
-    ),
+    (132_012, 400, "Parameter format does not match format in the created template"),
     (132_015, 400, "Template is paused"),
     (132_016, 400, "Template is disabled"),
     (132_018, 400, "There is an issue with the parameters in your template"),
@@ -88,11 +64,7 @@ const TABLE: &[(u32, u16, &str)] = &[
     (133_004, 503, "Server temporarily unavailable"),
     (133_006, 400, "Phone number re-verification needed"),
     (133_010, 400, "Phone number not registered"),
-    (
-        133_015,
-        400,
-        "Please wait a few minutes before attempting to register this phone number",
-    ),
+    (133_015, 400, "Please wait a few minutes before attempting to register this phone number"),
     (134_011, 400, "WhatsApp Payments terms of service has not been accepted"),
     (134_100, 400, "Only marketing messages supported"),
     (134_101, 400, "Your template is still syncing"),
@@ -131,54 +103,32 @@ impl ApiError {
     pub(super) fn of(code: u32) -> Self {
         let status = row(code).map_or(400, |row| row.1);
         let message = format!("(#{code}) {}", title(code));
-        Self {
-            status,
-            code,
-            message,
-            details: None,
-            subcode: None,
-            kind: "OAuthException",
-        }
+        Self { status, code, message, details: None, subcode: None, kind: "OAuthException" }
     }
 
     /// The same with `error_data.details`.
     pub(super) fn details(self, details: impl Into<String>) -> Self {
-        Self {
-            details: Some(details.into()),
-            ..self
-        }
+        Self { details: Some(details.into()), ..self }
     }
 
     /// The same with another HTTP status.
     pub(super) fn answered(self, status: Option<u16>) -> Self {
-        Self {
-            status: status.unwrap_or(self.status),
-            ..self
-        }
+        Self { status: status.unwrap_or(self.status), ..self }
     }
 
     /// 100 in its own words, without `error_data`.
     pub(super) fn parameter(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            ..Self::of(100)
-        }
+        Self { message: message.into(), ..Self::of(100) }
     }
 
     /// 2500: the path is none of the provider's.
     pub(super) fn unknown_path(path: &str) -> Self {
-        Self {
-            code: 2500,
-            ..Self::parameter(format!("Unknown path components: {path}"))
-        }
+        Self { code: 2500, ..Self::parameter(format!("Unknown path components: {path}")) }
     }
 
     /// 104 or 190: the words carry no code.
     pub(super) fn token(code: u32) -> Self {
-        Self {
-            message: title(code).to_owned(),
-            ..Self::of(code)
-        }
+        Self { message: title(code).to_owned(), ..Self::of(code) }
     }
 
     /// 100 with subcode 33: nobody may know whether the object exists.
@@ -188,11 +138,7 @@ impl ApiError {
              permissions, or does not support this operation. Please read the Graph API documentation at \
              https://developers.facebook.com/docs/graph-api"
         );
-        Self {
-            subcode: Some(33),
-            kind: "GraphMethodException",
-            ..Self::parameter(message)
-        }
+        Self { subcode: Some(33), kind: "GraphMethodException", ..Self::parameter(message) }
     }
 
     /// The body of the answer; `trace` makes `fbtrace_id` differ from call to call.

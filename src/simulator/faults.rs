@@ -177,10 +177,7 @@ impl FromStr for Fault {
                 _ => return Err(FaultSpecError::UnknownMatch(part.to_owned())),
             }
         }
-        Ok(Self {
-            when,
-            action: action.parse()?,
-        })
+        Ok(Self { when, action: action.parse()? })
     }
 }
 
@@ -258,27 +255,20 @@ impl TryFrom<ActionForm> for FaultAction {
             ActionForm::Word(word) => return word.parse(),
             ActionForm::Object(object) => object,
         };
-        if object
-            .status
-            .is_some_and(|status| http::StatusCode::from_u16(status).is_err())
-        {
+        if object.status.is_some_and(|status| http::StatusCode::from_u16(status).is_err()) {
             return Err(FaultSpecError::BadValue("status".to_owned()));
         }
         let actions = [
             object.error.map(|code| Self::Error(code, object.status)),
             object.async_error.map(Self::AsyncError),
-            object
-                .error_after_accept
-                .map(|code| Self::ErrorAfterAccept(code, object.status)),
+            object.error_after_accept.map(|code| Self::ErrorAfterAccept(code, object.status)),
             object.slow_ms.map(Self::Slow),
             object.late_ms.map(Self::LateCallbacks),
         ];
         let mut given = actions.into_iter().flatten();
         match (given.next(), given.next()) {
             (Some(action), None) => Ok(action),
-            _ => Err(FaultSpecError::UnknownAction(
-                "an object without exactly one action".to_owned(),
-            )),
+            _ => Err(FaultSpecError::UnknownAction("an object without exactly one action".to_owned())),
         }
     }
 }
@@ -290,28 +280,13 @@ mod tests {
     #[test]
     fn a_spec_says_which_calls_and_what() {
         let fault: Fault = "p=0.01:131000".parse().unwrap();
-        assert_eq!(
-            (fault.when.probability, fault.action),
-            (Some(0.01), FaultAction::Error(131_000, None))
-        );
-        let fault: Fault = "number=1001,suffix=77,after=5,count=3:drop_after_accept"
-            .parse()
-            .unwrap();
+        assert_eq!((fault.when.probability, fault.action), (Some(0.01), FaultAction::Error(131_000, None)));
+        let fault: Fault = "number=1001,suffix=77,after=5,count=3:drop_after_accept".parse().unwrap();
         assert_eq!((fault.when.after_calls, fault.when.count), (5, Some(3)));
         assert_eq!(fault.when.suffix.as_deref(), Some("77"));
-        assert_eq!(
-            "*:131000/503".parse::<Fault>().unwrap().action,
-            FaultAction::Error(131_000, Some(503))
-        );
+        assert_eq!("*:131000/503".parse::<Fault>().unwrap().action, FaultAction::Error(131_000, Some(503)));
         assert_eq!("*:slow_ms=20".parse::<Fault>().unwrap().action, FaultAction::Slow(20));
-        for bad in [
-            "131000",
-            "p=2:131000",
-            "x=1:131000",
-            "*:explode",
-            "*:131000/9999",
-            "after=x:held",
-        ] {
+        for bad in ["131000", "p=2:131000", "x=1:131000", "*:explode", "*:131000/9999", "after=x:held"] {
             assert!(bad.parse::<Fault>().is_err(), "{bad}");
         }
     }
@@ -320,14 +295,8 @@ mod tests {
     fn json_and_words_say_the_same() {
         let read = |text: &str| serde_json::from_str::<Fault>(text).map(|fault| fault.action).ok();
         assert_eq!(read(r#"{"do":"throttle"}"#), Some(FaultAction::Throttle));
-        assert_eq!(
-            read(r#"{"do":{"error":131000,"status":503}}"#),
-            Some(FaultAction::Error(131_000, Some(503)))
-        );
-        assert_eq!(
-            read(r#"{"match":{"suffix":"1"},"do":{"slow_ms":5}}"#),
-            Some(FaultAction::Slow(5))
-        );
+        assert_eq!(read(r#"{"do":{"error":131000,"status":503}}"#), Some(FaultAction::Error(131_000, Some(503))));
+        assert_eq!(read(r#"{"match":{"suffix":"1"},"do":{"slow_ms":5}}"#), Some(FaultAction::Slow(5)));
         assert_eq!(read(r#"{"do":{"slow_ms":5,"error":1}}"#), None);
         assert_eq!(read(r#"{"match":{"colour":"red"},"do":"held"}"#), None);
         for (_, action) in SUFFIXES.iter().chain(&WORDS) {

@@ -54,19 +54,12 @@ fn is_version(text: &str) -> bool {
 
 /// Step 2: the token must be the account's.
 pub(super) fn token(account: &Account, authorization: Option<&str>) -> Result<(), ApiError> {
-    let given = authorization
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .unwrap_or_default()
-        .trim();
+    let given = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default().trim();
     if given.is_empty() {
         return Err(ApiError::token(104));
     }
     let expected = account.access_token.expose_secret();
-    if bool::from(given.as_bytes().ct_eq(expected.as_bytes())) {
-        Ok(())
-    } else {
-        Err(ApiError::token(190))
-    }
+    if bool::from(given.as_bytes().ct_eq(expected.as_bytes())) { Ok(()) } else { Err(ApiError::token(190)) }
 }
 
 /// A body as far as it is looked at. Every key that may stand there is named, so that any other is refused.
@@ -173,9 +166,7 @@ pub(super) fn read(endpoint: Endpoint, is_json: bool, bytes: &[u8]) -> Result<Bo
         return Err(required("messaging_product"));
     }
     if !matches!(body.recipient_type.as_deref(), None | Some("individual")) {
-        return Err(ApiError::parameter(
-            "(#100) Param recipient_type must be one of {INDIVIDUAL}",
-        ));
+        return Err(ApiError::parameter("(#100) Param recipient_type must be one of {INDIVIDUAL}"));
     }
     if body.to.is_none() && body.recipient.is_none() {
         return Err(required("to"));
@@ -189,24 +180,13 @@ pub(super) fn read(endpoint: Endpoint, is_json: bool, bytes: &[u8]) -> Result<Bo
     if !has_content(&body, kind)? {
         return Err(required(kind));
     }
-    if body
-        .biz_opaque_callback_data
-        .as_ref()
-        .is_some_and(|data| data.chars().count() > OPAQUE_LENGTH)
-    {
-        return Err(ApiError::parameter(
-            "(#100) Param biz_opaque_callback_data must be at most 512 characters long.",
-        ));
+    if body.biz_opaque_callback_data.as_ref().is_some_and(|data| data.chars().count() > OPAQUE_LENGTH) {
+        return Err(ApiError::parameter("(#100) Param biz_opaque_callback_data must be at most 512 characters long."));
     }
     let of_marketing = [("product_policy", &body.product_policy), ("bid_spec", &body.bid_spec)];
-    for (key, value) in of_marketing
-        .into_iter()
-        .chain([("message_activity_sharing", &body.message_activity_sharing)])
-    {
+    for (key, value) in of_marketing.into_iter().chain([("message_activity_sharing", &body.message_activity_sharing)]) {
         if endpoint == Endpoint::Messages && value.is_some() {
-            return Err(ApiError::parameter(format!(
-                "(#100) Unexpected key \"{key}\" on param."
-            )));
+            return Err(ApiError::parameter(format!("(#100) Unexpected key \"{key}\" on param.")));
         }
     }
     Ok(body)
@@ -265,9 +245,7 @@ pub(super) fn check(
         ));
     };
     if !matches!(sent.language.policy.as_deref(), None | Some("deterministic")) {
-        return Err(ApiError::parameter(
-            "(#100) Param template['language']['policy'] must be one of {DETERMINISTIC}",
-        ));
+        return Err(ApiError::parameter("(#100) Param template['language']['policy'] must be one of {DETERMINISTIC}"));
     }
     let Some(template) = number.account.template(&sent.name, &sent.language.code) else {
         return Err(template::missing(&sent.name, &sent.language.code));
@@ -280,12 +258,7 @@ pub(super) fn check(
         return Err(ApiError::of(131_062));
     }
     let opaque = body.biz_opaque_callback_data.as_deref().map(str::to_owned);
-    Ok(Passed {
-        recipient,
-        template: template.name.clone(),
-        category: template.category,
-        opaque,
-    })
+    Ok(Passed { recipient, template: template.name.clone(), category: template.category, opaque })
 }
 
 /// `to` wins if both are given (whatsapp.md §1.1).
@@ -297,10 +270,7 @@ fn recipient(body: &Body<'_>) -> Result<Recipient, ApiError> {
         if !(5..=15).contains(&digits.len()) || !to.chars().all(is_written) {
             return bad("Recipient phone number is not valid");
         }
-        return Ok(Recipient::Phone {
-            input: to.to_owned(),
-            digits,
-        });
+        return Ok(Recipient::Phone { input: to.to_owned(), digits });
     }
     match body.recipient.as_deref() {
         Some(id) if id.as_bytes().get(2) == Some(&b'.') && id.len() <= 131 => Ok(Recipient::User(id.to_owned())),
@@ -315,18 +285,9 @@ mod tests {
     #[test]
     fn only_the_two_edges_of_a_version_exist() {
         assert_eq!(route("/v25.0/1001/messages"), Ok((Endpoint::Messages, "1001")));
-        assert_eq!(
-            route("/v25.0/1001/marketing_messages"),
-            Ok((Endpoint::MarketingMessages, "1001"))
-        );
-        for path in [
-            "/",
-            "/1001/messages",
-            "/v25/1001/messages",
-            "/v25.0//messages",
-            "/v25.0/1/messages/2",
-            "/v25.0/1",
-        ] {
+        assert_eq!(route("/v25.0/1001/marketing_messages"), Ok((Endpoint::MarketingMessages, "1001")));
+        for path in ["/", "/1001/messages", "/v25/1001/messages", "/v25.0//messages", "/v25.0/1/messages/2", "/v25.0/1"]
+        {
             assert_eq!(route(path).map_err(|error| error.code), Err(2500), "{path}");
         }
     }
@@ -341,28 +302,13 @@ mod tests {
         let whole = format!(r#"{{"messaging_product":"whatsapp","to":"+1","type":"template",{template}}}"#);
         assert_eq!(refusal(Endpoint::Messages, &whole), "taken");
         let cases = [
-            (
-                whole.replace("whatsapp", "sms"),
-                "The parameter messaging_product is required.",
-            ),
+            (whole.replace("whatsapp", "sms"), "The parameter messaging_product is required."),
             (whole.replace(r#""to":"+1","#, ""), "The parameter to is required."),
-            (
-                whole.replace(r#""type":"template","#, ""),
-                "The parameter type is required.",
-            ),
+            (whole.replace(r#""type":"template","#, ""), "The parameter type is required."),
             (whole.replace(r#""name":"a","#, ""), "The parameter name is required."),
-            (
-                whole.replace("\"to\"", "\"tto\""),
-                "(#100) Unexpected key \"tto\" on param.",
-            ),
-            (
-                whole.replace("\"code\"", "\"code_\""),
-                "(#100) Unexpected key \"code_\" on param.",
-            ),
-            (
-                whole.replace("\"template\",", "\"text\","),
-                "The parameter text is required.",
-            ),
+            (whole.replace("\"to\"", "\"tto\""), "(#100) Unexpected key \"tto\" on param."),
+            (whole.replace("\"code\"", "\"code_\""), "(#100) Unexpected key \"code_\" on param."),
+            (whole.replace("\"template\",", "\"text\","), "The parameter text is required."),
         ];
         for (body, message) in cases {
             assert_eq!(refusal(Endpoint::Messages, &body), message);
@@ -370,10 +316,7 @@ mod tests {
         assert!(refusal(Endpoint::Messages, &whole.replace("\"+1\"", "1")).starts_with("(#100) Invalid parameter"));
         let policy = whole.replace(r#""to""#, r#""product_policy":"STRICT","to""#);
         assert_eq!(refusal(Endpoint::MarketingMessages, &policy), "taken");
-        assert_eq!(
-            refusal(Endpoint::Messages, &policy),
-            "(#100) Unexpected key \"product_policy\" on param."
-        );
+        assert_eq!(refusal(Endpoint::Messages, &policy), "(#100) Unexpected key \"product_policy\" on param.");
         assert!(read(Endpoint::Messages, false, whole.as_bytes()).is_err());
     }
 }

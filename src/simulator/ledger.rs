@@ -43,18 +43,12 @@ const WITHOUT_TOKEN: u64 = u64::MAX;
 
 impl MessageKey {
     pub(super) fn of_token(token: &Token) -> Self {
-        Self {
-            high: token.key.batch_id.0.as_u128(),
-            low: u64::from(token.key.seq.cast_unsigned()),
-        }
+        Self { high: token.key.batch_id.0.as_u128(), low: u64::from(token.key.seq.cast_unsigned()) }
     }
 
     pub(super) fn without_token(number: u16, recipient: u64, template: &str) -> Self {
         let of_template = wire::digest(template) << 16 | u64::from(number);
-        Self {
-            high: u128::from(recipient) << 64 | u128::from(of_template),
-            low: WITHOUT_TOKEN,
-        }
+        Self { high: u128::from(recipient) << 64 | u128::from(of_template), low: WITHOUT_TOKEN }
     }
 
     /// The batch and the place in it, when the call carried a token of ours.
@@ -149,15 +143,12 @@ impl Ledger {
     fn shard(&self, key: MessageKey) -> Option<&Mutex<HashMap<MessageKey, u32>>> {
         let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or_default();
         let folded = half(key.high >> 64) ^ half(key.high) ^ key.low;
-        self.times_accepted
-            .get(usize::try_from(wire::mix(folded) % SHARDS as u64).unwrap_or_default())
+        self.times_accepted.get(usize::try_from(wire::mix(folded) % SHARDS as u64).unwrap_or_default())
     }
 
     /// How many accepted calls the message had.
     pub(super) fn times_accepted(&self, key: MessageKey) -> u32 {
-        self.shard(key)
-            .and_then(|shard| locked(shard).get(&key).copied())
-            .unwrap_or_default()
+        self.shard(key).and_then(|shard| locked(shard).get(&key).copied()).unwrap_or_default()
     }
 
     /// The accepted calls from the `from`-th on, at most `most` and never beyond a chunk; empty at the end.

@@ -13,11 +13,7 @@ impl Arrivals {
     /// Notes an arrival and returns how many lie in `(at - 1 s, at]`, this one included.
     pub(super) fn record(&mut self, at: u64) -> usize {
         // Two threads may stamp in one order and get here in the other; the list stays sorted all the same.
-        let place = self
-            .0
-            .iter()
-            .rposition(|&earlier| earlier <= at)
-            .map_or(0, |last| last + 1);
+        let place = self.0.iter().rposition(|&earlier| earlier <= at).map_or(0, |last| last + 1);
         self.0.insert(place, at);
         place + 1 - self.0.partition_point(|&earlier| earlier + SECOND <= at)
     }
@@ -48,10 +44,7 @@ pub(super) struct Worst {
 
 /// Looks at every second of `times` (ascending); `stalls` are disjoint and ascending.
 pub(super) fn worst_second(times: &[u64], stalls: &[(u64, u64)]) -> Worst {
-    let mut worst = Worst {
-        windows: times.len(),
-        ..Worst::default()
-    };
+    let mut worst = Worst { windows: times.len(), ..Worst::default() };
     let (mut first, mut stall) = (0, 0);
     for (index, &at) in times.iter().enumerate() {
         while times.get(first).is_some_and(|&earlier| earlier + SECOND <= at) {
@@ -137,35 +130,18 @@ mod tests {
 
     #[test]
     fn the_worst_second_is_found_wherever_it_begins() {
-        let times: Vec<u64> = (0..20)
-            .map(|i| i * SECOND / 10)
-            .chain([2 * SECOND - 1, 2 * SECOND - 1])
-            .collect();
+        let times: Vec<u64> = (0..20).map(|i| i * SECOND / 10).chain([2 * SECOND - 1, 2 * SECOND - 1]).collect();
         let worst = worst_second(&times, &[]);
-        assert_eq!(
-            (worst.any, worst.judged, worst.windows, worst.unjudged),
-            (12, 12, 22, 0)
-        );
+        assert_eq!((worst.any, worst.judged, worst.windows, worst.unjudged), (12, 12, 22, 0));
     }
 
     #[test]
     fn a_second_that_touches_a_stall_is_not_judged() {
-        let times = [
-            0,
-            5 * SECOND,
-            5 * SECOND + 1,
-            5 * SECOND + 2,
-            9 * SECOND,
-            9 * SECOND + 1,
-        ];
+        let times = [0, 5 * SECOND, 5 * SECOND + 1, 5 * SECOND + 2, 9 * SECOND, 9 * SECOND + 1];
         let worst = worst_second(&times, &[(4 * SECOND, 4 * SECOND + SECOND / 2)]);
         assert_eq!((worst.any, worst.judged, worst.unjudged), (3, 2, 3));
         let after = worst_second(&times, &[(3 * SECOND, 4 * SECOND)]);
-        assert_eq!(
-            (after.judged, after.unjudged),
-            (3, 0),
-            "a stall that ended a second before the last call is over"
-        );
+        assert_eq!((after.judged, after.unjudged), (3, 0), "a stall that ended a second before the last call is over");
     }
 
     #[test]

@@ -185,10 +185,7 @@ pub(in crate::simulator) struct Simulator {
 
 impl Simulator {
     fn set_webhook(&self, waba_id: &str, url: Option<&str>) -> Result<(), SimulatorError> {
-        let account = self
-            .world
-            .account(waba_id)
-            .ok_or_else(|| SimulatorError::UnknownAccount(waba_id.to_owned()))?;
+        let account = self.world.account(waba_id).ok_or_else(|| SimulatorError::UnknownAccount(waba_id.to_owned()))?;
         if let Some(url) = url {
             let is_url = reqwest::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
             if !is_url {
@@ -227,9 +224,7 @@ pub struct Running {
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Running")
-            .field("addr", &self.addr)
-            .finish_non_exhaustive()
+        f.debug_struct("Running").field("addr", &self.addr).finish_non_exhaustive()
     }
 }
 
@@ -300,30 +295,15 @@ pub async fn start(settings: SimulatorSettings) -> Result<Running, SimulatorErro
         simulator.set_webhook(waba_id, Some(url))?;
     }
     let client = client()?;
-    let refused = |source| SimulatorError::Listen {
-        address: settings.listen,
-        source,
-    };
+    let refused = |source| SimulatorError::Listen { address: settings.listen, source };
     let listener = TcpListener::bind(settings.listen).await.map_err(refused)?;
     let addr = listener.local_addr().map_err(refused)?;
-    simulator
-        .stalls
-        .watch(simulator.clock, settings.raise_ticker)
-        .map_err(SimulatorError::Ticker)?;
+    simulator.stalls.watch(simulator.clock, settings.raise_ticker).map_err(SimulatorError::Ticker)?;
 
-    let posting = Posting {
-        batch: settings.callback_batch.max(1),
-        concurrency: settings.callback_concurrency,
-    };
+    let posting = Posting { batch: settings.callback_batch.max(1), concurrency: settings.callback_concurrency };
     let ended = CancellationToken::new();
     let join = tokio::spawn(serve(Arc::clone(&simulator), listener, client, posting, ended.clone()));
-    Ok(Running {
-        addr,
-        simulator,
-        _guard: ended.clone().drop_guard(),
-        ended,
-        join,
-    })
+    Ok(Running { addr, simulator, _guard: ended.clone().drop_guard(), ended, join })
 }
 
 /// How long the end waits for calls in progress; a slow answer may take longer and is left to itself.

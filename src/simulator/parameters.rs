@@ -17,31 +17,20 @@ pub(super) fn check(content: &Content, components: &[Component<'_>], now_ms: u64
         match component.kind.to_ascii_lowercase().as_str() {
             "header" | "body" | "button" | "limited_time_offer" | "carousel" => {}
             other => {
-                return Err(ApiError::parameter(format!(
-                    "(#100) Unexpected component type \"{other}\""
-                )));
+                return Err(ApiError::parameter(format!("(#100) Unexpected component type \"{other}\"")));
             }
         }
     }
     header(content, given(components, "header"), place)?;
-    text(
-        &content.body,
-        given(components, "body"),
-        &format!("{place}body"),
-        BODY_LENGTH,
-    )?;
+    text(&content.body, given(components, "body"), &format!("{place}body"), BODY_LENGTH)?;
     buttons(content, components, place)?;
     offer(content, given(components, "limited_time_offer"), now_ms)?;
     carousel(content, components, now_ms)
 }
 
 fn given<'a>(components: &'a [Component<'_>], kind: &str) -> &'a [Value] {
-    let found = components
-        .iter()
-        .find(|component| component.kind.eq_ignore_ascii_case(kind));
-    found
-        .map(|component| component.parameters.as_slice())
-        .unwrap_or_default()
+    let found = components.iter().find(|component| component.kind.eq_ignore_ascii_case(kind));
+    found.map(|component| component.parameters.as_slice()).unwrap_or_default()
 }
 
 fn header(content: &Content, given: &[Value], place: &str) -> Result<(), ApiError> {
@@ -97,19 +86,14 @@ fn name(wanted: &Text, all: &[Value], index: usize, parameter: &Value, place: &s
     let mismatch = |details: String| Err(ApiError::of(132_012).details(details));
     match (wanted.named, parameter.get("parameter_name").and_then(Value::as_str)) {
         (false, None) => Ok(()),
-        (false, Some(given)) => mismatch(format!(
-            "{place}: parameter name ({given}) given, expected positional params"
-        )),
+        (false, Some(given)) => {
+            mismatch(format!("{place}: parameter name ({given}) given, expected positional params"))
+        }
         (true, None) => mismatch(format!("{place}: Parameter name is missing or empty at index {index}")),
         (true, Some(given)) => {
-            let earlier = all
-                .iter()
-                .take(index)
-                .any(|other| word(other, "parameter_name") == given);
+            let earlier = all.iter().take(index).any(|other| word(other, "parameter_name") == given);
             if earlier || !wanted.variables.iter().any(|variable| variable == given) {
-                return mismatch(format!(
-                    "{place}: parameter name ({given}) does not match the template's params"
-                ));
+                return mismatch(format!("{place}: parameter name ({given}) does not match the template's params"));
             }
             Ok(())
         }
@@ -122,15 +106,13 @@ fn value(parameter: &Value, index: usize, place: &str) -> Result<usize, ApiError
         "text" => word(parameter, "text"),
         kind @ ("currency" | "date_time") => parameter.get(kind).map_or("", |object| word(object, "fallback_value")),
         other => {
-            return Err(ApiError::of(132_012).details(format!(
-                "{place}: parameter at index {index} has type {other}, expected TEXT"
-            )));
+            return Err(ApiError::of(132_012)
+                .details(format!("{place}: parameter at index {index} has type {other}, expected TEXT")));
         }
     };
     if text.is_empty() {
-        return Err(ApiError::of(131_008).details(format!(
-            "{place}: Parameter of type text is missing text value at index {index}"
-        )));
+        return Err(ApiError::of(131_008)
+            .details(format!("{place}: Parameter of type text is missing text value at index {index}")));
     }
     if text.contains(['\n', '\t']) || text.contains("    ") {
         return Err(ApiError::of(132_012).details(format!(
@@ -141,31 +123,20 @@ fn value(parameter: &Value, index: usize, place: &str) -> Result<usize, ApiError
 }
 
 fn buttons(content: &Content, components: &[Component<'_>], place: &str) -> Result<(), ApiError> {
-    let given: Vec<_> = components
-        .iter()
-        .filter(|component| component.kind.eq_ignore_ascii_case("button"))
-        .collect();
+    let given: Vec<_> = components.iter().filter(|component| component.kind.eq_ignore_ascii_case("button")).collect();
     for component in &given {
         let Some(index) = index(component) else {
             return Err(ApiError::of(131_008).details(format!("{place}buttons: index is required")));
         };
-        if !content
-            .buttons
-            .get(index)
-            .is_some_and(|&button| fits(button, component))
-        {
-            return Err(ApiError::of(132_018).details(format!(
-                "{place}buttons: Button at index {index} does not take this parameter"
-            )));
+        if !content.buttons.get(index).is_some_and(|&button| fits(button, component)) {
+            return Err(ApiError::of(132_018)
+                .details(format!("{place}buttons: Button at index {index} does not take this parameter")));
         }
     }
     for (place_of_button, &button) in content.buttons.iter().enumerate() {
         let component = given.iter().find(|component| index(component) == Some(place_of_button));
         let parameter = component.and_then(|component| component.parameters.first());
-        let what = format!(
-            "{place}buttons: Button at index {place_of_button} of type {}",
-            button.name()
-        );
+        let what = format!("{place}buttons: Button at index {place_of_button} of type {}", button.name());
         filled(button, parameter, &what)?;
     }
     Ok(())
@@ -174,10 +145,9 @@ fn buttons(content: &Content, components: &[Component<'_>], place: &str) -> Resu
 /// The provider takes `0` and `"0"`.
 fn index(component: &Component<'_>) -> Option<usize> {
     let index = component.index.as_ref()?;
-    index.as_str().map_or_else(
-        || index.as_u64().and_then(|index| usize::try_from(index).ok()),
-        |text| text.parse().ok(),
-    )
+    index
+        .as_str()
+        .map_or_else(|| index.as_u64().and_then(|index| usize::try_from(index).ok()), |text| text.parse().ok())
 }
 
 fn fits(button: Button, component: &Component<'_>) -> bool {
@@ -221,10 +191,7 @@ fn offer(content: &Content, given: &[Value], now_ms: u64) -> Result<(), ApiError
         return count("limited_time_offer", given.len(), 0);
     }
     let object = given.first().and_then(|parameter| parameter.get("limited_time_offer"));
-    match object
-        .and_then(|object| object.get("expiration_time_ms"))
-        .and_then(Value::as_u64)
-    {
+    match object.and_then(|object| object.get("expiration_time_ms")).and_then(Value::as_u64) {
         None => Err(ApiError::of(131_008).details("limited_time_offer: expiration_time_ms is required")),
         Some(expires) if expires <= now_ms => {
             Err(ApiError::of(131_009).details("limited_time_offer: expiration_time_ms is in the past"))
@@ -234,17 +201,12 @@ fn offer(content: &Content, given: &[Value], now_ms: u64) -> Result<(), ApiError
 }
 
 fn carousel(content: &Content, components: &[Component<'_>], now_ms: u64) -> Result<(), ApiError> {
-    let component = components
-        .iter()
-        .find(|component| component.kind.eq_ignore_ascii_case("carousel"));
-    let cards = component
-        .map(|component| component.cards.as_slice())
-        .unwrap_or_default();
+    let component = components.iter().find(|component| component.kind.eq_ignore_ascii_case("carousel"));
+    let cards = component.map(|component| component.cards.as_slice()).unwrap_or_default();
     if cards.len() != content.cards.len() {
         let (given, expected) = (cards.len(), content.cards.len());
-        return Err(ApiError::of(132_000).details(format!(
-            "carousel: number of cards ({given}) does not match the expected number ({expected})"
-        )));
+        return Err(ApiError::of(132_000)
+            .details(format!("carousel: number of cards ({given}) does not match the expected number ({expected})")));
     }
     for (index, wanted) in content.cards.iter().enumerate() {
         let Some(card) = cards.iter().find(|card| card.card_index == index) else {
@@ -302,10 +264,7 @@ mod tests {
         let text = |value: &str| json!({"type":"text","text":value});
         let header = json!({"type":"header","parameters":[text("Ann")]});
         let body = |values: Value| json!({"type":"body","parameters":values});
-        assert_eq!(
-            answer(&template, &json!([header, body(json!([text("a"), text("b")]))])).0,
-            0
-        );
+        assert_eq!(answer(&template, &json!([header, body(json!([text("a"), text("b")]))])).0, 0);
         let (code, details) = answer(&template, &json!([body(json!([text("a"), text("b")]))]));
         assert_eq!(code, 132_000);
         assert_eq!(
@@ -313,27 +272,11 @@ mod tests {
             "header: number of localizable_params (0) does not match the expected number of params (1)"
         );
         assert_eq!(answer(&template, &json!([header, body(json!([text("a")]))])).0, 132_000);
-        assert_eq!(
-            answer(&template, &json!([header, body(json!([text("a"), text("b\nc")]))])).0,
-            132_012
-        );
-        assert_eq!(
-            answer(&template, &json!([header, body(json!([text("a"), text("")]))])).0,
-            131_008
-        );
-        assert_eq!(
-            answer(
-                &template,
-                &json!([header, body(json!([text("a"), text(&"x".repeat(1025))]))])
-            )
-            .0,
-            132_005
-        );
+        assert_eq!(answer(&template, &json!([header, body(json!([text("a"), text("b\nc")]))])).0, 132_012);
+        assert_eq!(answer(&template, &json!([header, body(json!([text("a"), text("")]))])).0, 131_008);
+        assert_eq!(answer(&template, &json!([header, body(json!([text("a"), text(&"x".repeat(1025))]))])).0, 132_005);
         let named = json!({"type":"text","parameter_name":"x","text":"b"});
-        assert_eq!(
-            answer(&template, &json!([header, body(json!([text("a"), named]))])).0,
-            132_012
-        );
+        assert_eq!(answer(&template, &json!([header, body(json!([text("a"), named]))])).0, 132_012);
     }
 
     #[test]
@@ -345,10 +288,7 @@ mod tests {
         assert_eq!(answer(&template, &send(named("last"), named("first"))).0, 0);
         assert_eq!(answer(&template, &send(named("last"), named("last"))).0, 132_012);
         assert_eq!(answer(&template, &send(named("last"), named("other"))).0, 132_012);
-        assert_eq!(
-            answer(&template, &send(named("last"), json!({"type":"text","text":"v"}))).0,
-            132_012
-        );
+        assert_eq!(answer(&template, &send(named("last"), json!({"type":"text","text":"v"}))).0, 132_012);
     }
 
     #[test]
@@ -365,10 +305,7 @@ mod tests {
         assert_eq!(answer(&template, &json!([url(json!(0))])).0, 0);
         assert_eq!(answer(&template, &json!([url(json!(0)), url(json!(2))])).0, 132_018);
         let (code, details) = answer(&template, &json!([]));
-        assert_eq!(
-            (code, details.as_str()),
-            (131_008, "buttons: Button at index 0 of type Url requires a parameter")
-        );
+        assert_eq!((code, details.as_str()), (131_008, "buttons: Button at index 0 of type Url requires a parameter"));
     }
 
     #[test]
@@ -400,10 +337,7 @@ mod tests {
         assert_eq!(answer(&template, &json!([offer(2_000), card(image.clone())])).0, 0);
         assert_eq!(answer(&template, &json!([offer(1_000), card(image)])).0, 131_009);
         assert_eq!(answer(&template, &json!([offer(2_000)])).0, 132_000);
-        let (code, details) = answer(
-            &template,
-            &json!([offer(2_000), card(json!({"type":"text","text":"x"}))]),
-        );
+        let (code, details) = answer(&template, &json!([offer(2_000), card(json!({"type":"text","text":"x"}))]));
         assert_eq!(
             (code, details.as_str()),
             (132_012, "card 0 header: Format mismatch, expected IMAGE, received TEXT")

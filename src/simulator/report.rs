@@ -79,10 +79,7 @@ pub struct NumberReport {
 /// What happened so far. Looks at every arrival: milliseconds for a million, so not for a handler's thread.
 pub(super) fn ledger(simulator: &Simulator) -> LedgerReport {
     let stalls = simulator.stalls.spans();
-    let mut judgement = Judgement {
-        ticker_raised: simulator.stalls.is_raised(),
-        ..Judgement::default()
-    };
+    let mut judgement = Judgement { ticker_raised: simulator.stalls.is_raised(), ..Judgement::default() };
     let mut numbers = BTreeMap::new();
     for number in &simulator.world.numbers {
         let (report, windows) = number_report(number, &stalls);
@@ -93,12 +90,7 @@ pub(super) fn ledger(simulator: &Simulator) -> LedgerReport {
     judgement.unjudged_share = ratio(judgement.unjudged, judgement.windows);
     let (count, longest) = simulator.stalls.summary();
     (judgement.stalls, judgement.longest_stall_ms) = (count, millis(longest));
-    LedgerReport {
-        totals: simulator.ledger.totals(),
-        callbacks: callbacks(simulator),
-        judgement,
-        numbers,
-    }
+    LedgerReport { totals: simulator.ledger.totals(), callbacks: callbacks(simulator), judgement, numbers }
 }
 
 /// Callbacks over all accounts.
@@ -127,10 +119,8 @@ fn number_report(number: &Number, stalls: &[(u64, u64)]) -> (NumberReport, usize
         unjudged: worst.unjudged,
         first_ms: first.map(millis),
         last_ms: last.map(millis),
-        mean_per_second: ratio(
-            times.len().saturating_sub(1),
-            usize::try_from(span).unwrap_or(usize::MAX),
-        ) * millis(SECOND)
+        mean_per_second: ratio(times.len().saturating_sub(1), usize::try_from(span).unwrap_or(usize::MAX))
+            * millis(SECOND)
             * 1e6,
     };
     (report, worst.windows)
@@ -193,16 +183,8 @@ pub(super) fn line(simulator: &Simulator, index: usize, record: &Record) -> Mess
         seq: token.map(|(_, seq)| seq),
         attempt: token.map(|_| record.attempt),
         number: number.map(|number| number.id.clone()).unwrap_or_default(),
-        recipient: if is_user {
-            "**".to_owned()
-        } else {
-            Address::from_store(format!("+{digits}")).masked()
-        },
-        wamid: if is_user {
-            String::new()
-        } else {
-            wire::message_id(&digits, simulator.run, record.serial)
-        },
+        recipient: if is_user { "**".to_owned() } else { Address::from_store(format!("+{digits}")).masked() },
+        wamid: if is_user { String::new() } else { wire::message_id(&digits, simulator.run, record.serial) },
         at_ms: millis(record.at),
         times_accepted: simulator.ledger.times_accepted(record.key),
     }

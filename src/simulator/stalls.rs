@@ -41,16 +41,12 @@ impl Clock {
 
     /// Seconds since 1970, as statuses are stamped.
     pub(super) fn unix() -> u64 {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs())
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
     /// Milliseconds since 1970.
     pub(super) fn unix_millis() -> u64 {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
     }
 }
 
@@ -77,16 +73,14 @@ impl Stalls {
     /// Starts both tickers; they end with [`Stalls::end`]. `raise` asks for a higher priority of the thread.
     pub(super) fn watch(self: &Arc<Self>, clock: Clock, raise: bool) -> Result<(), std::io::Error> {
         let stalls = Arc::clone(self);
-        thread::Builder::new()
-            .name("simulator-ticker".to_owned())
-            .spawn(move || {
-                stalls.raised.store(raise && raise_priority(), Ordering::Relaxed);
-                let mut last = clock.now();
-                while !stalls.ended.load(Ordering::Relaxed) {
-                    thread::sleep(TICK);
-                    last = stalls.tick(last, clock.now());
-                }
-            })?;
+        thread::Builder::new().name("simulator-ticker".to_owned()).spawn(move || {
+            stalls.raised.store(raise && raise_priority(), Ordering::Relaxed);
+            let mut last = clock.now();
+            while !stalls.ended.load(Ordering::Relaxed) {
+                thread::sleep(TICK);
+                last = stalls.tick(last, clock.now());
+            }
+        })?;
         let stalls = Arc::clone(self);
         tokio::spawn(async move {
             let mut last = clock.now();

@@ -110,11 +110,7 @@ impl Content {
                 self.body = Text::new(word("text"), named);
                 // The text of an authentication template is preset; a send gives the code.
                 if category == Category::Authentication && self.body.variables.is_empty() {
-                    self.body = Text {
-                        variables: vec!["1".to_owned()],
-                        named: false,
-                        length: 40,
-                    };
+                    self.body = Text { variables: vec!["1".to_owned()], named: false, length: 40 };
                 }
             }
             "BUTTONS" => {
@@ -152,11 +148,7 @@ impl Text {
             }
             rest = behind;
         }
-        Self {
-            variables,
-            named,
-            length: length + rest.chars().count(),
-        }
+        Self { variables, named, length: length + rest.chars().count() }
     }
 }
 

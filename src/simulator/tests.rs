@@ -66,10 +66,7 @@ async fn world(limit: Option<u32>, change: impl FnOnce(&mut SimulatorSettings)) 
     let mut settings = SimulatorSettings::new(registry(limit), PathBuf::new());
     settings.telling.delay_ms = 5;
     change(&mut settings);
-    World {
-        running: start(settings).await.unwrap(),
-        client: client().unwrap(),
-    }
+    World { running: start(settings).await.unwrap(), client: client().unwrap() }
 }
 
 fn message(to: &str, opaque: &str) -> Value {
@@ -81,11 +78,7 @@ fn message(to: &str, opaque: &str) -> Value {
 
 impl World {
     async fn post(&self, path: &str, token: &str, body: &Value) -> reqwest::Result<(u16, Value)> {
-        let request = self
-            .client
-            .post(format!("{}{path}", self.running.url()))
-            .bearer_auth(token)
-            .json(body);
+        let request = self.client.post(format!("{}{path}", self.running.url())).bearer_auth(token).json(body);
         let answer = request.send().await?;
         let status = answer.status().as_u16();
         let text = answer.text().await?;
@@ -93,9 +86,7 @@ impl World {
     }
 
     async fn send(&self, body: &Value) -> (u16, Value) {
-        self.post("/v25.0/1001/messages", "access_token-value", body)
-            .await
-            .unwrap()
+        self.post("/v25.0/1001/messages", "access_token-value", body).await.unwrap()
     }
 
     async fn code(&self, body: &Value) -> (u16, u64) {
@@ -104,10 +95,7 @@ impl World {
     }
 
     async fn control(&self, method: reqwest::Method, path: &str, body: Value) -> (u16, Value) {
-        let request = self
-            .client
-            .request(method, format!("{}/_sim/{path}", self.running.url()))
-            .json(&body);
+        let request = self.client.request(method, format!("{}/_sim/{path}", self.running.url())).json(&body);
         let answer = request.send().await.unwrap();
         let status = answer.status().as_u16();
         let text = answer.text().await.unwrap();
@@ -129,10 +117,7 @@ async fn receiver(refuse: u64) -> (String, mpsc::UnboundedReceiver<Value>) {
             return StatusCode::SERVICE_UNAVAILABLE;
         }
         let body: Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(
-            (&body["object"], &body["entry"][0]["id"]),
-            (&"whatsapp_business_account".into(), &"2001".into())
-        );
+        assert_eq!((&body["object"], &body["entry"][0]["id"]), (&"whatsapp_business_account".into(), &"2001".into()));
         let value = &body["entry"][0]["changes"][0]["value"];
         assert_eq!(value["metadata"]["phone_number_id"], "1001");
         for status in value["statuses"].as_array().unwrap() {
@@ -156,10 +141,7 @@ async fn told(statuses: &mut mpsc::UnboundedReceiver<Value>, count: usize) -> Ve
 }
 
 fn words(statuses: &[Value]) -> Vec<&str> {
-    statuses
-        .iter()
-        .map(|status| status["status"].as_str().unwrap())
-        .collect()
+    statuses.iter().map(|status| status["status"].as_str().unwrap()).collect()
 }
 
 #[tokio::test]
@@ -172,10 +154,7 @@ async fn a_message_is_accepted_and_told_about() {
     let opaque = format!("{TOKEN}.1.1 \"佐藤\\");
     let (status, answer) = world.send(&message("+81 90-1234-5678", &opaque)).await;
     assert_eq!(status, 200, "{answer}");
-    assert_eq!(
-        answer["contacts"][0],
-        json!({"input":"+81 90-1234-5678","wa_id":"819012345678"})
-    );
+    assert_eq!(answer["contacts"][0], json!({"input":"+81 90-1234-5678","wa_id":"819012345678"}));
     assert_eq!(answer["messages"][0]["message_status"], "accepted");
     let told = told(&mut statuses, 3).await;
     assert_eq!(words(&told), ["sent", "delivered", "read"]);
@@ -192,18 +171,9 @@ async fn the_gate_refuses_in_the_providers_order() {
     let world = world(None, |_| ()).await;
     let code = |answer: (u16, Value)| (answer.0, answer.1["error"]["code"].as_u64().unwrap_or_default());
     let bad_body = json!({"messaging_product":"sms"});
-    assert_eq!(
-        code(world.post("/v25.0/77/messages", "wrong", &bad_body).await.unwrap()),
-        (400, 100)
-    );
-    assert_eq!(
-        code(world.post("/v25.0/1001/messages", "wrong", &bad_body).await.unwrap()),
-        (401, 190)
-    );
-    assert_eq!(
-        code(world.post("/v25.0/1001/messages", "", &bad_body).await.unwrap()),
-        (401, 104)
-    );
+    assert_eq!(code(world.post("/v25.0/77/messages", "wrong", &bad_body).await.unwrap()), (400, 100));
+    assert_eq!(code(world.post("/v25.0/1001/messages", "wrong", &bad_body).await.unwrap()), (401, 190));
+    assert_eq!(code(world.post("/v25.0/1001/messages", "", &bad_body).await.unwrap()), (401, 104));
     assert_eq!(code(world.send(&bad_body).await), (400, 100));
 }
 
@@ -212,31 +182,21 @@ async fn the_gate_looks_at_the_number_then_the_recipient_then_the_template() {
     let world = world(None, |_| ()).await;
     let good = message("+819012345678", "x");
     let mut to_itself = message("15550001111", "x");
-    world
-        .control(reqwest::Method::PUT, "numbers", json!({"1001":{"status":"PENDING"}}))
-        .await;
+    world.control(reqwest::Method::PUT, "numbers", json!({"1001":{"status":"PENDING"}})).await;
     assert_eq!(world.code(&to_itself).await, (400, 133_010));
-    world
-        .control(reqwest::Method::PUT, "numbers", json!({"1001":{"status":"connected"}}))
-        .await;
+    world.control(reqwest::Method::PUT, "numbers", json!({"1001":{"status":"connected"}})).await;
     assert_eq!(world.code(&to_itself).await, (400, 131_021));
     to_itself["to"] = "+819012345678".into();
     to_itself["template"]["language"]["code"] = "en".into();
     let (status, answer) = world.send(&to_itself).await;
     assert_eq!((status, &answer["error"]["code"]), (404, &132_001.into()));
-    assert_eq!(
-        answer["error"]["error_data"]["details"],
-        "template name (offer) does not exist in en"
-    );
+    assert_eq!(answer["error"]["error_data"]["details"], "template name (offer) does not exist in en");
     let mut empty = good.clone();
     empty["template"]["components"] = json!([]);
     let (_, answer) = world.send(&empty).await;
     let details = "body: number of localizable_params (0) does not match the expected number of params (1)";
     assert_eq!(answer["error"]["error_data"]["details"], details);
-    let of_marketing = world
-        .post("/v25.0/1001/marketing_messages", "access_token-value", &good)
-        .await
-        .unwrap();
+    let of_marketing = world.post("/v25.0/1001/marketing_messages", "access_token-value", &good).await.unwrap();
     assert_eq!(of_marketing.1["error"]["code"], 134_100);
     let text = json!({"messaging_product":"whatsapp","to":"+819012345678","type":"text","text":{"body":"hi"}});
     assert_eq!(world.code(&text).await, (400, 131_047));
@@ -255,10 +215,7 @@ async fn more_than_the_limit_in_a_second_is_refused_and_counted() {
     let number = &ledger.numbers["1001"];
     assert!(number.worst_second_any > 20 && refused > 0, "{number:?}");
     assert_eq!(ledger.totals.refused["130429"], refused as u64);
-    assert_eq!(
-        (number.calls, number.accepted, number.throttled),
-        (30, 30 - refused as u64, refused as u64)
-    );
+    assert_eq!((number.calls, number.accepted, number.throttled), (30, 30 - refused as u64, refused as u64));
     world.running.reset();
     assert_eq!(world.running.ledger().totals, Totals::default());
     assert_eq!(world.code(&message("+819000000001", "x")).await, (200, 0));
@@ -277,47 +234,21 @@ async fn one_recipient_has_a_bucket() {
 #[tokio::test]
 async fn a_message_accepted_twice_is_doubled_whatever_its_attempt() {
     let world = world(None, |_| ()).await;
-    for (to, opaque) in [
-        ("+81901", "1.1"),
-        ("+81902", "2.1"),
-        ("+81901", "1.2"),
-        ("+81901", "1.3"),
-    ] {
+    for (to, opaque) in [("+81901", "1.1"), ("+81902", "2.1"), ("+81901", "1.2"), ("+81901", "1.3")] {
         assert_eq!(world.code(&message(to, &format!("{TOKEN}.{opaque}"))).await, (200, 0));
     }
     for _ in 0..2 {
         world.send(&message("+81903", "not a token")).await;
     }
     let (_, ledger) = world.control(reqwest::Method::GET, "ledger", Value::Null).await;
-    assert_eq!(
-        (&ledger["accepted"], &ledger["messages"], &ledger["doubled"]),
-        (&6.into(), &3.into(), &2.into())
-    );
-    let (_, listed) = world
-        .control(reqwest::Method::GET, "ledger/messages?accepted=2&limit=3", Value::Null)
-        .await;
-    let lines: Vec<MessageLine> = listed
-        .as_str()
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let seen: Vec<_> = lines
-        .iter()
-        .map(|line| (line.index, line.seq, line.attempt, line.times_accepted))
-        .collect();
-    assert_eq!(
-        seen,
-        [
-            (0, Some(1), Some(1), 3),
-            (2, Some(1), Some(2), 3),
-            (3, Some(1), Some(3), 3)
-        ]
-    );
+    assert_eq!((&ledger["accepted"], &ledger["messages"], &ledger["doubled"]), (&6.into(), &3.into(), &2.into()));
+    let (_, listed) = world.control(reqwest::Method::GET, "ledger/messages?accepted=2&limit=3", Value::Null).await;
+    let lines: Vec<MessageLine> =
+        listed.as_str().unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seen: Vec<_> = lines.iter().map(|line| (line.index, line.seq, line.attempt, line.times_accepted)).collect();
+    assert_eq!(seen, [(0, Some(1), Some(1), 3), (2, Some(1), Some(2), 3), (3, Some(1), Some(3), 3)]);
     assert!(!listed.as_str().unwrap().contains("81901"), "recipients are masked");
-    let (_, arrivals) = world
-        .control(reqwest::Method::GET, "ledger/arrivals?number=1001", Value::Null)
-        .await;
+    let (_, arrivals) = world.control(reqwest::Method::GET, "ledger/arrivals?number=1001", Value::Null).await;
     assert_eq!(arrivals.as_str().unwrap().lines().count(), 6);
 }
 
@@ -331,10 +262,7 @@ async fn recipients_misbehave_by_suffix() {
     for (suffix, code) in [("0026", 131_026), ("0472", 130_472)] {
         assert_eq!(world.code(&message(&format!("+8190000{suffix}"), "x")).await, (200, 0));
         let failed = told(&mut statuses, 1).await.remove(0);
-        assert_eq!(
-            (&failed["status"], &failed["errors"][0]["code"]),
-            (&"failed".into(), &code.into())
-        );
+        assert_eq!((&failed["status"], &failed["errors"][0]["code"]), (&"failed".into(), &code.into()));
     }
     assert_eq!(world.code(&message("+81900009000", "x")).await, (500, 131_000));
     assert_eq!(world.code(&message("+81900009005", "x")).await, (400, 131_008));
@@ -348,9 +276,7 @@ async fn recipients_misbehave_by_suffix() {
         assert!(cut.is_err_and(|error| error.status().is_none()));
     }
     assert_eq!(world.running.ledger().totals.accepted, 4);
-    world
-        .control(reqwest::Method::PUT, "settings", json!({"suffix_faults":false}))
-        .await;
+    world.control(reqwest::Method::PUT, "settings", json!({"suffix_faults":false})).await;
     assert_eq!(world.code(&message("+81900009000", "x")).await, (200, 0));
 }
 
@@ -368,29 +294,12 @@ async fn faults_come_and_go_by_the_api() {
     assert_eq!(codes, [0, 132_015, 0]);
     let (_, listed) = world.control(reqwest::Method::GET, "faults", Value::Null).await;
     assert_eq!(listed[0]["done"], 1);
-    world
-        .control(reqwest::Method::POST, "faults", json!({"do":"token_expired"}))
-        .await;
+    world.control(reqwest::Method::POST, "faults", json!({"do":"token_expired"})).await;
     assert_eq!(world.code(&good).await, (401, 190));
-    assert_eq!(
-        world.control(reqwest::Method::DELETE, "faults", Value::Null).await.1["removed"],
-        2
-    );
+    assert_eq!(world.control(reqwest::Method::DELETE, "faults", Value::Null).await.1["removed"], 2);
     assert_eq!(world.code(&good).await, (200, 0));
-    assert_eq!(
-        world
-            .control(reqwest::Method::POST, "faults", json!({"do":"explode"}))
-            .await
-            .0,
-        422
-    );
-    assert_eq!(
-        world
-            .control(reqwest::Method::PUT, "webhooks", json!({"9":"http://x/"}))
-            .await
-            .0,
-        400
-    );
+    assert_eq!(world.control(reqwest::Method::POST, "faults", json!({"do":"explode"})).await.0, 422);
+    assert_eq!(world.control(reqwest::Method::PUT, "webhooks", json!({"9":"http://x/"})).await.0, 400);
 }
 
 #[tokio::test]
@@ -413,10 +322,7 @@ async fn callbacks_are_tried_again_until_they_are_taken() {
         }
     };
     let counts = tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
-    assert_eq!(
-        (counts.owed, counts.sent, counts.failed_posts, counts.without_url),
-        (0, 2, 2, 2)
-    );
+    assert_eq!((counts.owed, counts.sent, counts.failed_posts, counts.without_url), (0, 2, 2, 2));
 }
 
 #[tokio::test]

@@ -55,11 +55,7 @@ pub(super) fn message_id(recipient: &str, run: u32, serial: u64) -> String {
 fn push_base64(out: &mut String, bytes: &[u8]) {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for chunk in bytes.chunks(3) {
-        let word = chunk
-            .iter()
-            .chain(&[0; 2])
-            .take(3)
-            .fold(0_usize, |word, &byte| word << 8 | usize::from(byte));
+        let word = chunk.iter().chain(&[0; 2]).take(3).fold(0_usize, |word, &byte| word << 8 | usize::from(byte));
         for place in 0..4 {
             let digit = ALPHABET.get(word >> (18 - 6 * place) & 63).copied().unwrap_or(b'=');
             out.push(if place <= chunk.len() { char::from(digit) } else { '=' });
@@ -77,16 +73,11 @@ pub(super) const fn mix(value: u64) -> u64 {
 
 /// 64 bits that stand for `text` (FNV-1a, mixed).
 pub(super) fn digest(text: &str) -> u64 {
-    mix(text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    }))
+    mix(text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
 }
 
 /// Whether a draw falls under `probability`.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "53 of the 64 bits are kept, which is what an f64 holds"
-)]
+#[expect(clippy::cast_precision_loss, reason = "53 of the 64 bits are kept, which is what an f64 holds")]
 pub(super) fn falls_under(probability: f64, draw: u64) -> bool {
     ((draw >> 11) as f64) < probability * (1_u64 << 53) as f64
 }
@@ -118,10 +109,7 @@ mod tests {
         push_base64(&mut out, b"any carnal pleas");
         assert_eq!(out, "YW55IGNhcm5hbCBwbGVhcw==");
         let (one, two) = (message_id("16505550001", 7, 1), message_id("16505550001", 7, 2));
-        assert!(
-            one.starts_with("wamid.HBgLMTY1MDU1NTAwMDEVAgARGBI") && one != two,
-            "{one}"
-        );
+        assert!(one.starts_with("wamid.HBgLMTY1MDU1NTAwMDEVAgARGBI") && one != two, "{one}");
     }
 
     #[test]

@@ -62,10 +62,7 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn template(&self, name: &str, language: &str) -> Option<&Arc<Template>> {
-        self.templates
-            .get(name)?
-            .iter()
-            .find(|template| template.language == language)
+        self.templates.get(name)?.iter().find(|template| template.language == language)
     }
 }
 
@@ -100,9 +97,7 @@ impl Number {
     pub(super) fn arrive(&self, at: u64) -> bool {
         let mut state = locked(&self.state);
         let within = state.arrivals.record(at);
-        state
-            .limit
-            .is_some_and(|limit| within > usize::try_from(limit).unwrap_or(usize::MAX))
+        state.limit.is_some_and(|limit| within > usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
     /// Steps 4 and 5 of the gate: the number's state, the pair's bucket, the number's limit.
@@ -165,11 +160,7 @@ impl World {
         problems: &mut Vec<RegistryProblem>,
     ) {
         let owned = |of: &str, tenant: &str| of == entry.name && tenant == entry.tenant;
-        for number in file
-            .numbers
-            .iter()
-            .filter(|number| owned(&number.account, &number.tenant))
-        {
+        for number in file.numbers.iter().filter(|number| owned(&number.account, &number.tenant)) {
             let Ok(index) = u16::try_from(self.numbers.len()) else {
                 return;
             };
@@ -203,19 +194,10 @@ impl World {
 /// The registry takes references to what the database holds; the simulator has nothing but the file.
 fn without_account(file: &RegistryFile) -> Vec<RegistryProblem> {
     let is_missing = |name: &str, tenant: &str| {
-        !file
-            .accounts
-            .iter()
-            .any(|account| account.name == name && account.tenant == tenant)
+        !file.accounts.iter().any(|account| account.name == name && account.tenant == tenant)
     };
-    let numbers = file
-        .numbers
-        .iter()
-        .filter(|number| is_missing(&number.account, &number.tenant));
-    let templates = file
-        .templates
-        .iter()
-        .filter(|template| is_missing(&template.account, &template.tenant));
+    let numbers = file.numbers.iter().filter(|number| is_missing(&number.account, &number.tenant));
+    let templates = file.templates.iter().filter(|template| is_missing(&template.account, &template.tenant));
     let numbers = numbers.map(|number| format!("number {}", number.business_number));
     let templates = templates.map(|template| format!("template {}", template.name));
     numbers.chain(templates).map(RegistryProblem::AccountMissing).collect()
@@ -225,34 +207,19 @@ fn account(entry: &AccountEntry, file: &RegistryFile, base_dir: &Path) -> Result
     let credentials = entry.resolve_credentials(base_dir).map_err(|failed| {
         failed
             .into_iter()
-            .map(|source| RegistryProblem::Secret {
-                account: entry.name.clone(),
-                source,
-            })
+            .map(|source| RegistryProblem::Secret { account: entry.name.clone(), source })
             .collect::<Vec<_>>()
     })?;
     let secret = |credential: &'static str| {
         credentials
             .get(credential)
             .map(|secret| SecretString::from(secret.expose_secret()))
-            .ok_or_else(|| {
-                vec![RegistryProblem::SecretMissing {
-                    account: entry.name.clone(),
-                    credential,
-                }]
-            })
+            .ok_or_else(|| vec![RegistryProblem::SecretMissing { account: entry.name.clone(), credential }])
     };
     let mut templates: HashMap<String, Vec<Arc<Template>>> = HashMap::new();
     let owned = |of: &str, tenant: &str| of == entry.name && tenant == entry.tenant;
-    for template in file
-        .templates
-        .iter()
-        .filter(|template| owned(&template.account, &template.tenant))
-    {
-        templates
-            .entry(template.name.clone())
-            .or_default()
-            .push(Arc::new(Template::new(template)));
+    for template in file.templates.iter().filter(|template| owned(&template.account, &template.tenant)) {
+        templates.entry(template.name.clone()).or_default().push(Arc::new(Template::new(template)));
     }
     Ok(Account {
         waba_id: entry.waba_id.clone(),

@@ -35,19 +35,10 @@ pub async fn gates(connection: &mut PgConnection) -> Result<Gates, StoreError> {
         .doing("read cancelled batches")?;
     let registry_version = super::registry::version(connection).await?;
     let holds = holds.into_iter().map(|row| {
-        let hold = OpenHold {
-            id: HoldId(row.id),
-            scope: row.scope.clone(),
-            cause: row.cause,
-            until: row.until,
-        };
+        let hold = OpenHold { id: HoldId(row.id), scope: row.scope.clone(), cause: row.cause, until: row.until };
         (row.scope, hold)
     });
-    Ok(Gates {
-        holds: holds.collect(),
-        cancelled: cancelled.into_iter().map(BatchId).collect(),
-        registry_version,
-    })
+    Ok(Gates { holds: holds.collect(), cancelled: cancelled.into_iter().map(BatchId).collect(), registry_version })
 }
 
 /// Closes the holds whose time has come.

@@ -188,16 +188,10 @@ pub struct Progress {
 /// Says how far an import is.
 pub async fn progress(connection: &mut PgConnection, import: Uuid, progress: Progress) -> Result<(), StoreError> {
     let Progress { rows, good, bad } = progress;
-    sqlx::query!(
-        "UPDATE import SET rows = $2, good = $3, bad = $4 WHERE id = $1",
-        import,
-        rows,
-        good,
-        bad
-    )
-    .execute(connection)
-    .await
-    .doing("record the progress of an import")?;
+    sqlx::query!("UPDATE import SET rows = $2, good = $3, bad = $4 WHERE id = $1", import, rows, good, bad)
+        .execute(connection)
+        .await
+        .doing("record the progress of an import")?;
     Ok(())
 }
 
@@ -306,14 +300,10 @@ pub async fn plan_chunk(
     .await
     .doing("make the messages of a batch")?;
     let count = i32::try_from(made.count).unwrap_or(i32::MAX);
-    sqlx::query!(
-        "UPDATE batch_tally SET pending = pending + $2 WHERE batch_id = $1",
-        plan.batch.0,
-        count
-    )
-    .execute(&mut *connection)
-    .await
-    .doing("count the messages of a batch")?;
+    sqlx::query!("UPDATE batch_tally SET pending = pending + $2 WHERE batch_id = $1", plan.batch.0, count)
+        .execute(&mut *connection)
+        .await
+        .doing("count the messages of a batch")?;
     sqlx::query!(
         "UPDATE batch SET recipients = recipients + $2, planned_row = coalesce($3, planned_row) WHERE batch_id = $1",
         plan.batch.0,

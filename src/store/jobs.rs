@@ -75,15 +75,8 @@ pub async fn take_keys(connection: &mut PgConnection, jobs: &[NewJob<'_>]) -> Re
     .fetch_all(connection)
     .await
     .doing("take the keys of jobs")?;
-    let key = |tenant, producer, job_id| JobKey {
-        tenant: TenantId(tenant),
-        producer,
-        job_id,
-    };
-    Ok(taken
-        .into_iter()
-        .map(|row| key(row.tenant_id, row.producer, row.job_id))
-        .collect())
+    let key = |tenant, producer, job_id| JobKey { tenant: TenantId(tenant), producer, job_id };
+    Ok(taken.into_iter().map(|row| key(row.tenant_id, row.producer, row.job_id)).collect())
 }
 
 /// What was answered to these jobs when they came first.
@@ -106,11 +99,7 @@ pub async fn first_answers(connection: &mut PgConnection, keys: &[&JobKey]) -> R
     .await
     .doing("read the first answers of repeated jobs")?;
     let answers = rows.into_iter().map(|row| FirstAnswer {
-        key: JobKey {
-            tenant: TenantId(row.tenant_id),
-            producer: row.producer,
-            job_id: row.job_id,
-        },
+        key: JobKey { tenant: TenantId(row.tenant_id), producer: row.producer, job_id: row.job_id },
         digest: row.body_sha256,
         batch: BatchId(row.batch_id),
         answer: row.answer,
@@ -241,10 +230,7 @@ pub async fn insert_batches(connection: &mut PgConnection, batches: &[NewBatch<'
     .await
     .doing("write batches")?;
     insert_work(connection, batches).await?;
-    let counted: Vec<&NewBatch<'_>> = batches
-        .iter()
-        .filter(|b| b.recipients > 1 || b.import.is_some())
-        .collect();
+    let counted: Vec<&NewBatch<'_>> = batches.iter().filter(|b| b.recipients > 1 || b.import.is_some()).collect();
     if counted.is_empty() {
         return Ok(());
     }

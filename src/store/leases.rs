@@ -59,13 +59,10 @@ pub async fn greet(connection: &mut PgConnection, worker: Uuid, host: &str) -> R
 
 /// Says that a worker has gone, so that the others share its numbers at once.
 pub async fn leave(connection: &mut PgConnection, worker: Uuid) -> Result<(), StoreError> {
-    sqlx::query!(
-        "DELETE FROM worker WHERE worker_id = $1 OR seen_at < now() - interval '1 day'",
-        worker
-    )
-    .execute(connection)
-    .await
-    .doing("say that the worker has gone")?;
+    sqlx::query!("DELETE FROM worker WHERE worker_id = $1 OR seen_at < now() - interval '1 day'", worker)
+        .execute(connection)
+        .await
+        .doing("say that the worker has gone")?;
     Ok(())
 }
 
@@ -84,10 +81,7 @@ pub async fn renew(
     .fetch_all(connection)
     .await
     .doing("renew leases")?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (NumberId(row.number_id), row.lease_id))
-        .collect())
+    Ok(rows.into_iter().map(|row| (NumberId(row.number_id), row.lease_id)).collect())
 }
 
 /// How the numbers stand between the workers seen within `ttl`.
@@ -105,11 +99,7 @@ pub async fn shares(connection: &mut PgConnection, ttl: Duration) -> Result<Shar
         .fetch_all(connection)
         .await
         .doing("look for numbers without a holder")?;
-    Ok(Shares {
-        workers: row.workers,
-        total: row.total,
-        free: free.into_iter().map(NumberId).collect(),
-    })
+    Ok(Shares { workers: row.workers, total: row.total, free: free.into_iter().map(NumberId).collect() })
 }
 
 /// Takes numbers whose lease has expired or was given up. After an expiry nothing is sent for `wait` after its end.

@@ -112,11 +112,7 @@ pub struct Link {
 impl Link {
     /// A link that is not open yet; `name` shows in `pg_stat_activity`.
     pub const fn new(store: Store, name: &'static str) -> Self {
-        Self {
-            store,
-            name,
-            open: None,
-        }
+        Self { store, name, open: None }
     }
 
     /// The connection, opened if need be.
@@ -167,10 +163,7 @@ impl Store {
         // A plan made while a table was empty is ruinous later: plan with the values of each call.
         let options = options
             .application_name("campaign-dispatch")
-            .options([
-                ("plan_cache_mode", "force_custom_plan"),
-                ("idle_in_transaction_session_timeout", "60000"),
-            ])
+            .options([("plan_cache_mode", "force_custom_plan"), ("idle_in_transaction_session_timeout", "60000")])
             .disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(connections)
@@ -196,10 +189,7 @@ impl Store {
 
     /// A connection of one's own, for a hot path.
     pub async fn connect(&self, name: &str) -> Result<PgConnection, StoreError> {
-        let options = self
-            .options
-            .clone()
-            .application_name(&format!("campaign-dispatch {name}"));
+        let options = self.options.clone().application_name(&format!("campaign-dispatch {name}"));
         PgConnection::connect_with(&options).await.map_err(StoreError::Connect)
     }
 
@@ -227,11 +217,7 @@ impl Store {
         if found == known {
             return Ok(());
         }
-        let advice = if found < known {
-            "run `campaign-dispatch migrate`"
-        } else {
-            "this program is too old for it"
-        };
+        let advice = if found < known { "run `campaign-dispatch migrate`" } else { "this program is too old for it" };
         Err(StoreError::Schema { found, known, advice })
     }
 }

@@ -53,13 +53,7 @@ impl OutboxMessage {
 
     /// A bare answer to whoever asked for one.
     pub fn reply(queue: String, correlation_id: Option<String>, answer: Value) -> Self {
-        Self {
-            to: Destination::Queue,
-            key: queue,
-            id: Uuid::new_v4().to_string(),
-            correlation_id,
-            body: answer,
-        }
+        Self { to: Destination::Queue, key: queue, id: Uuid::new_v4().to_string(), correlation_id, body: answer }
     }
 }
 
@@ -87,13 +81,10 @@ pub async fn insert(connection: &mut PgConnection, messages: &[OutboxMessage]) -
 
 /// The oldest rows that no other process is publishing, locked until the transaction ends.
 pub async fn take(connection: &mut PgConnection, max: i64) -> Result<Vec<OutboxRow>, StoreError> {
-    let rows = sqlx::query!(
-        "SELECT id, messages FROM outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED",
-        max
-    )
-    .fetch_all(connection)
-    .await
-    .doing("read the outbox")?;
+    let rows = sqlx::query!("SELECT id, messages FROM outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED", max)
+        .fetch_all(connection)
+        .await
+        .doing("read the outbox")?;
     let rows = rows.into_iter().map(|row| OutboxRow {
         id: row.id,
         messages: serde_json::from_value(row.messages).unwrap_or_else(|error| {
@@ -106,9 +97,6 @@ pub async fn take(connection: &mut PgConnection, max: i64) -> Result<Vec<OutboxR
 
 /// Forgets published rows.
 pub async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), StoreError> {
-    sqlx::query!("DELETE FROM outbox WHERE id = ANY($1)", ids)
-        .execute(connection)
-        .await
-        .doing("empty the outbox")?;
+    sqlx::query!("DELETE FROM outbox WHERE id = ANY($1)", ids).execute(connection).await.doing("empty the outbox")?;
     Ok(())
 }

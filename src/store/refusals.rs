@@ -95,10 +95,7 @@ pub async fn record_refused(connection: &mut PgConnection, refused: &[RefusedJob
         &rows.iter().map(|r| r.job_id.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
         &rows.iter().map(|r| r.source.as_str()).collect::<Vec<_>>() as &[&str],
         &rows.iter().map(|r| r.digest.as_slice()).collect::<Vec<_>>() as &[&[u8]],
-        &rows
-            .iter()
-            .map(|r| i32::try_from(r.body_bytes).unwrap_or(i32::MAX))
-            .collect::<Vec<_>>(),
+        &rows.iter().map(|r| i32::try_from(r.body_bytes).unwrap_or(i32::MAX)).collect::<Vec<_>>(),
         &rows.iter().map(|r| r.errors.clone()).collect::<Vec<_>>(),
         &counts
     )

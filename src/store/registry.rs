@@ -101,8 +101,7 @@ impl Snapshot {
         tenant: TenantId,
         business_number: &'a str,
     ) -> impl Iterator<Item = &'a Arc<Number>> {
-        self.numbers_of(tenant)
-            .filter(move |n| n.business_number == business_number)
+        self.numbers_of(tenant).filter(move |n| n.business_number == business_number)
     }
 
     /// All numbers of a tenant.
@@ -145,11 +144,7 @@ pub struct Directory {
 impl Directory {
     /// An empty directory; [`Directory::refresh`] fills it.
     pub fn new(store: Store, vault: Vault) -> Self {
-        Self {
-            store,
-            vault,
-            current: Arc::default(),
-        }
+        Self { store, vault, current: Arc::default() }
     }
 
     /// What is known now.
@@ -199,10 +194,8 @@ async fn load(connection: &mut PgConnection, vault: &Vault) -> Result<Snapshot, 
         .fetch_one(&mut *connection)
         .await
         .doing("read the installation")?;
-    let tenants = sqlx::query!("SELECT id, name FROM tenant")
-        .fetch_all(&mut *connection)
-        .await
-        .doing("read tenants")?;
+    let tenants =
+        sqlx::query!("SELECT id, name FROM tenant").fetch_all(&mut *connection).await.doing("read tenants")?;
     let producers = sqlx::query!("SELECT name, tenant_id FROM producer")
         .fetch_all(&mut *connection)
         .await
@@ -214,10 +207,7 @@ async fn load(connection: &mut PgConnection, vault: &Vault) -> Result<Snapshot, 
         version,
         installation: Some(Installation(installation.into())),
         tenants: tenants.into_iter().map(|row| (TenantId(row.id), row.name)).collect(),
-        producers: producers
-            .into_iter()
-            .map(|row| (row.name, TenantId(row.tenant_id)))
-            .collect(),
+        producers: producers.into_iter().map(|row| (row.name, TenantId(row.tenant_id))).collect(),
         accounts,
         numbers,
         templates,
@@ -299,7 +289,7 @@ async fn load_templates(
         let (category, format) = (row.category.parse().ok()?, row.parameter_format.parse().ok()?);
         let template = Template::parse(&row.name, &row.language, category, format, &row.components)
             .inspect_err(|problems| {
-                tracing::error!(template.name = row.name, ?problems, "a stored template is not readable")
+                tracing::error!(template.name = row.name, ?problems, "a stored template is not readable");
             })
             .ok()?;
         let registered = RegisteredTemplate {

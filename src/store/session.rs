@@ -21,11 +21,7 @@ pub struct Session {
 impl Session {
     /// Connects when it is first used.
     pub fn new(store: Store, name: &'static str) -> Self {
-        Self {
-            store,
-            name,
-            connection: None,
-        }
+        Self { store, name, connection: None }
     }
 
     /// The connection, made if there is none.
@@ -33,9 +29,7 @@ impl Session {
         if self.connection.is_none() {
             self.connection = Some(self.store.connect(self.name).await?);
         }
-        self.connection
-            .as_mut()
-            .ok_or_else(|| StoreError::Connect(sqlx::Error::WorkerCrashed))
+        self.connection.as_mut().ok_or_else(|| StoreError::Connect(sqlx::Error::WorkerCrashed))
     }
 
     /// Begins a transaction.

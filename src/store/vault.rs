@@ -47,22 +47,13 @@ impl Vault {
 
     /// Seals secrets by name.
     pub fn seal(&self, credentials: &Credentials) -> Result<Vec<u8>, VaultError> {
-        let plain: BTreeMap<&str, &str> = credentials
-            .0
-            .iter()
-            .map(|(name, secret)| (name.as_str(), secret.expose_secret()))
-            .collect();
+        let plain: BTreeMap<&str, &str> =
+            credentials.0.iter().map(|(name, secret)| (name.as_str(), secret.expose_secret())).collect();
         let plain = serde_json::to_vec(&plain).map_err(|_| VaultError::Malformed)?;
         let nonce: [u8; NONCE] = rand::random();
         let sealed = self
             .cipher()
-            .encrypt(
-                XNonce::from_slice(&nonce),
-                Payload {
-                    msg: &plain,
-                    aad: CONTEXT,
-                },
-            )
+            .encrypt(XNonce::from_slice(&nonce), Payload { msg: &plain, aad: CONTEXT })
             .map_err(|_| VaultError::Malformed)?;
         Ok([nonce.as_slice(), &sealed].concat())
     }
@@ -72,21 +63,10 @@ impl Vault {
         let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or(VaultError::Malformed)?;
         let plain = self
             .cipher()
-            .decrypt(
-                XNonce::from_slice(nonce),
-                Payload {
-                    msg: sealed,
-                    aad: CONTEXT,
-                },
-            )
+            .decrypt(XNonce::from_slice(nonce), Payload { msg: sealed, aad: CONTEXT })
             .map_err(|_| VaultError::WrongKey)?;
         let plain: BTreeMap<String, String> = serde_json::from_slice(&plain).map_err(|_| VaultError::Malformed)?;
-        Ok(Credentials(
-            plain
-                .into_iter()
-                .map(|(name, secret)| (name, SecretString::from(secret)))
-                .collect(),
-        ))
+        Ok(Credentials(plain.into_iter().map(|(name, secret)| (name, SecretString::from(secret))).collect()))
     }
 
     /// A digest that is equal for equal secrets and says nothing about them without the key.
@@ -109,17 +89,11 @@ mod tests {
 
     #[test]
     fn what_is_sealed_opens_with_the_same_key_only() {
-        let credentials = Credentials(BTreeMap::from([(
-            "access_token".to_owned(),
-            SecretString::from("s3cret"),
-        )]));
+        let credentials = Credentials(BTreeMap::from([("access_token".to_owned(), SecretString::from("s3cret"))]));
         let sealed = Vault::new([1; 32]).seal(&credentials).unwrap();
         assert!(!sealed.windows(6).any(|w| w == b"s3cret"));
         let opened = Vault::new([1; 32]).open(&sealed).unwrap();
-        assert_eq!(
-            opened.get("access_token").map(|s| s.expose_secret().to_owned()),
-            Some("s3cret".to_owned())
-        );
+        assert_eq!(opened.get("access_token").map(|s| s.expose_secret().to_owned()), Some("s3cret".to_owned()));
         assert_eq!(Vault::new([2; 32]).open(&sealed).unwrap_err(), VaultError::WrongKey);
     }
 }

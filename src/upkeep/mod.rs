@@ -13,12 +13,13 @@ use crate::{
     store::{
         Link, Store, StoreError, chain, holds,
         messages::{self, Change, Failure, Rules},
-        partitions, work,
+        partitions,
+        work::sweep as work,
     },
 };
 
 /// How long uncertain messages wait for a person after their grace.
-const GIVE_UP: Duration = Duration::from_secs(7 * 24 * 3600);
+const GIVE_UP: Duration = Duration::from_hours(7 * 24);
 
 /// The sweeper. Any number of them may run: rows that another one has are passed over.
 #[derive(Debug)]
@@ -42,11 +43,7 @@ pub struct Swept {
 impl Upkeep {
     /// A sweeper with a connection of its own.
     pub fn new(store: &Store, broker: Broker, settings: Arc<Settings>) -> Self {
-        Self {
-            link: Link::new(store.clone(), "upkeep"),
-            settings,
-            broker,
-        }
+        Self { link: Link::new(store.clone(), "upkeep"), settings, broker }
     }
 
     /// Sweeps every second (a setting) until `stop`.
@@ -85,20 +82,14 @@ impl Upkeep {
         let most = self.settings.upkeep.sweep_max;
         let connection = self.link.get().await?;
         let expired = work::parked_expired(connection, most).await?;
-        let changes: Vec<Change> = expired
-            .iter()
-            .map(|row| Change::new(row.key, row.attempt, MessageEvent::Expired))
-            .collect();
+        let changes: Vec<Change> =
+            expired.iter().map(|row| Change::new(row.key, row.attempt, MessageEvent::Expired)).collect();
         self.apply(&changes).await?;
         let connection = self.link.get().await?;
         let woken = work::unpark_due(connection, most).await?;
         work::extend_unsure(connection, GIVE_UP, most).await?;
         self.wake(&woken);
-        Ok(Swept {
-            lapsed,
-            cancelled,
-            released,
-        })
+        Ok(Swept { lapsed, cancelled, released })
     }
 
     async fn sweep_lapsed(&mut self) -> Result<usize, StoreError> {
@@ -121,18 +112,14 @@ impl Upkeep {
     async fn sweep_cancelled(&mut self) -> Result<usize, StoreError> {
         let most = self.settings.upkeep.sweep_max;
         let work = work::of_cancelled(self.link.get().await?, most).await?;
-        let changes: Vec<Change> = work
-            .into_iter()
-            .map(|(key, attempt)| Change::new(key, attempt, MessageEvent::Cancelled))
-            .collect();
+        let changes: Vec<Change> =
+            work.into_iter().map(|(key, attempt)| Change::new(key, attempt, MessageEvent::Cancelled)).collect();
         self.apply(&changes).await
     }
 
     async fn apply(&mut self, changes: &[Change]) -> Result<usize, StoreError> {
         if !changes.is_empty() {
-            let rules = Rules {
-                grace: Duration::from_secs(self.settings.uncertain.grace_s),
-            };
+            let rules = Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) };
             messages::apply(self.link.get().await?, changes, rules).await?;
         }
         Ok(changes.len())

@@ -112,18 +112,10 @@ impl Relay {
         }
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         let topology = self.broker.topology();
-        let (replies, events): (Vec<_>, Vec<_>) = rows
-            .into_iter()
-            .flat_map(|row| row.messages)
-            .partition(|message| message.to == Destination::Queue);
-        let events = events
-            .into_iter()
-            .map(|message| publication(topology, message))
-            .collect();
-        let replies = replies
-            .into_iter()
-            .map(|message| publication(topology, message))
-            .collect();
+        let (replies, events): (Vec<_>, Vec<_>) =
+            rows.into_iter().flat_map(|row| row.messages).partition(|message| message.to == Destination::Queue);
+        let events = events.into_iter().map(|message| publication(topology, message)).collect();
+        let replies = replies.into_iter().map(|message| publication(topology, message)).collect();
         let (told, answered) = tokio::join!(
             self.events.publish_within(events, EVENT_TIMEOUT),
             self.replies.publish_within(replies, REPLY_TIMEOUT)
@@ -148,13 +140,7 @@ impl Relay {
 }
 
 fn publication(topology: &Topology, message: OutboxMessage) -> Publication {
-    let OutboxMessage {
-        to,
-        key,
-        id,
-        correlation_id,
-        body,
-    } = message;
+    let OutboxMessage { to, key, id, correlation_id, body } = message;
     let exchange = match to {
         Destination::Events => topology.events(),
         Destination::Entry => topology.entry(),

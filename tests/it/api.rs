@@ -13,30 +13,13 @@ async fn a_token_opens_what_its_scopes_name(_: PgPoolOptions, options: PgConnect
     let reader = served.token(&[Scope::Read]).await;
     assert_eq!(served.get(&reader, "/v1/batches").await.0, StatusCode::OK);
     let (status, answer) = served.get(&reader, "/v1/tokens").await;
-    assert_eq!(
-        (status, &answer["errors"][0]["code"]),
-        (StatusCode::FORBIDDEN, &json!("missing_scope"))
-    );
+    assert_eq!((status, &answer["errors"][0]["code"]), (StatusCode::FORBIDDEN, &json!("missing_scope")));
     let close = json!({"reason": "x"});
-    assert_eq!(
-        served
-            .call(&reader, Method::POST, "/v1/holds/1/close", Some(close))
-            .await
-            .0,
-        StatusCode::FORBIDDEN
-    );
+    assert_eq!(served.call(&reader, Method::POST, "/v1/holds/1/close", Some(close)).await.0, StatusCode::FORBIDDEN);
 
     let unknown = served.get("cdt_guess", "/v1/batches").await;
-    assert_eq!(
-        (unknown.0, &unknown.1["errors"][0]["code"]),
-        (StatusCode::UNAUTHORIZED, &json!("unknown_token"))
-    );
-    let none = served
-        .client()
-        .get(format!("{}/v1/batches", served.url))
-        .send()
-        .await
-        .unwrap();
+    assert_eq!((unknown.0, &unknown.1["errors"][0]["code"]), (StatusCode::UNAUTHORIZED, &json!("unknown_token")));
+    let none = served.client().get(format!("{}/v1/batches", served.url)).send().await.unwrap();
     assert_eq!(none.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(none.headers()["www-authenticate"], "Bearer");
     assert!(none.headers().contains_key("x-request-id"));
@@ -56,62 +39,28 @@ async fn tokens_are_made_listed_and_revoked(_: PgPoolOptions, options: PgConnect
     assert_eq!(list[0]["producer"], "orders");
     assert!(!list.to_string().contains(made["token"].as_str().unwrap()));
     let id = made["id"].as_str().unwrap();
-    assert_eq!(
-        served
-            .call(&admin, Method::DELETE, &format!("/v1/tokens/{id}"), None)
-            .await
-            .0,
-        StatusCode::NO_CONTENT
-    );
-    assert_eq!(
-        served
-            .call(&admin, Method::DELETE, &format!("/v1/tokens/{id}"), None)
-            .await
-            .0,
-        StatusCode::NOT_FOUND
-    );
+    assert_eq!(served.call(&admin, Method::DELETE, &format!("/v1/tokens/{id}"), None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(served.call(&admin, Method::DELETE, &format!("/v1/tokens/{id}"), None).await.0, StatusCode::NOT_FOUND);
     let (status, _) = served.get(made["token"].as_str().unwrap(), "/v1/batches").await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
-    let (status, answer) = served
-        .call(
-            &admin,
-            Method::POST,
-            "/v1/tokens",
-            Some(json!({"name": "", "scopes": []})),
-        )
-        .await;
-    assert_eq!(
-        (status, answer["errors"].as_array().unwrap().len()),
-        (StatusCode::UNPROCESSABLE_ENTITY, 2)
-    );
+    let (status, answer) =
+        served.call(&admin, Method::POST, "/v1/tokens", Some(json!({"name": "", "scopes": []}))).await;
+    assert_eq!((status, answer["errors"].as_array().unwrap().len()), (StatusCode::UNPROCESSABLE_ENTITY, 2));
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
 async fn a_token_that_asks_too_often_is_told_to_wait(_: PgPoolOptions, options: PgConnectOptions) {
     let served = Served::with(
         &options,
-        &settings(&[
-            ("DISPATCH__HTTP__REQUESTS_PER_S", "1"),
-            ("DISPATCH__BROKER__URL", "amqp://127.0.0.1:1"),
-        ]),
+        &settings(&[("DISPATCH__HTTP__REQUESTS_PER_S", "1"), ("DISPATCH__BROKER__URL", "amqp://127.0.0.1:1")]),
     )
     .await;
     let reader = served.token(&[Scope::Read]).await;
     let other = served.token(&[Scope::Read]).await;
     // One a second: on a machine that is slow for a moment the second request may still be in time, not all.
-    let asked = (0..10).map(|_| {
-        served
-            .client()
-            .get(format!("{}/v1/batches", served.url))
-            .bearer_auth(&reader)
-            .send()
-    });
+    let asked = (0..10).map(|_| served.client().get(format!("{}/v1/batches", served.url)).bearer_auth(&reader).send());
     let answers = futures_util::future::join_all(asked).await;
-    let early = answers
-        .into_iter()
-        .flatten()
-        .find(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS)
-        .unwrap();
+    let early = answers.into_iter().flatten().find(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).unwrap();
     assert_eq!(early.headers()["retry-after"], "1");
     assert_eq!(served.get(&other, "/v1/batches").await.0, StatusCode::OK);
 }
@@ -123,16 +72,8 @@ async fn whatever_is_wrong_is_answered_in_one_form(_: PgPoolOptions, options: Pg
     served.put_registry(&admin, &registry()).await;
     let cases = [
         ("/v1/batches?nmber=1", StatusCode::BAD_REQUEST, "invalid_query"),
-        (
-            "/v1/batches?number=%2B15550001112",
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "unknown_number",
-        ),
-        (
-            "/v1/batches?after=x",
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid_cursor",
-        ),
+        ("/v1/batches?number=%2B15550001112", StatusCode::UNPROCESSABLE_ENTITY, "unknown_number"),
+        ("/v1/batches?after=x", StatusCode::UNPROCESSABLE_ENTITY, "invalid_cursor"),
         ("/v1/messages?state=lost", StatusCode::BAD_REQUEST, "invalid_query"),
         ("/v1/batches/nonsense", StatusCode::NOT_FOUND, "not_found"),
         ("/v1/messages/nonsense", StatusCode::NOT_FOUND, "not_found"),
@@ -144,24 +85,12 @@ async fn whatever_is_wrong_is_answered_in_one_form(_: PgPoolOptions, options: Pg
     }
     let (_, answer) = served.get(&admin, "/v1/batches?number=%2B15550001112").await;
     assert_eq!(answer["errors"][0]["did_you_mean"], json!(["+15550001111"]));
-    assert_eq!(
-        served.call(&admin, Method::POST, "/v1/batches", None).await.0,
-        StatusCode::METHOD_NOT_ALLOWED
-    );
+    assert_eq!(served.call(&admin, Method::POST, "/v1/batches", None).await.0, StatusCode::METHOD_NOT_ALLOWED);
     let large = json!({"name": "x".repeat(100_000), "scopes": ["read"]});
     let (status, answer) = served.call(&admin, Method::POST, "/v1/tokens", Some(large)).await;
-    assert_eq!(
-        (status, &answer["errors"][0]["code"]),
-        (StatusCode::PAYLOAD_TOO_LARGE, &json!("too_large"))
-    );
-    let broken = served
-        .client()
-        .post(format!("{}/v1/tokens", served.url))
-        .bearer_auth(&admin)
-        .body("{")
-        .send()
-        .await
-        .unwrap();
+    assert_eq!((status, &answer["errors"][0]["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("too_large")));
+    let broken =
+        served.client().post(format!("{}/v1/tokens", served.url)).bearer_auth(&admin).body("{").send().await.unwrap();
     assert_eq!(broken.status(), StatusCode::BAD_REQUEST);
 }
 
@@ -170,10 +99,7 @@ async fn machines_ask_without_a_token(_: PgPoolOptions, options: PgConnectOption
     let served = Served::over(&options).await;
     assert_eq!(served.get("", "/healthz").await.0, StatusCode::OK);
     let (status, ready) = served.get("", "/readyz").await;
-    assert_eq!(
-        (status, &ready["checks"][0]["detail"]),
-        (StatusCode::SERVICE_UNAVAILABLE, &json!("gone"))
-    );
+    assert_eq!((status, &ready["checks"][0]["detail"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("gone")));
     assert_eq!(served.get("", "/metrics").await.0, StatusCode::OK);
     let (_, contract) = served.get("", "/openapi.json").await;
     assert!(contract["paths"]["/v1/messages"]["get"].is_object());
@@ -198,9 +124,7 @@ async fn pages(served: &Served, token: &str, path: &str, limit: u16) -> Vec<Valu
 }
 
 fn column(rows: &[Value], name: &str) -> Vec<String> {
-    rows.iter()
-        .map(|row| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned))
-        .collect()
+    rows.iter().map(|row| row[name].as_str().map_or_else(|| row[name].to_string(), str::to_owned)).collect()
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
@@ -224,18 +148,7 @@ async fn every_list_has_each_of_its_messages_once(_: PgPoolOptions, options: PgC
     let lists = [
         (
             "all",
-            vec![
-                id(5, 1),
-                id(4, 1),
-                id(4, 2),
-                id(3, 1),
-                id(2, 1),
-                id(1, 1),
-                id(1, 2),
-                id(0, 1),
-                id(0, 2),
-                id(0, 3),
-            ],
+            vec![id(5, 1), id(4, 1), id(4, 2), id(3, 1), id(2, 1), id(1, 1), id(1, 2), id(0, 1), id(0, 2), id(0, 3)],
         ),
         ("sent", vec![id(4, 2), id(2, 1), id(0, 1)]),
         ("pending", vec![id(5, 1), id(1, 1), id(1, 2), id(0, 3)]),
@@ -245,17 +158,9 @@ async fn every_list_has_each_of_its_messages_once(_: PgPoolOptions, options: PgC
     for (list, expected) in &lists {
         for limit in [1, 2, 500] {
             let path = format!("/v1/messages?list={list}");
-            assert_eq!(
-                column(&pages(&served, &admin, &path, limit).await, "id"),
-                *expected,
-                "{list} by {limit}"
-            );
+            assert_eq!(column(&pages(&served, &admin, &path, limit).await, "id"), *expected, "{list} by {limit}");
             let path = format!("{path}&number=%2B15550001111");
-            assert_eq!(
-                column(&pages(&served, &admin, &path, limit).await, "id"),
-                *expected,
-                "{list} of the number"
-            );
+            assert_eq!(column(&pages(&served, &admin, &path, limit).await, "id"), *expected, "{list} of the number");
         }
     }
     let path = format!("/v1/messages?list=pending&batch={}", batches[0]);
@@ -263,53 +168,26 @@ async fn every_list_has_each_of_its_messages_once(_: PgPoolOptions, options: PgC
     let path = "/v1/messages?state=failed&recipient=%2B819012345602";
     assert_eq!(column(&pages(&served, &admin, path, 1).await, "id"), [id(0, 2)]);
     let path = "/v1/messages?recipient=+81-90-1234-5602";
-    assert_eq!(
-        column(&pages(&served, &admin, path, 2).await, "id"),
-        [id(4, 2), id(1, 2), id(0, 2)]
-    );
+    assert_eq!(column(&pages(&served, &admin, path, 2).await, "id"), [id(4, 2), id(1, 2), id(0, 2)]);
     let newest: Vec<_> = batches.iter().rev().map(ToString::to_string).collect();
-    for path in [
-        "/v1/batches",
-        "/v1/batches?number=%2B15550001111",
-        "/v1/batches?producer=shop",
-    ] {
+    for path in ["/v1/batches", "/v1/batches?number=%2B15550001111", "/v1/batches?producer=shop"] {
         for limit in [1, 4, 50] {
-            assert_eq!(
-                column(&pages(&served, &admin, path, limit).await, "batch_id"),
-                newest,
-                "{path} by {limit}"
-            );
+            assert_eq!(column(&pages(&served, &admin, path, limit).await, "batch_id"), newest, "{path} by {limit}");
         }
     }
     let one = pages(&served, &admin, "/v1/batches?job_id=job-4", 5).await;
-    assert_eq!(
-        (column(&one, "batch_id"), &one[0]["uncertain"]),
-        (vec![newest[1].clone()], &json!(1))
-    );
+    assert_eq!((column(&one, "batch_id"), &one[0]["uncertain"]), (vec![newest[1].clone()], &json!(1)));
     let (_, single) = served.get(&admin, &format!("/v1/batches/{}", batches[3])).await;
     assert_eq!((&single["failed"], &single["pending"]), (&json!(1), &json!(0)));
 
     let other = {
-        served
-            .put_registry(
-                &admin,
-                &json!({"tenants": [{"name": "other"}], "accounts": registry()["accounts"]}),
-            )
-            .await;
+        served.put_registry(&admin, &json!({"tenants": [{"name": "other"}], "accounts": registry()["accounts"]})).await;
         served.token_for("other", &[Scope::Admin]).await
     };
-    for path in [
-        "/v1/messages",
-        "/v1/messages?list=pending",
-        "/v1/messages?list=failed",
-        "/v1/batches",
-    ] {
+    for path in ["/v1/messages", "/v1/messages?list=pending", "/v1/messages?list=failed", "/v1/batches"] {
         assert_eq!(served.get(&other, path).await.1["items"], json!([]), "{path}");
     }
-    assert_eq!(
-        served.get(&other, &format!("/v1/messages/{}", id(0, 1))).await.0,
-        StatusCode::NOT_FOUND
-    );
+    assert_eq!(served.get(&other, &format!("/v1/messages/{}", id(0, 1))).await.0, StatusCode::NOT_FOUND);
     assert_eq!(served.get(&other, "/v1/failures").await.1, json!([]));
 }
 
@@ -334,10 +212,7 @@ async fn failures_come_with_advice(_: PgPoolOptions, options: PgConnectOptions) 
     served.put_registry(&admin, &registry()).await;
     let batches = seed(&served, &[&["failed", "failed", "sent"], &["failed"]]).await;
     let (_, failures) = served.get(&admin, "/v1/failures").await;
-    assert_eq!(
-        (&failures[0]["code"], &failures[0]["messages"]),
-        (&json!("131026"), &json!(3))
-    );
+    assert_eq!((&failures[0]["code"], &failures[0]["messages"]), (&json!("131026"), &json!(3)));
     assert!(!failures[0]["advice"]["ja"].as_str().unwrap().is_empty());
     assert!(["now", "later", "never"].contains(&failures[0]["resend"].as_str().unwrap()));
     let (_, of_batch) = served.get(&admin, &format!("/v1/failures?batch={}", batches[1])).await;
@@ -364,25 +239,14 @@ async fn a_job_is_answered_the_same_way_each_time(_: PgPoolOptions, options: PgC
     assert_eq!(served.get(&admin, "/v1/batches").await.1["items"], json!([]));
 
     let (status, first) = post("/v1/jobs", job("a")).await;
-    assert_eq!(
-        (status, &first["status"]),
-        (StatusCode::ACCEPTED, &json!("accepted")),
-        "{first}"
-    );
-    assert_eq!(
-        (&first["accepted"], &first["rejections"][0]["row"]),
-        (&json!(1), &json!(2))
-    );
+    assert_eq!((status, &first["status"]), (StatusCode::ACCEPTED, &json!("accepted")), "{first}");
+    assert_eq!((&first["accepted"], &first["rejections"][0]["row"]), (&json!(1), &json!(2)));
     assert_eq!(post("/v1/jobs", job("a")).await, (StatusCode::ACCEPTED, first.clone()));
     let mut other = job("a");
     other["campaign"] = json!("another");
     assert_eq!(post("/v1/jobs", other).await.0, StatusCode::CONFLICT);
-    let (_, rejected) = served
-        .get(
-            &admin,
-            &format!("/v1/batches/{}/rejected", first["batch_id"].as_str().unwrap()),
-        )
-        .await;
+    let (_, rejected) =
+        served.get(&admin, &format!("/v1/batches/{}/rejected", first["batch_id"].as_str().unwrap())).await;
     assert_eq!(rejected["items"][0]["pointer"], "/recipients/1/to", "{rejected}");
 
     let mut wrong = job("b");
@@ -393,29 +257,18 @@ async fn a_job_is_answered_the_same_way_each_time(_: PgPoolOptions, options: PgC
         (StatusCode::UNPROCESSABLE_ENTITY, &json!("spring_offer"))
     );
     let (_, listed) = served.get(&admin, "/v1/jobs/rejected").await;
-    assert!(
-        column(listed["items"].as_array().unwrap(), "job_id").contains(&"b".to_owned()),
-        "{listed}"
-    );
+    assert!(column(listed["items"].as_array().unwrap(), "job_id").contains(&"b".to_owned()), "{listed}");
 
     let reader = served.token(&[Scope::Read]).await;
-    assert_eq!(
-        served.call(&reader, Method::POST, "/v1/jobs", Some(job("c"))).await.0,
-        StatusCode::FORBIDDEN
-    );
+    assert_eq!(served.call(&reader, Method::POST, "/v1/jobs", Some(job("c"))).await.0, StatusCode::FORBIDDEN);
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
 async fn a_job_of_50_mb_is_told_to_import(_: PgPoolOptions, options: PgConnectOptions) {
     let served = Served::over(&options).await;
     let admin = served.token(&[Scope::Admin]).await;
-    let (status, answer) = served
-        .call(&admin, Method::POST, "/v1/jobs", Some(json!("x".repeat(50 << 20))))
-        .await;
-    assert_eq!(
-        (status, &answer["errors"][0]["code"]),
-        (StatusCode::PAYLOAD_TOO_LARGE, &json!("too_large"))
-    );
+    let (status, answer) = served.call(&admin, Method::POST, "/v1/jobs", Some(json!("x".repeat(50 << 20)))).await;
+    assert_eq!((status, &answer["errors"][0]["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("too_large")));
     assert!(answer["errors"][0]["reason"].as_str().unwrap().contains("/v1/imports"));
 }
 
@@ -426,26 +279,15 @@ async fn a_file_is_imported_and_its_bad_rows_are_listed(_: PgPoolOptions, option
     served.put_registry(&admin, &registry()).await;
     let path = "/v1/imports?business_number=%2B15550001111&template=spring_offer&language=ja&file_name=a.csv";
     let post = async |path: &str, text: &'static str| {
-        let request = served
-            .client()
-            .post(format!("{}{path}", served.url))
-            .bearer_auth(&admin)
-            .body(text);
+        let request = served.client().post(format!("{}{path}", served.url)).bearer_auth(&admin).body(text);
         let answer = request.send().await.unwrap();
         (answer.status(), answer.json::<Value>().await.unwrap())
     };
     let (status, made) = post(path, "to,body.1\n+819012345678,佐藤\n123,鈴木\n+819012345679,高橋\n").await;
-    assert_eq!(
-        (status, &made["good"], &made["bad"]),
-        (StatusCode::CREATED, &json!(2), &json!(1)),
-        "{made}"
-    );
+    assert_eq!((status, &made["good"], &made["bad"]), (StatusCode::CREATED, &json!(2), &json!(1)), "{made}");
     let id = made["id"].as_str().unwrap();
     let (_, shown) = served.get(&admin, &format!("/v1/imports/{id}")).await;
-    assert_eq!(
-        (&shown["state"], &shown["file_name"]),
-        (&json!("ready"), &json!("a.csv"))
-    );
+    assert_eq!((&shown["state"], &shown["file_name"]), (&json!("ready"), &json!("a.csv")));
     let bad = pages(&served, &admin, &format!("/v1/imports/{id}/rejected"), 1).await;
     assert_eq!((bad.len(), &bad[0]["row"]), (1, &json!(3)), "{bad:?}");
     assert_eq!(served.get(&admin, "/v1/imports").await.1["items"][0]["id"], made["id"]);

@@ -20,9 +20,7 @@ use crate::support::{
 #[tokio::test(flavor = "multi_thread")]
 async fn declaring_again_changes_nothing() {
     let broker = TestBroker::new();
-    soon("a first publish", broker.broker.publisher().publish(vec![]))
-        .await
-        .unwrap();
+    soon("a first publish", broker.broker.publisher().publish(vec![])).await.unwrap();
     let peer = Peer::new().await;
     let topology = broker.topology();
     topology.declare(&peer.channel).await.unwrap();
@@ -36,10 +34,7 @@ async fn what_is_confirmed_arrives_and_is_acknowledged_in_runs() {
     let topology = broker.topology();
     let publisher = broker.broker.publisher();
     let bodies: Vec<String> = (0..500).map(|n| n.to_string()).collect();
-    let messages = bodies
-        .iter()
-        .map(|b| message(topology.entry(), Topology::JOBS_KEY, b))
-        .collect();
+    let messages = bodies.iter().map(|b| message(topology.entry(), Topology::JOBS_KEY, b)).collect();
     soon("the confirms", publisher.publish(messages)).await.unwrap();
 
     let mut consumer = broker.broker.consumer(topology.jobs(), 100);
@@ -56,10 +51,7 @@ async fn what_is_confirmed_arrives_and_is_acknowledged_in_runs() {
     let peer = Peer::new().await;
     let left = peer.channel.queue_declare(
         topology.jobs().into(),
-        lapin::options::QueueDeclareOptions {
-            passive: true,
-            ..Default::default()
-        },
+        lapin::options::QueueDeclareOptions { passive: true, ..Default::default() },
         lapin::types::FieldTable::default(),
     );
     assert_eq!(left.await.unwrap().message_count(), 0);
@@ -73,11 +65,7 @@ async fn an_unroutable_message_is_told_and_its_neighbours_arrive() {
     let lost = message(String::new(), "no-such-queue", "x");
     let id = lost.message_id.clone();
     let good = message(topology.entry(), Topology::CALLBACKS_KEY, "y");
-    let result = soon(
-        "an answer",
-        broker.broker.publisher().publish(vec![good.clone(), lost, good]),
-    )
-    .await;
+    let result = soon("an answer", broker.broker.publisher().publish(vec![good.clone(), lost, good])).await;
     assert_eq!(result, Err(PublishError::Unroutable(vec![id])));
     let mut consumer = broker.broker.consumer(topology.callbacks(), 10);
     let mut count = 0;
@@ -86,9 +74,7 @@ async fn an_unroutable_message_is_told_and_its_neighbours_arrive() {
     }
     // A key nobody is bound to is kept for a person.
     let stray = message(topology.entry(), "jobs.typo", "z");
-    soon("the confirm", broker.broker.publisher().publish(vec![stray]))
-        .await
-        .unwrap();
+    soon("the confirm", broker.broker.publisher().publish(vec![stray])).await.unwrap();
     let mut unrouted = broker.broker.consumer(topology.unrouted(), 10);
     assert_eq!(soon("the stray", unrouted.next_batch(1)).await[0].body, "z");
     consumer.close().await;
@@ -106,13 +92,9 @@ async fn cut_connections_lose_nothing() {
         let (handle, entry) = (broker.broker.clone(), topology.entry());
         async move {
             for round in 0..20 {
-                let messages = (0..50)
-                    .map(|n| message(entry.clone(), Topology::JOBS_KEY, &format!("{round}.{n}")))
-                    .collect();
-                publisher
-                    .publish_within(messages, Duration::from_secs(30))
-                    .await
-                    .unwrap();
+                let messages =
+                    (0..50).map(|n| message(entry.clone(), Topology::JOBS_KEY, &format!("{round}.{n}"))).collect();
+                publisher.publish_within(messages, Duration::from_secs(30)).await.unwrap();
                 if round % 5 == 2 {
                     handle.cut();
                 }
@@ -140,9 +122,7 @@ async fn a_rejected_delivery_is_a_dead_letter() {
     let broker = TestBroker::new();
     let topology = broker.topology();
     let bad = message(topology.entry(), Topology::JOBS_KEY, "poison");
-    soon("the confirm", broker.broker.publisher().publish(vec![bad]))
-        .await
-        .unwrap();
+    soon("the confirm", broker.broker.publisher().publish(vec![bad])).await.unwrap();
     let mut consumer = broker.broker.consumer(topology.jobs(), 10);
     let batch = soon("a delivery", consumer.next_batch(1)).await;
     consumer.reject(batch[0].tag).await;
@@ -209,17 +189,10 @@ async fn a_broker_that_is_away_is_waited_for_and_told_when_it_stays_away() {
     let topology = broker.topology();
     let publisher = broker.broker.publisher();
     let entry = topology.entry();
-    soon(
-        "a confirm",
-        publisher.publish(vec![message(entry.clone(), Topology::JOBS_KEY, "1")]),
-    )
-    .await
-    .unwrap();
+    soon("a confirm", publisher.publish(vec![message(entry.clone(), Topology::JOBS_KEY, "1")])).await.unwrap();
     cut.cancel();
     let limit = Duration::from_millis(500);
-    let away = publisher
-        .publish_within(vec![message(entry.clone(), Topology::JOBS_KEY, "2")], limit)
-        .await;
+    let away = publisher.publish_within(vec![message(entry.clone(), Topology::JOBS_KEY, "2")], limit).await;
     assert_eq!(away, Err(PublishError::NotConfirmed(limit)));
 
     let later = publisher.publish_within(vec![message(entry, Topology::JOBS_KEY, "3")], Duration::from_secs(30));
@@ -231,12 +204,7 @@ async fn a_broker_that_is_away_is_waited_for_and_told_when_it_stays_away() {
     later.unwrap();
     let peer = Peer::new().await;
     let (_, mut listener) = peer.listen(&topology.entry(), "jobs").await;
-    soon(
-        "a confirm",
-        publisher.publish(vec![message(topology.entry(), Topology::JOBS_KEY, "4")]),
-    )
-    .await
-    .unwrap();
+    soon("a confirm", publisher.publish(vec![message(topology.entry(), Topology::JOBS_KEY, "4")])).await.unwrap();
     assert_eq!(next(&mut listener).await.data, b"4");
     broker.remove().await;
 }

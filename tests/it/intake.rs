@@ -75,15 +75,7 @@ impl World {
         settings.plan_chunk = 3;
         let (intake, lanes) = Intake::new(db.store.clone(), directory.clone(), &broker.broker, settings);
         let peer = Peer::new().await;
-        Self {
-            db,
-            broker,
-            directory,
-            intake,
-            lanes,
-            peer,
-            stop: CancellationToken::new(),
-        }
+        Self { db, broker, directory, intake, lanes, peer, stop: CancellationToken::new() }
     }
 
     /// Publishes a job and takes it, and whatever else is there.
@@ -93,9 +85,7 @@ impl World {
         publication.body = bytes::Bytes::copy_from_slice(body);
         publication.reply_to = properties.reply_to().as_ref().map(ToString::to_string);
         publication.correlation_id = properties.correlation_id().as_ref().map(ToString::to_string);
-        soon("the confirm", self.broker.broker.publisher().publish(vec![publication]))
-            .await
-            .unwrap();
+        soon("the confirm", self.broker.broker.publisher().publish(vec![publication])).await.unwrap();
         let lane = usize::from(key == "jobs.urgent");
         soon("the job is taken", self.lanes[lane].step(&self.stop)).await;
     }
@@ -106,19 +96,9 @@ impl World {
     }
 
     async fn give_bytes(&mut self, body: Vec<u8>) -> JobAnswer {
-        let claim = Claim::Token {
-            tenant: campaign_dispatch::domain::ids::TenantId(1),
-            producer: None,
-        };
-        let submission = Submission {
-            claim,
-            body: body.into(),
-            is_dry_run: false,
-        };
-        let (answer, step) = tokio::join!(
-            self.intake.submit(Road::Bulk, submission),
-            self.lanes[0].step(&self.stop)
-        );
+        let claim = Claim::Token { tenant: campaign_dispatch::domain::ids::TenantId(1), producer: None };
+        let submission = Submission { claim, body: body.into(), is_dry_run: false };
+        let (answer, step) = tokio::join!(self.intake.submit(Road::Bulk, submission), self.lanes[0].step(&self.stop));
         assert_eq!(step, Step::Answered(1));
         answer.unwrap()
     }
@@ -144,19 +124,9 @@ impl World {
             country: Some("JP".to_owned()),
             ignore_unknown_columns: ignore,
         };
-        let pieces: Vec<_> = file
-            .chunks(7)
-            .map(|piece| Ok(bytes::Bytes::copy_from_slice(piece)))
-            .collect();
+        let pieces: Vec<_> = file.chunks(7).map(|piece| Ok(bytes::Bytes::copy_from_slice(piece))).collect();
         let tenant = campaign_dispatch::domain::ids::TenantId(1);
-        import(
-            &self.db.store,
-            &self.directory.current(),
-            tenant,
-            &request,
-            futures_util::stream::iter(pieces),
-        )
-        .await
+        import(&self.db.store, &self.directory.current(), tenant, &request, futures_util::stream::iter(pieces)).await
     }
 
     async fn end(self) {
@@ -170,11 +140,7 @@ impl World {
             )
             .await;
         assert_eq!(unbalanced, 0);
-        let Self {
-            lanes: [bulk, urgent],
-            stop,
-            ..
-        } = self;
+        let Self { lanes: [bulk, urgent], stop, .. } = self;
         stop.cancel();
         bulk.run(stop.clone()).await;
         urgent.run(stop).await;
@@ -219,9 +185,7 @@ async fn an_accepted_job_is_answered_by_event_and_reply_and_a_repeat_by_the_same
     let (_, mut events) = world.peer.listen(&topology.events(), "job.*.v1.shop").await;
     let (queue, mut replies) = world.peer.listen("", "").await;
     let body = job("order-1", &[to(&phone(1))]).to_string();
-    let asked = BasicProperties::default()
-        .with_reply_to(queue.as_str().into())
-        .with_correlation_id("c-1".into());
+    let asked = BasicProperties::default().with_reply_to(queue.as_str().into()).with_correlation_id("c-1".into());
     world.take("jobs", body.as_bytes(), asked.clone()).await;
     world.relay().await;
     let event = next(&mut events).await;
@@ -245,10 +209,7 @@ async fn an_accepted_job_is_answered_by_event_and_reply_and_a_repeat_by_the_same
     let again: Value = serde_json::from_slice(&next(&mut replies).await.data).unwrap();
     assert_eq!(again, first);
     let other = world.give(job("order-1", &[to(&phone(2))])).await;
-    assert_eq!(
-        (other.http_status(), rejected(other).errors[0].code.as_ref()),
-        (409, "job_id_reused")
-    );
+    assert_eq!((other.http_status(), rejected(other).errors[0].code.as_ref()), (409, "job_id_reused"));
     assert_eq!(world.db.one::<i64>("SELECT count(*) FROM message").await, 1);
     let kept: String = world
         .db
@@ -262,9 +223,7 @@ async fn an_accepted_job_is_answered_by_event_and_reply_and_a_repeat_by_the_same
 async fn a_reply_queue_that_is_gone_is_no_error() {
     let mut world = World::new().await;
     let asked = BasicProperties::default().with_reply_to("it-nobody-listens".into());
-    world
-        .take("jobs", job("1", &[to(&phone(1))]).to_string().as_bytes(), asked)
-        .await;
+    world.take("jobs", job("1", &[to(&phone(1))]).to_string().as_bytes(), asked).await;
     world.relay().await;
     assert_eq!(world.db.one::<i64>("SELECT count(*) FROM outbox").await, 0);
     world.end().await;
@@ -297,35 +256,11 @@ async fn what_is_not_json_is_told_with_line_and_column() {
 /// A value put into a good job, the pointer of the complaint, its code, and what was meant.
 const UNKNOWN: &[[&str; 5]] = &[
     ["/recipient", "[]", "/recipient", "unknown_field", "recipients"],
-    [
-        "/business_number",
-        "\"+81312345687\"",
-        "/business_number",
-        "unknown_number",
-        "+81312345678",
-    ],
-    [
-        "/template/name",
-        "\"spring_offers\"",
-        "/template/name",
-        "unknown_template",
-        "spring_offer",
-    ],
-    [
-        "/template/language",
-        "\"ko\"",
-        "/template/language",
-        "unknown_language",
-        "en_US",
-    ],
+    ["/business_number", "\"+81312345687\"", "/business_number", "unknown_number", "+81312345678"],
+    ["/template/name", "\"spring_offers\"", "/template/name", "unknown_template", "spring_offer"],
+    ["/template/language", "\"ko\"", "/template/language", "unknown_language", "en_US"],
     ["/producer", "\"shops\"", "/producer", "unknown_producer", "shop"],
-    [
-        "/params",
-        "{\"body.shopp\": \"x\"}",
-        "/params/body.shopp",
-        "unknown_slot",
-        "body.shop",
-    ],
+    ["/params", "{\"body.shopp\": \"x\"}", "/params/body.shopp", "unknown_slot", "body.shop"],
     ["/channel", "\"viber\"", "/channel", "wrong_channel", "whatsapp"],
 ];
 
@@ -341,10 +276,7 @@ async fn an_unknown_name_is_told_with_its_place_and_what_was_meant() {
         assert_eq!(first, Some(meant), "{code}");
     }
     // Every one of them is listed, and none took the job's name.
-    let listed: i64 = world
-        .db
-        .one("SELECT count(*) FROM rejected_job WHERE source = 'http'")
-        .await;
+    let listed: i64 = world.db.one("SELECT count(*) FROM rejected_job WHERE source = 'http'").await;
     assert_eq!(listed, 7);
     assert_eq!(accepted(world.give(with("/campaign", json!("x"))).await).accepted, 1);
     world.end().await;
@@ -378,11 +310,7 @@ async fn good_rows_go_on() {
     rows[18] = to(&format!(" {} ", phone(3)));
     let answer = accepted(world.give(job("1", &rows)).await);
     assert_eq!((answer.accepted, answer.rejected), (17, 3));
-    let told: Vec<_> = answer
-        .rejections
-        .iter()
-        .map(|r| (r.row, r.pointer.as_str(), r.code.as_ref()))
-        .collect();
+    let told: Vec<_> = answer.rejections.iter().map(|r| (r.row, r.pointer.as_str(), r.code.as_ref())).collect();
     let expected = [
         (17, "/recipients/16/to", "invalid_number"),
         (18, "/recipients/17/params/body.name", "missing_slot"),
@@ -405,15 +333,7 @@ async fn a_huge_job_is_refused_and_its_neighbours_are_not() {
     huge["campaign"] = json!("x".repeat(50 * 1024 * 1024));
     let neighbours = [job("a", &[to(&phone(1))]), huge, job("b", &[to(&phone(2))])];
     for body in neighbours {
-        world
-            .peer
-            .publish(
-                &topology.entry(),
-                "jobs",
-                body.to_string().as_bytes(),
-                BasicProperties::default(),
-            )
-            .await;
+        world.peer.publish(&topology.entry(), "jobs", body.to_string().as_bytes(), BasicProperties::default()).await;
     }
     let mut answered = 0;
     while answered < 3 {
@@ -423,41 +343,25 @@ async fn a_huge_job_is_refused_and_its_neighbours_are_not() {
         }
     }
     assert_eq!(world.db.one::<i64>("SELECT count(*) FROM batch").await, 2);
-    let listed: Value = world
-        .db
-        .one("SELECT errors FROM rejected_job WHERE producer = 'shop' AND job_id = 'huge'")
-        .await;
+    let listed: Value =
+        world.db.one("SELECT errors FROM rejected_job WHERE producer = 'shop' AND job_id = 'huge'").await;
     assert_eq!(listed[0]["code"], "too_large");
     let rows: Vec<Value> = (0..1001).map(|n| to(&phone(n))).collect();
     let answer = world.give(job("many", &rows)).await;
-    assert_eq!(
-        (answer.http_status(), rejected(answer).errors[0].code.as_ref()),
-        (413, "too_many_recipients")
-    );
+    assert_eq!((answer.http_status(), rejected(answer).errors[0].code.as_ref()), (413, "too_many_recipients"));
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_urgent_queue_takes_authentication_only() {
     let mut world = World::new().await;
-    world
-        .take(
-            "jobs.urgent",
-            job("1", &[to(&phone(1))]).to_string().as_bytes(),
-            BasicProperties::default(),
-        )
-        .await;
+    world.take("jobs.urgent", job("1", &[to(&phone(1))]).to_string().as_bytes(), BasicProperties::default()).await;
     let listed: Value = world.db.one("SELECT errors FROM rejected_job").await;
-    assert_eq!(
-        (&listed[0]["code"], &listed[0]["pointer"]),
-        (&json!("not_urgent"), &json!("/template/name"))
-    );
+    assert_eq!((&listed[0]["code"], &listed[0]["pointer"]), (&json!("not_urgent"), &json!("/template/name")));
     let mut code = job("2", &[json!({"to": phone(1), "params": {"code": "123456"}})]);
     code["template"] = json!({"name": "code", "language": "ja"});
     code["params"] = json!({});
-    world
-        .take("jobs.urgent", code.to_string().as_bytes(), BasicProperties::default())
-        .await;
+    world.take("jobs.urgent", code.to_string().as_bytes(), BasicProperties::default()).await;
     let sql = "SELECT lane::text || extract(epoch FROM expires_at - send_at)::int FROM batch";
     assert_eq!(world.db.one::<String>(sql).await, "authentication600");
     let claim = Claim::Broker { user: None };
@@ -470,9 +374,7 @@ async fn a_producer_registered_a_moment_ago_is_known_and_others_are_listed_under
     let mut world = World::new().await;
     let mut body = job("1", &[to(&phone(1))]);
     body["producer"] = json!("late");
-    world
-        .take("jobs", body.to_string().as_bytes(), BasicProperties::default())
-        .await;
+    world.take("jobs", body.to_string().as_bytes(), BasicProperties::default()).await;
     let listed: String = world
         .db
         .one("SELECT t.name || ' ' || r.producer || ' ' || (errors -> 0 ->> 'code') FROM rejected_job r JOIN tenant t ON t.id = tenant_id")
@@ -490,10 +392,7 @@ async fn what_is_held_is_accepted_and_parked() {
     body["template"] = json!({"name": "parcel", "language": "ja"});
     body["params"] = json!({});
     let answer = accepted(world.give(body.clone()).await);
-    assert_eq!(
-        answer.holds.iter().map(|h| h.cause.as_str()).collect::<Vec<_>>(),
-        ["template_status"]
-    );
+    assert_eq!(answer.holds.iter().map(|h| h.cause.as_str()).collect::<Vec<_>>(), ["template_status"]);
     let parked: i64 = world
         .db
         .one("SELECT count(*) FROM work w JOIN batch b USING (batch_id) WHERE stage = 'parked' AND hold_id IS NOT NULL AND wake_at = expires_at")
@@ -507,24 +406,11 @@ async fn what_is_held_is_accepted_and_parked() {
 async fn a_dry_run_says_the_same_and_keeps_nothing() {
     let mut world = World::new().await;
     let body = job("1", &[to(&phone(1)), to("+8190")]);
-    let claim = Claim::Token {
-        tenant: campaign_dispatch::domain::ids::TenantId(1),
-        producer: Some("shop".to_owned()),
-    };
-    let submission = Submission {
-        claim,
-        body: body.to_string().into(),
-        is_dry_run: true,
-    };
+    let claim = Claim::Token { tenant: campaign_dispatch::domain::ids::TenantId(1), producer: Some("shop".to_owned()) };
+    let submission = Submission { claim, body: body.to_string().into(), is_dry_run: true };
     let rehearsed = accepted(world.intake.submit(Road::Bulk, submission).await.unwrap());
     assert_eq!((rehearsed.accepted, rehearsed.rejected), (1, 1));
-    assert_eq!(
-        world
-            .db
-            .one::<i64>("SELECT (SELECT count(*) FROM job) + (SELECT count(*) FROM outbox)")
-            .await,
-        0
-    );
+    assert_eq!(world.db.one::<i64>("SELECT (SELECT count(*) FROM job) + (SELECT count(*) FROM outbox)").await, 0);
     assert_eq!(accepted(world.give(body).await).rejections, rehearsed.rejections);
     world.end().await;
 }
@@ -538,18 +424,9 @@ async fn a_cancelled_job_is_marked_and_an_unknown_one_is_told() {
     let at = Utc::now() + TimeDelta::days(40);
     scheduled["send_at"] = json!(at.to_rfc3339());
     let answer = accepted(world.give(scheduled).await);
-    assert_eq!(
-        answer.batch_id.0.get_timestamp().unwrap().to_unix().0,
-        u64::try_from(at.timestamp()).unwrap()
-    );
+    assert_eq!(answer.batch_id.0.get_timestamp().unwrap().to_unix().0, u64::try_from(at.timestamp()).unwrap());
     assert_eq!(accepted(world.give(cancel).await).batch_id, answer.batch_id);
-    assert_eq!(
-        world
-            .db
-            .one::<i64>("SELECT count(*) FROM batch WHERE cancelled_at IS NOT NULL")
-            .await,
-        1
-    );
+    assert_eq!(world.db.one::<i64>("SELECT count(*) FROM batch WHERE cancelled_at IS NOT NULL").await, 1);
     world.end().await;
 }
 
@@ -566,15 +443,8 @@ async fn a_file_is_imported_and_its_bad_rows_are_told() {
     let world = World::new().await;
     let summary = world.import(&file(), false).await.unwrap();
     assert_eq!((summary.rows, summary.good, summary.bad), (11, 8, 3));
-    let told = summary
-        .rejections
-        .iter()
-        .map(|r| (r.row, r.field.as_str(), r.code.as_str()));
-    let expected = [
-        (11, "to", "invalid_number"),
-        (12, "to", "duplicate_recipient"),
-        (13, "name", "missing_slot"),
-    ];
+    let told = summary.rejections.iter().map(|r| (r.row, r.field.as_str(), r.code.as_str()));
+    let expected = [(11, "to", "invalid_number"), (12, "to", "duplicate_recipient"), (13, "name", "missing_slot")];
     assert_eq!(told.collect::<Vec<_>>(), expected);
     let reason = &summary.rejections[1].reason;
     assert!(reason.contains("row 5"), "{reason}");
@@ -617,13 +487,8 @@ async fn an_audience_is_planned_in_chunks_and_taken_up_where_it_was_left() {
 async fn an_unknown_column_is_refused_unless_told_to_ignore_it() {
     let world = World::new().await;
     let file = b"to,nmae,name\n+819012345001,x,y\n";
-    let Err(ImportError::Refused(errors)) = world.import(file, false).await else {
-        panic!("taken")
-    };
-    assert_eq!(
-        (errors[0].code.as_ref(), errors[0].pointer.as_str()),
-        ("unknown_column", "/nmae")
-    );
+    let Err(ImportError::Refused(errors)) = world.import(file, false).await else { panic!("taken") };
+    assert_eq!((errors[0].code.as_ref(), errors[0].pointer.as_str()), ("unknown_column", "/nmae"));
     assert!(!errors[0].did_you_mean.is_empty());
     assert_eq!(world.db.one::<String>("SELECT state FROM import").await, "failed");
     assert_eq!(world.import(file, true).await.unwrap().good, 1);
@@ -635,19 +500,15 @@ async fn dead_letters_are_listed() {
     let world = World::new().await;
     let topology = world.broker.topology();
     let poison = message(topology.entry(), "jobs", &job("9", &[]).to_string());
-    soon("the confirm", world.broker.broker.publisher().publish(vec![poison]))
-        .await
-        .unwrap();
+    soon("the confirm", world.broker.broker.publisher().publish(vec![poison])).await.unwrap();
     let mut consumer = world.broker.broker.consumer(topology.jobs(), 1);
     let batch = soon("a delivery", consumer.next_batch(1)).await;
     consumer.reject(batch[0].tag).await;
     consumer.close().await;
     let mut dead = DeadLetters::new(world.db.store.clone(), world.directory.clone(), &world.broker.broker);
     assert_eq!(soon("the dead letter", dead.step(&world.stop)).await, 1);
-    let listed: String = world
-        .db
-        .one("SELECT producer || ' ' || job_id || ' ' || (errors -> 0 ->> 'code') FROM rejected_job")
-        .await;
+    let listed: String =
+        world.db.one("SELECT producer || ' ' || job_id || ' ' || (errors -> 0 ->> 'code') FROM rejected_job").await;
     assert_eq!(listed, "shop 9 dead_letter");
     world.end().await;
 }
@@ -656,19 +517,8 @@ async fn dead_letters_are_listed() {
 async fn jobs_are_taken_over_a_lost_database_connection_and_a_cut_broker() {
     let mut world = World::new().await;
     let entry = world.broker.topology().entry();
-    let messages = (0..300).map(|n| {
-        message(
-            entry.clone(),
-            "jobs",
-            &job(&n.to_string(), &[to(&phone(n))]).to_string(),
-        )
-    });
-    soon(
-        "the confirms",
-        world.broker.broker.publisher().publish(messages.collect()),
-    )
-    .await
-    .unwrap();
+    let messages = (0..300).map(|n| message(entry.clone(), "jobs", &job(&n.to_string(), &[to(&phone(n))]).to_string()));
+    soon("the confirms", world.broker.broker.publisher().publish(messages.collect())).await.unwrap();
     let mut turns = 0;
     while world.db.one::<i64>("SELECT count(*) FROM batch").await < 300 {
         turns += 1;
@@ -678,12 +528,9 @@ async fn jobs_are_taken_over_a_lost_database_connection_and_a_cut_broker() {
         if turns == 3 {
             world.broker.broker.cut();
         }
-        soon(
-            "the jobs are taken",
-            tokio::time::timeout(Duration::from_secs(20), world.lanes[0].step(&world.stop)),
-        )
-        .await
-        .unwrap();
+        soon("the jobs are taken", tokio::time::timeout(Duration::from_secs(20), world.lanes[0].step(&world.stop)))
+            .await
+            .unwrap();
     }
     assert_eq!(world.db.one::<i64>("SELECT count(*) FROM message").await, 300);
     world.end().await;

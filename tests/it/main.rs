@@ -1,10 +1,5 @@
 //! The suite: real Postgres and RabbitMQ, the project's simulator as the only provider.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test says so by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so by panicking")]
 
 mod api;
 mod architecture;

@@ -22,20 +22,12 @@ async fn applying_twice_changes_nothing(_: PgPoolOptions, options: PgConnectOpti
     let admin = served.token(&[Scope::Admin]).await;
     let (status, answer) = served.put_registry(&admin, &registry()).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
-    let created = [
-        ("producer", "created"),
-        ("account", "created"),
-        ("number", "created"),
-        ("template", "created"),
-    ];
+    let created = [("producer", "created"), ("account", "created"), ("number", "created"), ("template", "created")];
     assert_eq!(became(&answer), created);
     let version = served.directory.current().version;
 
     let (_, again) = served.put_registry(&admin, &registry()).await;
-    assert!(
-        became(&again).iter().all(|(_, became)| *became == "unchanged"),
-        "{again}"
-    );
+    assert!(became(&again).iter().all(|(_, became)| *became == "unchanged"), "{again}");
     assert!(!served.directory.refresh().await.unwrap());
     assert_eq!(served.directory.current().version, version);
     let account = served.directory.current().accounts.values().next().cloned().unwrap();
@@ -59,10 +51,7 @@ async fn every_problem_is_told_and_nothing_is_applied(_: PgPoolOptions, options:
         .iter()
         .map(|e| (e["pointer"].as_str().unwrap(), e["code"].as_str().unwrap()))
         .collect();
-    assert!(
-        codes.contains(&("/accounts/0/provider", "unknown_provider")),
-        "{answer}"
-    );
+    assert!(codes.contains(&("/accounts/0/provider", "unknown_provider")), "{answer}");
     assert!(codes.contains(&("/numbers/0/account", "unknown_account")), "{answer}");
     assert!(codes.contains(&("/templates/0/account", "unknown_account")), "{answer}");
     assert_eq!(answer["errors"][0]["did_you_mean"][0], "whatsapp_cloud");
@@ -75,9 +64,7 @@ async fn an_account_needs_the_credentials_of_its_provider(_: PgPoolOptions, opti
     let served = Served::over(&options).await;
     let admin = served.token(&[Scope::Admin]).await;
     let body = json!({"registry": registry(), "secrets": {"default/main": {"access_token": "x"}}});
-    let (status, answer) = served
-        .call(&admin, reqwest::Method::PUT, "/v1/registry", Some(body))
-        .await;
+    let (status, answer) = served.call(&admin, reqwest::Method::PUT, "/v1/registry", Some(body)).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(answer["errors"][0]["code"], "missing_credential", "{answer}");
 }
@@ -91,44 +78,21 @@ async fn a_status_opens_its_hold_and_closes_it(_: PgPoolOptions, options: PgConn
     file["numbers"][0]["status"] = json!("disconnected");
     served.put_registry(&admin, &file).await;
     let (_, holds) = served.get(&admin, "/v1/holds?open=true").await;
-    let open: Vec<_> = holds["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|h| h["cause"].as_str().unwrap())
-        .collect();
+    let open: Vec<_> = holds["items"].as_array().unwrap().iter().map(|h| h["cause"].as_str().unwrap()).collect();
     assert_eq!(open, ["template_status", "number_status"]);
 
     // A person may close such a hold; the same status told again does not open another.
     let id = &holds["items"][0]["id"];
     let close = json!({"reason": "the provider says it is a mistake"});
-    let (status, _) = served
-        .call(
-            &admin,
-            reqwest::Method::POST,
-            &format!("/v1/holds/{id}/close"),
-            Some(close.clone()),
-        )
-        .await;
+    let (status, _) =
+        served.call(&admin, reqwest::Method::POST, &format!("/v1/holds/{id}/close"), Some(close.clone())).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
-    let (status, _) = served
-        .call(
-            &admin,
-            reqwest::Method::POST,
-            &format!("/v1/holds/{id}/close"),
-            Some(close),
-        )
-        .await;
+    let (status, _) = served.call(&admin, reqwest::Method::POST, &format!("/v1/holds/{id}/close"), Some(close)).await;
     assert_eq!(status, StatusCode::CONFLICT);
     served.put_registry(&admin, &file).await;
     served.put_registry(&admin, &registry()).await;
     let (_, holds) = served.get(&admin, "/v1/holds").await;
-    let closed: Vec<_> = holds["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|h| h["closed_by"].as_str().unwrap())
-        .collect();
+    let closed: Vec<_> = holds["items"].as_array().unwrap().iter().map(|h| h["closed_by"].as_str().unwrap()).collect();
     assert_eq!(closed, ["test", "registry"]);
 }
 
@@ -138,25 +102,12 @@ async fn lists_show_slots_and_no_secret(_: PgPoolOptions, options: PgConnectOpti
     let admin = served.token(&[Scope::Admin]).await;
     served.put_registry(&admin, &registry()).await;
     let (_, account) = served.get(&admin, "/v1/accounts/main").await;
-    assert_eq!(
-        account["credentials"],
-        json!(["access_token", "app_secret", "verify_token"])
-    );
-    assert!(
-        account["hook_path"]
-            .as_str()
-            .unwrap()
-            .starts_with("/hooks/whatsapp_cloud/")
-    );
+    assert_eq!(account["credentials"], json!(["access_token", "app_secret", "verify_token"]));
+    assert!(account["hook_path"].as_str().unwrap().starts_with("/hooks/whatsapp_cloud/"));
     assert!(!account.to_string().contains("s3cret"));
     let (_, templates) = served.get(&admin, "/v1/templates").await;
-    let (status, template) = served
-        .get(&admin, &format!("/v1/templates/{}", templates[0]["id"]))
-        .await;
-    assert_eq!(
-        (status, &template["slots"][0]["name"]),
-        (StatusCode::OK, &json!("body.1"))
-    );
+    let (status, template) = served.get(&admin, &format!("/v1/templates/{}", templates[0]["id"])).await;
+    assert_eq!((status, &template["slots"][0]["name"]), (StatusCode::OK, &json!("body.1")));
     let (_, numbers) = served.get(&admin, "/v1/numbers").await;
     assert_eq!(numbers[0]["limit"], 80);
 }
@@ -166,12 +117,7 @@ async fn a_tenant_writes_and_sees_only_its_own(_: PgPoolOptions, options: PgConn
     let served = Served::over(&options).await;
     let admin = served.token(&[Scope::Admin]).await;
     served.put_registry(&admin, &registry()).await;
-    served
-        .put_registry(
-            &admin,
-            &json!({"tenants": [{"name": "other"}], "accounts": registry()["accounts"]}),
-        )
-        .await;
+    served.put_registry(&admin, &json!({"tenants": [{"name": "other"}], "accounts": registry()["accounts"]})).await;
     let other = served.token_for("other", &[Scope::Admin]).await;
     let (status, answer) = served.put_registry(&other, &registry()).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);

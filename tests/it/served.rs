@@ -29,9 +29,7 @@ pub(crate) struct Served {
 
 /// Settings as a test wants them.
 pub(crate) fn settings(pairs: &[(&str, &str)]) -> Settings {
-    let own = pairs
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let own = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     Settings::load(None, own).unwrap()
 }
 
@@ -45,11 +43,7 @@ impl Served {
         let store = Store::new(&SecretString::from(options.to_url_lossy().to_string()), 4).unwrap();
         let directory = Directory::new(store.clone(), Vault::new([7; 32]));
         directory.refresh().await.unwrap();
-        let broker = Broker::start(
-            &BrokerOptions::from_settings(&settings.broker),
-            CancellationToken::new(),
-        )
-        .unwrap();
+        let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), CancellationToken::new()).unwrap();
         let (intake, lanes) = Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone());
         for lane in lanes {
             tokio::spawn(lane.run(CancellationToken::new()));
@@ -61,13 +55,7 @@ impl Served {
             providers: providers::registry(&HttpClient::new(&settings.provider).unwrap()),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             readiness: Arc::new(|| {
-                Box::pin(async {
-                    vec![http::Check {
-                        name: "broker",
-                        ok: false,
-                        detail: "gone".to_owned(),
-                    }]
-                })
+                Box::pin(async { vec![http::Check { name: "broker", ok: false, detail: "gone".to_owned() }] })
             }),
             settings: settings.http.clone(),
             inline_bytes: settings.intake.inline_bytes,
@@ -75,12 +63,7 @@ impl Served {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, http::router(state)).await });
-        Self {
-            store,
-            directory,
-            url,
-            client: reqwest::Client::new(),
-        }
+        Self { store, directory, url, client: reqwest::Client::new() }
     }
 
     /// A token of the tenant `default`.
@@ -105,10 +88,7 @@ impl Served {
         path: &str,
         body: Option<Value>,
     ) -> (StatusCode, Value) {
-        let mut request = self
-            .client
-            .request(method, format!("{}{path}", self.url))
-            .bearer_auth(token);
+        let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(token);
         if let Some(body) = body {
             request = request.json(&body);
         }

@@ -22,10 +22,7 @@ impl Reader {
         for (index, button) in buttons.iter().enumerate() {
             let action = self.button(button, index + 1, &format!("{at}/buttons/{index}"));
             if let Some(action) = action {
-                self.components.buttons.push(Button {
-                    label: text(button, "text").to_owned(),
-                    action,
-                });
+                self.components.buttons.push(Button { label: text(button, "text").to_owned(), action });
             }
         }
     }
@@ -37,10 +34,7 @@ impl Reader {
             ("OTP" | "COPY_CODE", Some(slot)) => Some(ButtonAction::OneTimePassword { slot }),
             ("URL", Some(slot)) if text(button, "url").contains("{{") => Some(ButtonAction::OneTimePassword { slot }),
             ("OTP", None) => {
-                self.problem(
-                    format!("{at}/type"),
-                    "a one-time password button needs the category authentication",
-                );
+                self.problem(format!("{at}/type"), "a one-time password button needs the category authentication");
                 None
             }
             ("QUICK_REPLY", _) => {
@@ -48,23 +42,13 @@ impl Reader {
                 Some(ButtonAction::QuickReply { slot })
             }
             ("URL", _) => self.url(button, count, at),
-            ("PHONE_NUMBER", _) => Some(ButtonAction::Phone {
-                number: text(button, "phone_number").to_owned(),
-            }),
+            ("PHONE_NUMBER", _) => Some(ButtonAction::Phone { number: text(button, "phone_number").to_owned() }),
             ("COPY_CODE", None) if self.slot_is_taken("coupon_code") => {
-                self.problem(
-                    format!("{at}/type"),
-                    "a template has only one button that copies a coupon code",
-                );
+                self.problem(format!("{at}/type"), "a template has only one button that copies a coupon code");
                 None
             }
             ("COPY_CODE", None) => {
-                let slot = self.slot(
-                    "coupon_code",
-                    SlotKind::Coupon,
-                    COUPON_CHARS,
-                    example(button, "/example"),
-                );
+                let slot = self.slot("coupon_code", SlotKind::Coupon, COUPON_CHARS, example(button, "/example"));
                 Some(ButtonAction::CopyCode { slot })
             }
             ("", _) => {
@@ -85,15 +69,9 @@ impl Reader {
             if url.is_empty() {
                 self.problem(format!("{at}/url"), "is missing");
             }
-            return Some(ButtonAction::Url {
-                url: url.to_owned(),
-                slot: None,
-            });
+            return Some(ButtonAction::Url { url: url.to_owned(), slot: None });
         };
-        if rest
-            .split_once("}}")
-            .is_none_or(|(name, after)| name.trim().is_empty() || !after.is_empty())
-        {
+        if rest.split_once("}}").is_none_or(|(name, after)| name.trim().is_empty() || !after.is_empty()) {
             self.problem(format!("{at}/url"), "an address has at most one variable, at its end");
             return None;
         }
@@ -101,9 +79,6 @@ impl Reader {
         let example = example(button, "/example").map(|full| full.strip_prefix(fixed).unwrap_or(&full).to_owned());
         let max = URL_CHARS.saturating_sub(fixed.chars().count());
         let slot = self.slot(format!("button{count}.url"), SlotKind::UrlSuffix, max, example);
-        Some(ButtonAction::Url {
-            url: fixed.to_owned(),
-            slot: Some(slot),
-        })
+        Some(ButtonAction::Url { url: fixed.to_owned(), slot: Some(slot) })
     }
 }

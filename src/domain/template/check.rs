@@ -24,12 +24,7 @@ impl fmt::Display for SlotProblem {
 }
 
 fn problem(slot: &Slot, code: &'static str, reason: impl Into<String>) -> SlotProblem {
-    SlotProblem {
-        slot: slot.name.clone(),
-        code,
-        reason: reason.into(),
-        did_you_mean: Vec::new(),
-    }
+    SlotProblem { slot: slot.name.clone(), code, reason: reason.into(), did_you_mean: Vec::new() }
 }
 
 /// A name the template does not have, with those it resembles, the nearest first.
@@ -39,11 +34,7 @@ pub(super) fn unknown(name: &str, slots: &[Slot]) -> SlotProblem {
         let short = slot.name.strip_prefix("body.").unwrap_or(&slot.name);
         strsim::jaro_winkler(name, &slot.name).max(strsim::jaro_winkler(name, short))
     };
-    let mut near: Vec<_> = slots
-        .iter()
-        .map(|slot| (likeness(slot), slot))
-        .filter(|(like, _)| *like >= ALIKE)
-        .collect();
+    let mut near: Vec<_> = slots.iter().map(|slot| (likeness(slot), slot)).filter(|(like, _)| *like >= ALIKE).collect();
     near.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let reason = if slots.is_empty() {
         "is not a slot: the template has none".to_owned()
@@ -52,31 +43,18 @@ pub(super) fn unknown(name: &str, slots: &[Slot]) -> SlotProblem {
         format!("is not a slot of the template, which has {}", names.join(", "))
     };
     let did_you_mean = near.into_iter().take(3).map(|(_, slot)| slot.name.clone()).collect();
-    SlotProblem {
-        slot: name.to_owned(),
-        code: "unknown_slot",
-        reason,
-        did_you_mean,
-    }
+    SlotProblem { slot: name.to_owned(), code: "unknown_slot", reason, did_you_mean }
 }
 
 /// A slot given under two of its names: nobody can say which value was meant.
 pub(super) fn given_twice(slot: &Slot, other: &str) -> SlotProblem {
-    problem(
-        slot,
-        "ill_formed",
-        format!("is given twice, as `{}` and as `{other}`", slot.name),
-    )
+    problem(slot, "ill_formed", format!("is given twice, as `{}` and as `{other}`", slot.name))
 }
 
 /// Checks the value of a slot; an empty one is one that was not given.
 pub(super) fn value(slot: &Slot, value: &str) -> Result<(), SlotProblem> {
     if value.is_empty() {
-        return if slot.required {
-            Err(problem(slot, "missing_slot", "is missing or empty"))
-        } else {
-            Ok(())
-        };
+        return if slot.required { Err(problem(slot, "missing_slot", "is missing or empty")) } else { Ok(()) };
     }
     // Characters are never more than bytes: most values need no counting.
     if value.len() > slot.max_chars {

@@ -205,14 +205,7 @@ impl Template {
     ) -> Result<Self, Vec<TemplateProblem>> {
         let (components, slots) = parse::components(category, parameter_format, components)?;
         let (name, language) = (name.to_owned(), language.to_owned());
-        Ok(Self {
-            name,
-            language,
-            category,
-            parameter_format,
-            components,
-            slots,
-        })
+        Ok(Self { name, language, category, parameter_format, components, slots })
     }
 
     /// The slot of this name; `name` alone means `body.name`.
@@ -229,11 +222,7 @@ impl Template {
         for (slot, value) in self.slots.iter().zip(&values) {
             problems.extend(check::value(slot, value).err());
         }
-        if problems.is_empty() {
-            Ok(Filled::new(&values))
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(Filled::new(&values)) } else { Err(problems) }
     }
 
     /// Checks values that are only part of a send, such as a job's defaults: their names and
@@ -250,9 +239,7 @@ impl Template {
     /// Puts each value at the place of its slot.
     fn place<'a>(&self, params: &'a Params, values: &mut [&'a str], problems: &mut Vec<SlotProblem>) {
         for (name, value) in params {
-            let found = self
-                .position(name)
-                .and_then(|at| Some((self.slots.get(at)?, values.get_mut(at)?)));
+            let found = self.position(name).and_then(|at| Some((self.slots.get(at)?, values.get_mut(at)?)));
             let Some((slot, place)) = found else {
                 problems.push(check::unknown(name, &self.slots));
                 continue;
@@ -272,11 +259,7 @@ impl Template {
             _ => name,
         };
         let full = self.slots.iter().position(|slot| slot.name == name);
-        full.or_else(|| {
-            self.slots
-                .iter()
-                .position(|slot| slot.name.strip_prefix("body.") == Some(name))
-        })
+        full.or_else(|| self.slots.iter().position(|slot| slot.name.strip_prefix("body.") == Some(name)))
     }
 
     /// The name of a body variable as the provider writes it, when the format is named.
@@ -309,24 +292,15 @@ impl Filled {
 
     /// The value of a slot; empty when it was not given (only optional slots) or there is no such slot.
     pub fn get(&self, slot: usize) -> &str {
-        let start = slot
-            .checked_sub(1)
-            .and_then(|before| self.ends.get(before))
-            .copied()
-            .unwrap_or_default();
-        self.ends
-            .get(slot)
-            .and_then(|end| self.text.get(start..*end))
-            .unwrap_or_default()
+        let start = slot.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or_default();
+        self.ends.get(slot).and_then(|end| self.text.get(start..*end)).unwrap_or_default()
     }
 }
 
 /// Shows how much was filled, never what: values are personal.
 impl std::fmt::Debug for Filled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Filled")
-            .field("slots", &self.ends.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Filled").field("slots", &self.ends.len()).finish_non_exhaustive()
     }
 }
 

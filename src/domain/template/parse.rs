@@ -33,18 +33,10 @@ pub(super) fn components(
     value: &Value,
 ) -> Result<(Components, Vec<Slot>), Vec<TemplateProblem>> {
     let Some(list) = value.as_array() else {
-        return Err(vec![TemplateProblem {
-            pointer: String::new(),
-            reason: "components must be a list".to_owned(),
-        }]);
+        return Err(vec![TemplateProblem { pointer: String::new(), reason: "components must be a list".to_owned() }]);
     };
-    let mut reader = Reader {
-        category,
-        format,
-        components: Components::default(),
-        slots: Vec::new(),
-        problems: Vec::new(),
-    };
+    let mut reader =
+        Reader { category, format, components: Components::default(), slots: Vec::new(), problems: Vec::new() };
     for (at, component) in by_place(list, &mut reader) {
         reader.component(component, &format!("/{at}"));
     }
@@ -55,21 +47,11 @@ pub(super) fn components(
     if reader.components.header.is_none() && reader.components.footer.is_none() && reader.components.buttons.is_empty()
     {
         let body = reader.components.body.slots.clone();
-        for slot in reader
-            .slots
-            .get_mut(body)
-            .into_iter()
-            .flatten()
-            .filter(|slot| slot.kind == SlotKind::Text)
-        {
+        for slot in reader.slots.get_mut(body).into_iter().flatten().filter(|slot| slot.kind == SlotKind::Text) {
             slot.max_chars = LONE_BODY_CHARS;
         }
     }
-    if reader.problems.is_empty() {
-        Ok((reader.components, reader.slots))
-    } else {
-        Err(reader.problems)
-    }
+    if reader.problems.is_empty() { Ok((reader.components, reader.slots)) } else { Err(reader.problems) }
 }
 
 /// The components in the order slots are listed, each with its place in the JSON; a second one of a kind is a problem.
@@ -79,11 +61,7 @@ fn by_place<'a>(list: &'a [Value], reader: &mut Reader) -> Vec<(usize, &'a Value
         let kind = word(component, "type");
         ORDER.iter().position(|known| *known == kind).unwrap_or(ORDER.len())
     };
-    let mut ranked: Vec<_> = list
-        .iter()
-        .enumerate()
-        .map(|(at, component)| (rank(component), at, component))
-        .collect();
+    let mut ranked: Vec<_> = list.iter().enumerate().map(|(at, component)| (rank(component), at, component)).collect();
     ranked.sort_by_key(|(rank, at, _)| (*rank, *at));
     for pair in ranked.windows(2) {
         if let [(one, ..), (other, at, _)] = pair
@@ -98,11 +76,7 @@ fn by_place<'a>(list: &'a [Value], reader: &mut Reader) -> Vec<(usize, &'a Value
 
 /// A word of the provider's, in upper case; empty when it is not there.
 pub(super) fn word(value: &Value, key: &str) -> String {
-    value
-        .get(key)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_ascii_uppercase()
+    value.get(key).and_then(Value::as_str).unwrap_or_default().to_ascii_uppercase()
 }
 
 pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -125,10 +99,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn problem(&mut self, pointer: String, reason: impl Into<String>) {
-        self.problems.push(TemplateProblem {
-            pointer,
-            reason: reason.into(),
-        });
+        self.problems.push(TemplateProblem { pointer, reason: reason.into() });
     }
 
     pub(super) fn slot(
@@ -139,13 +110,7 @@ impl Reader {
         example: Option<String>,
     ) -> usize {
         let required = kind != SlotKind::Payload;
-        self.slots.push(Slot {
-            name: name.into(),
-            kind,
-            max_chars,
-            required,
-            example,
-        });
+        self.slots.push(Slot { name: name.into(), kind, max_chars, required, example });
         self.slots.len() - 1
     }
 
@@ -193,19 +158,13 @@ impl Reader {
         let text = text(component, "text").to_owned();
         let names = self.variables(&text, &format!("{at}/text"));
         if text.is_empty() || names.len() > 1 {
-            return self.problem(
-                format!("{at}/text"),
-                "a text header has a text with at most one variable",
-            );
+            return self.problem(format!("{at}/text"), "a text header has a text with at most one variable");
         }
         let variable = names.into_iter().next().map(|name| {
             let given = example(component, "/example/header_text")
                 .or_else(|| example(component, "/example/header_text_named_params/0/example"));
             let slot = self.slot("header", SlotKind::Text, HEADER_CHARS, given);
-            Variable {
-                slot,
-                name: (self.format == ParameterFormat::Named).then_some(name),
-            }
+            Variable { slot, name: (self.format == ParameterFormat::Named).then_some(name) }
         });
         self.components.header = Some(Header::Text { text, variable });
     }
@@ -224,10 +183,7 @@ impl Reader {
             };
             self.slot(format!("body.{name}"), SlotKind::Text, BODY_CHARS, example);
         }
-        self.components.body = Body {
-            text,
-            slots: start..self.slots.len(),
-        };
+        self.components.body = Body { text, slots: start..self.slots.len() };
     }
 
     /// Meta: the text of an authentication template is preset and takes the code alone.
@@ -239,10 +195,7 @@ impl Reader {
         let start = self.slots.len();
         let example = example(component, "/example/body_text/0");
         self.slot("body.1", SlotKind::OneTimePassword, PASSWORD_CHARS, example);
-        self.components.body = Body {
-            text,
-            slots: start..self.slots.len(),
-        };
+        self.components.body = Body { text, slots: start..self.slots.len() };
     }
 
     fn footer(&mut self, component: &Value, at: &str) {
@@ -267,10 +220,7 @@ impl Reader {
                     ParameterFormat::Positional => "a number from 1",
                     ParameterFormat::Named => "lower-case letters, digits and _",
                 };
-                self.problem(
-                    at.to_owned(),
-                    format!("the variable {{{{{name}}}}} must be named by {kind}"),
-                );
+                self.problem(at.to_owned(), format!("the variable {{{{{name}}}}} must be named by {kind}"));
             } else if !names.iter().any(|known| known == name) {
                 names.push(name.to_owned());
             }

@@ -24,10 +24,7 @@ fn offer() -> Template {
 }
 
 fn params(pairs: &[(&str, &str)]) -> Params {
-    pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 fn whole() -> Params {
@@ -46,14 +43,7 @@ fn slots_are_listed_with_kind_length_and_example() {
         .slots
         .iter()
         .map(|s| {
-            format!(
-                "{} {} {} {} {}",
-                s.name,
-                s.kind,
-                s.max_chars,
-                s.required,
-                s.example.as_deref().unwrap_or("-")
-            )
+            format!("{} {} {} {} {}", s.name, s.kind, s.max_chars, s.required, s.example.as_deref().unwrap_or("-"))
         })
         .collect();
     assert_eq!(
@@ -71,9 +61,7 @@ fn slots_are_listed_with_kind_length_and_example() {
 
 #[test]
 fn own_values_win_and_a_blank_one_leaves_the_default() {
-    let filled = offer()
-        .fill(&whole(), &params(&[("percent", "30%"), ("name", " ")]))
-        .unwrap();
+    let filled = offer().fill(&whole(), &params(&[("percent", "30%"), ("name", " ")])).unwrap();
     let values: Vec<_> = (0..7).map(|slot| filled.get(slot)).collect();
     assert_eq!(values, ["https://ex.test/a.png", "Ann", "30%", "", "abc", "SAVE20", ""]);
     assert!(!format!("{filled:?}").contains("Ann"));
@@ -128,10 +116,7 @@ fn what_is_missing_is_told_at_once_and_not_for_defaults() {
 #[test]
 fn an_unknown_name_gets_the_nearest_and_two_names_for_one_slot_are_refused() {
     let problem = &offer().check_names(&params(&[("nmae", "Ann")]))[0];
-    assert_eq!(
-        (problem.code, problem.did_you_mean.first().unwrap().as_str()),
-        ("unknown_slot", "body.name")
-    );
+    assert_eq!((problem.code, problem.did_you_mean.first().unwrap().as_str()), ("unknown_slot", "body.name"));
     let problem = &offer().check_names(&params(&[("name", "Ann"), ("body.name", "Bob")]))[0];
     assert_eq!((problem.code, problem.slot.as_str()), ("ill_formed", "body.name"));
 }
@@ -140,11 +125,7 @@ fn an_unknown_name_gets_the_nearest_and_two_names_for_one_slot_are_refused() {
 fn positional_slots_keep_their_number_and_a_lone_body_may_be_long() {
     let components = json!([{"type": "BODY", "text": "{{2}} and {{1}}", "example": {"body_text": [["a", "b"]]}}]);
     let template = parse(Category::Utility, ParameterFormat::Positional, &components).unwrap();
-    let slots: Vec<_> = template
-        .slots
-        .iter()
-        .map(|s| (s.name.as_str(), s.example.as_deref(), s.max_chars))
-        .collect();
+    let slots: Vec<_> = template.slots.iter().map(|s| (s.name.as_str(), s.example.as_deref(), s.max_chars)).collect();
     assert_eq!(slots, [("body.1", Some("a"), 32_768), ("body.2", Some("b"), 32_768)]);
     assert_eq!(template.slot("2").map(|s| s.name.as_str()), Some("body.2"));
     assert!(template.slot("code").is_none());
@@ -159,23 +140,11 @@ fn an_authentication_template_has_one_slot_however_it_was_read() {
     for components in [created, synced] {
         let template = parse(Category::Authentication, ParameterFormat::Positional, &components).unwrap();
         assert_eq!(template.slots.len(), 1);
-        assert_eq!(
-            template.components.buttons[0].action,
-            ButtonAction::OneTimePassword { slot: 0 }
-        );
+        assert_eq!(template.components.buttons[0].action, ButtonAction::OneTimePassword { slot: 0 });
         for name in ["code", "body.code", "body.1", "1"] {
-            assert_eq!(
-                template
-                    .fill(&Params::new(), &params(&[(name, "123456")]))
-                    .unwrap()
-                    .get(0),
-                "123456"
-            );
+            assert_eq!(template.fill(&Params::new(), &params(&[(name, "123456")])).unwrap().get(0), "123456");
         }
-        assert_eq!(
-            template.check_names(&params(&[("code", "1234567890123456")]))[0].code,
-            "too_long"
-        );
+        assert_eq!(template.check_names(&params(&[("code", "1234567890123456")]))[0].code, "too_long");
     }
 }
 
@@ -190,26 +159,17 @@ fn what_cannot_be_sent_is_refused_with_its_place() {
         (json!([body, {"type": "CAROUSEL", "cards": []}]), "/1/type"),
         (json!([body, {"type": "limited_time_offer"}]), "/1/type"),
         (json!([{"type": "HEADER", "format": "LOCATION"}, body]), "/0/format"),
-        (
-            json!([{"type": "HEADER", "format": "TEXT", "text": "{{a}} {{b}}"}, body]),
-            "/0/text",
-        ),
+        (json!([{"type": "HEADER", "format": "TEXT", "text": "{{a}} {{b}}"}, body]), "/0/text"),
         (json!([{"type": "BODY", "text": "Hi {{name"}]), "/0/text"),
         (json!([{"type": "BODY", "text": "Hi {{Name}}"}]), "/0/text"),
         (json!([body, {"type": "FOOTER", "text": "{{a}}"}]), "/1/text"),
         (button(json!({"type": "FLOW"})), "/1/buttons/0/type"),
         (button(json!({"type": "OTP"})), "/1/buttons/0/type"),
-        (
-            button(json!({"type": "URL", "url": "https://ex.test/{{1}}/x"})),
-            "/1/buttons/0/url",
-        ),
+        (button(json!({"type": "URL", "url": "https://ex.test/{{1}}/x"})), "/1/buttons/0/url"),
     ];
     for (components, pointer) in cases {
         let problems = parse(Category::Marketing, ParameterFormat::Named, &components).unwrap_err();
-        assert!(
-            problems.len() == 1 && problems[0].pointer == pointer,
-            "{components}: {problems:?}"
-        );
+        assert!(problems.len() == 1 && problems[0].pointer == pointer, "{components}: {problems:?}");
     }
     let gap = json!([{"type": "BODY", "text": "{{1}} {{3}}"}]);
     assert!(parse(Category::Utility, ParameterFormat::Positional, &gap).is_err());

@@ -75,16 +75,9 @@ impl ApiError {
 
 /// Reads an answer.
 pub(super) fn outcome(answer: &Answer, to: &Address, table: &ErrorTable) -> Outcome {
-    let Answer {
-        status,
-        retry_after,
-        body,
-    } = answer;
+    let Answer { status, retry_after, body } = answer;
     let mut body = serde_json::from_slice::<Body>(body).ok();
-    let message = body
-        .as_mut()
-        .and_then(|body| body.messages.pop())
-        .filter(|message| !message.id.is_empty());
+    let message = body.as_mut().and_then(|body| body.messages.pop()).filter(|message| !message.id.is_empty());
     let refusal = match (message, body.and_then(|body| body.error)) {
         (Some(message), _) if status.is_success() => return accepted(message),
         (_, Some(error)) => coded(&error, *status, to, table),
@@ -93,27 +86,15 @@ pub(super) fn outcome(answer: &Answer, to: &Address, table: &ErrorTable) -> Outc
             table.refusal("answer_unreadable".to_owned(), reason)
         }
         // HTML of something before the API, or nothing: the status is all there is.
-        _ => table.refusal(
-            format!("http_{}", status.as_u16()),
-            "the answer carried no code".to_owned(),
-        ),
+        _ => table.refusal(format!("http_{}", status.as_u16()), "the answer carried no code".to_owned()),
     };
-    Outcome::Refused(Refusal {
-        wait: retry_after.or(refusal.wait),
-        ..refusal
-    })
+    Outcome::Refused(Refusal { wait: retry_after.or(refusal.wait), ..refusal })
 }
 
 fn accepted(message: Accepted) -> Outcome {
     // Meta: `held_for_quality_assessment` may still fail with 132015; `paused` is listed without an explanation.
-    let held = matches!(
-        message.message_status.as_deref(),
-        Some("held_for_quality_assessment" | "paused")
-    );
-    Outcome::Accepted {
-        provider_message_id: message.id,
-        held_by_provider: held,
-    }
+    let held = matches!(message.message_status.as_deref(), Some("held_for_quality_assessment" | "paused"));
+    Outcome::Accepted { provider_message_id: message.id, held_by_provider: held }
 }
 
 fn coded(error: &ApiError, status: StatusCode, to: &Address, table: &ErrorTable) -> Refusal {

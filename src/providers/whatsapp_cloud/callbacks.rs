@@ -24,15 +24,9 @@ const SIGNATURE: &str = "x-hub-signature-256";
 
 /// Meta: `GET ?hub.mode=subscribe&hub.challenge=…&hub.verify_token=…` is answered with the challenge.
 pub(super) fn challenge(access: &Access, query: &BTreeMap<String, String>) -> Result<String, CallbackRejected> {
-    let expected = access
-        .credentials
-        .get("verify_token")
-        .ok_or(CallbackRejected::SecretMissing("verify_token"))?;
+    let expected = access.credentials.get("verify_token").ok_or(CallbackRejected::SecretMissing("verify_token"))?;
     let given = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
-    let is_ours = expected
-        .expose_secret()
-        .as_bytes()
-        .ct_eq(given("hub.verify_token").as_bytes());
+    let is_ours = expected.expose_secret().as_bytes().ct_eq(given("hub.verify_token").as_bytes());
     match query.get("hub.challenge") {
         Some(challenge) if given("hub.mode") == "subscribe" && bool::from(is_ours) => Ok(challenge.clone()),
         _ => Err(CallbackRejected::ChallengeWrong),
@@ -41,18 +35,10 @@ pub(super) fn challenge(access: &Access, query: &BTreeMap<String, String>) -> Re
 
 /// Meta: `X-Hub-Signature-256: sha256=<hex of HMAC-SHA256(app secret, raw body)>`.
 pub(super) fn authenticate(access: &Access, headers: &HeaderMap, body: &[u8]) -> Result<(), CallbackRejected> {
-    let secret = access
-        .credentials
-        .get("app_secret")
-        .ok_or(CallbackRejected::SecretMissing("app_secret"))?;
-    let header = headers
-        .get(SIGNATURE)
-        .ok_or(CallbackRejected::SignatureMissing(SIGNATURE))?;
+    let secret = access.credentials.get("app_secret").ok_or(CallbackRejected::SecretMissing("app_secret"))?;
+    let header = headers.get(SIGNATURE).ok_or(CallbackRejected::SignatureMissing(SIGNATURE))?;
     let mut given = [0; 32];
-    let digits = header
-        .as_bytes()
-        .strip_prefix(b"sha256=")
-        .ok_or(CallbackRejected::SignatureWrong)?;
+    let digits = header.as_bytes().strip_prefix(b"sha256=").ok_or(CallbackRejected::SignatureWrong)?;
     hex::decode_to_slice(digits, &mut given).map_err(|_| CallbackRejected::SignatureWrong)?;
     let mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes());
     let mut mac = mac.map_err(|_| CallbackRejected::SignatureWrong)?;
@@ -130,20 +116,14 @@ struct Kept<'a> {
 /// Reads a body: at once when it is nothing but statuses, as nearly all are, else part by part.
 pub(super) fn read(body: &[u8], table: &ErrorTable) -> Result<Callbacks, CallbackRejected> {
     if let Some(statuses) = only_statuses(body, table) {
-        return Ok(Callbacks {
-            statuses,
-            kept: Vec::new(),
-        });
+        return Ok(Callbacks { statuses, kept: Vec::new() });
     }
     let envelope: Envelope<&RawValue> =
         serde_json::from_slice(body).map_err(|error| CallbackRejected::Malformed(error.to_string()))?;
     let mut callbacks = Callbacks::default();
     for raw in envelope.entry {
         match serde_json::from_str::<Entry<'_, &RawValue>>(raw.get()) {
-            Ok(entry) => entry
-                .changes
-                .iter()
-                .for_each(|change| read_change(&entry, change, table, &mut callbacks)),
+            Ok(entry) => entry.changes.iter().for_each(|change| read_change(&entry, change, table, &mut callbacks)),
             Err(_) => callbacks.kept.push(("unparsed", raw.get().to_owned())),
         }
     }
@@ -157,13 +137,7 @@ fn only_statuses(body: &[u8], table: &ErrorTable) -> Option<Vec<StatusCallback>>
     let envelope: Whole<'_> = serde_json::from_slice(body).ok()?;
     let mut statuses = Vec::new();
     for change in envelope.entry.into_iter().flat_map(|entry| entry.changes) {
-        let Messages {
-            metadata,
-            statuses: found,
-            inbound: None,
-            errors: None,
-            user_actions: None,
-        } = change.value
+        let Messages { metadata, statuses: found, inbound: None, errors: None, user_actions: None } = change.value
         else {
             return None;
         };
@@ -184,17 +158,9 @@ fn read_change(entry: &Entry<'_, &RawValue>, raw: &RawValue, table: &ErrorTable,
         return;
     };
     let mut keep = |kind, phone_number_id, field, value| {
-        let kept = Kept {
-            id: entry.id,
-            time: entry.time,
-            phone_number_id,
-            field,
-            value,
-        };
+        let kept = Kept { id: entry.id, time: entry.time, phone_number_id, field, value };
         // Writing words into memory cannot fail.
-        callbacks
-            .kept
-            .push((kind, serde_json::to_string(&kept).unwrap_or_default()));
+        callbacks.kept.push((kind, serde_json::to_string(&kept).unwrap_or_default()));
     };
     if change.field != "messages" {
         return keep("management", None, &change.field, change.value);
@@ -202,17 +168,11 @@ fn read_change(entry: &Entry<'_, &RawValue>, raw: &RawValue, table: &ErrorTable,
     let Ok(value) = serde_json::from_str::<Messages<&RawValue>>(change.value.get()) else {
         return keep("unparsed", None, &change.field, change.value);
     };
-    let number = value
-        .metadata
-        .as_ref()
-        .map(|metadata| metadata.phone_number_id.as_str());
+    let number = value.metadata.as_ref().map(|metadata| metadata.phone_number_id.as_str());
     let statuses = value.statuses.as_deref().unwrap_or_default();
     for raw in statuses {
         let status = serde_json::from_str::<StatusBody<'_>>(raw.get()).ok();
-        match status
-            .zip(number)
-            .and_then(|(status, number)| status.callback(number, table))
-        {
+        match status.zip(number).and_then(|(status, number)| status.callback(number, table)) {
             Some(status) => callbacks.statuses.push(status),
             None => keep("unparsed", number, "statuses", raw),
         }
@@ -250,9 +210,7 @@ impl StatusBody<'_> {
     fn failure(&self, table: &ErrorTable) -> Status {
         let recipients =
             [self.recipient_id.as_deref(), self.recipient_user_id.as_deref()].map(Option::unwrap_or_default);
-        let errors = self
-            .errors
-            .and_then(|raw| serde_json::from_str::<Vec<ApiError>>(raw.get()).ok());
+        let errors = self.errors.and_then(|raw| serde_json::from_str::<Vec<ApiError>>(raw.get()).ok());
         let Some(error) = errors.as_ref().and_then(|errors| errors.first()) else {
             let reason = "the provider gave no readable error".to_owned();
             return Status::Failed {
@@ -266,12 +224,7 @@ impl StatusBody<'_> {
         let row = table.get(&code);
         // A code nobody has classed is never tried again: the message may have cost money or annoyed someone.
         let class = row.map_or(FailureClass::Message, ErrorRow::in_callback);
-        Status::Failed {
-            code,
-            class,
-            reason: error.reason(&recipients),
-            wait: row.and_then(ErrorRow::wait),
-        }
+        Status::Failed { code, class, reason: error.reason(&recipients), wait: row.and_then(ErrorRow::wait) }
     }
 }
 

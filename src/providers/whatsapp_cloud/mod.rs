@@ -44,9 +44,7 @@ impl WhatsappCloud {
             let reason = "the account has no access_token that can stand in a header".to_owned();
             return Outcome::Refused(ERRORS.refusal("credentials_missing".to_owned(), reason));
         };
-        let Access {
-            base_url, api_version, ..
-        } = &*request.access;
+        let Access { base_url, api_version, .. } = &*request.access;
         let url = format!("{base_url}/{api_version}/{}/messages", request.provider_number_id);
         match self.client.post_json(&url, bearer, request::body(request), gate).await {
             Ok(answer) => answer::outcome(&answer, &request.to, &ERRORS),

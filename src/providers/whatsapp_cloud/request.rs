@@ -103,13 +103,7 @@ fn as_text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok,
 
 /// The JSON of one message.
 pub(super) fn body(request: &SendRequest) -> Vec<u8> {
-    let SendRequest {
-        template,
-        filled,
-        to,
-        token,
-        ..
-    } = request;
+    let SendRequest { template, filled, to, token, .. } = request;
     let message = Message {
         messaging_product: "whatsapp",
         recipient_type: "individual",
@@ -118,9 +112,7 @@ pub(super) fn body(request: &SendRequest) -> Vec<u8> {
         biz_opaque_callback_data: token,
         template: TemplateBody {
             name: &template.name,
-            language: Language {
-                code: &template.language,
-            },
+            language: Language { code: &template.language },
             components: components(template, filled),
         },
     };
@@ -131,50 +123,27 @@ pub(super) fn body(request: &SendRequest) -> Vec<u8> {
 }
 
 fn recipient(to: &Address) -> Recipient<'_> {
-    if to.is_phone() {
-        Recipient::To(to.as_str())
-    } else {
-        Recipient::Recipient(to.as_str())
-    }
+    if to.is_phone() { Recipient::To(to.as_str()) } else { Recipient::Recipient(to.as_str()) }
 }
 
 /// Meta: a component without variables is left out, and all of them when the template has none.
 fn components<'a>(template: &'a Template, filled: &'a Filled) -> Vec<Component<'a>> {
     let parts = &template.components;
     let mut components = Vec::new();
-    if let Some(parameter) = parts
-        .header
-        .as_ref()
-        .and_then(|header| header_parameter(header, filled))
-    {
-        components.push(Component {
-            r#type: "header",
-            button: None,
-            parameters: vec![parameter],
-        });
+    if let Some(parameter) = parts.header.as_ref().and_then(|header| header_parameter(header, filled)) {
+        components.push(Component { r#type: "header", button: None, parameters: vec![parameter] });
     }
     if !parts.body.slots.is_empty() {
         let parameters = template.slots.iter().enumerate().skip(parts.body.slots.start);
         let parameters = parameters
             .take(parts.body.slots.len())
-            .map(|(at, slot)| Parameter::Text {
-                parameter_name: template.parameter_name(slot),
-                text: filled.get(at),
-            });
-        components.push(Component {
-            r#type: "body",
-            button: None,
-            parameters: parameters.collect(),
-        });
+            .map(|(at, slot)| Parameter::Text { parameter_name: template.parameter_name(slot), text: filled.get(at) });
+        components.push(Component { r#type: "body", button: None, parameters: parameters.collect() });
     }
     for (index, button) in parts.buttons.iter().enumerate() {
         if let Some((sub_type, parameter)) = button_parameter(&button.action, filled) {
             let button = Some(ButtonPlace { sub_type, index });
-            components.push(Component {
-                r#type: "button",
-                button,
-                parameters: vec![parameter],
-            });
+            components.push(Component { r#type: "button", button, parameters: vec![parameter] });
         }
     }
     components
@@ -189,11 +158,7 @@ fn header_parameter<'a>(header: &'a Header, filled: &'a Filled) -> Option<Parame
         Header::Media { kind, slot } => {
             let value = filled.get(*slot);
             let is_link = value.starts_with("https://");
-            let mut media = Media {
-                id: (!is_link).then_some(value),
-                link: is_link.then_some(value),
-                filename: None,
-            };
+            let mut media = Media { id: (!is_link).then_some(value), link: is_link.then_some(value), filename: None };
             Some(match kind {
                 MediaKind::Image => Parameter::Image { image: media },
                 MediaKind::Video => Parameter::Video { video: media },
@@ -215,10 +180,7 @@ fn filename(link: &str) -> Option<&str> {
 
 /// The parameter of a button; none where it needs none.
 fn button_parameter<'a>(action: &ButtonAction, filled: &'a Filled) -> Option<(&'static str, Parameter<'a>)> {
-    let text = |slot: usize| Parameter::Text {
-        parameter_name: None,
-        text: filled.get(slot),
-    };
+    let text = |slot: usize| Parameter::Text { parameter_name: None, text: filled.get(slot) };
     match action {
         ButtonAction::QuickReply { slot } => {
             let payload = filled.get(*slot);
@@ -227,12 +189,9 @@ fn button_parameter<'a>(action: &ButtonAction, filled: &'a Filled) -> Option<(&'
         ButtonAction::Url { slot, .. } => slot.map(|slot| ("url", text(slot))),
         // Meta: the button that copies or fills in the password is addressed as `url` whatever it was created as.
         ButtonAction::OneTimePassword { slot } => Some(("url", text(*slot))),
-        ButtonAction::CopyCode { slot } => Some((
-            "copy_code",
-            Parameter::CouponCode {
-                coupon_code: filled.get(*slot),
-            },
-        )),
+        ButtonAction::CopyCode { slot } => {
+            Some(("copy_code", Parameter::CouponCode { coupon_code: filled.get(*slot) }))
+        }
         ButtonAction::Phone { .. } => None,
     }
 }

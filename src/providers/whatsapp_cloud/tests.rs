@@ -17,10 +17,7 @@ const CODES: &str = include_str!("../../../tests/fixtures/whatsapp_cloud/codes.t
 const TOKEN: &str = "v1.0a1b2c3d.0192d0c7-7d2a-7aaa-8aaa-123456789abc.17.2";
 
 fn request(to: &str, template: Template, params: &[(&str, &str)]) -> SendRequest {
-    let own: Params = params
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
+    let own: Params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let filled = template.fill(&Params::new(), &own).unwrap();
     SendRequest {
         access: Arc::new(Access::new("http://127.0.0.1:9/", "v25.0", Credentials::default())),
@@ -57,36 +54,22 @@ fn every_known_code_has_one_row_with_advice_in_both_languages() {
 fn what_an_answer_leaves_open_a_callback_settles() {
     for code in ["2", "131000", "131016", "133004"] {
         let row = ERRORS.get(code).unwrap();
-        assert_eq!(
-            (row.class, row.in_callback()),
-            (FailureClass::Uncertain, FailureClass::Transient),
-            "{code}"
-        );
+        assert_eq!((row.class, row.in_callback()), (FailureClass::Uncertain, FailureClass::Transient), "{code}");
     }
     let row = ERRORS.get("131049").unwrap();
-    assert_eq!(
-        (row.in_callback(), row.wait_s),
-        (FailureClass::ThrottledUser, Some(86_400))
-    );
+    assert_eq!((row.in_callback(), row.wait_s), (FailureClass::ThrottledUser, Some(86_400)));
 }
 
 #[test]
 fn a_template_without_variables_has_no_components() {
-    let plain = template(
-        Category::Utility,
-        ParameterFormat::Positional,
-        &json!([{"type": "BODY", "text": "Hi"}]),
-    );
+    let plain = template(Category::Utility, ParameterFormat::Positional, &json!([{"type": "BODY", "text": "Hi"}]));
     let expected = json!({
         "messaging_product": "whatsapp", "recipient_type": "individual", "to": "+16505550001", "type": "template",
         "biz_opaque_callback_data": TOKEN, "template": {"name": "spring_offer", "language": {"code": "en_US"}},
     });
     assert_eq!(written(&request("+16505550001", plain.clone(), &[])), expected);
     let by_id = written(&request("US.13491208655302741918", plain, &[]));
-    assert_eq!(
-        (by_id.get("to"), &by_id["recipient"]),
-        (None, &"US.13491208655302741918".into())
-    );
+    assert_eq!((by_id.get("to"), &by_id["recipient"]), (None, &"US.13491208655302741918".into()));
 }
 
 #[test]
@@ -129,16 +112,9 @@ fn headers_are_text_or_an_uploaded_file() {
     };
     let text = json!({"type": "HEADER", "format": "TEXT", "text": "Hi {{name}}"});
     let written = header(ParameterFormat::Named, text, &[("header", "Ann")]);
-    assert_eq!(
-        written,
-        json!({"type": "text", "parameter_name": "name", "text": "Ann"})
-    );
+    assert_eq!(written, json!({"type": "text", "parameter_name": "name", "text": "Ann"}));
     let image = json!({"type": "HEADER", "format": "IMAGE"});
-    let written = header(
-        ParameterFormat::Positional,
-        image,
-        &[("header.media", "1037000000000001")],
-    );
+    let written = header(ParameterFormat::Positional, image, &[("header.media", "1037000000000001")]);
     assert_eq!(written, json!({"type": "image", "image": {"id": "1037000000000001"}}));
 }
 
@@ -160,11 +136,7 @@ async fn a_send_is_answered_for_each_request_and_needs_a_token() {
     let registry = registry(&HttpClient::new(&HttpSettings::default()).unwrap());
     assert_eq!(registry.names().collect::<Vec<_>>(), ["whatsapp_cloud"]);
     let provider = registry.get("whatsapp_cloud").unwrap();
-    let plain = template(
-        Category::Utility,
-        ParameterFormat::Positional,
-        &json!([{"type": "BODY", "text": "Hi"}]),
-    );
+    let plain = template(Category::Utility, ParameterFormat::Positional, &json!([{"type": "BODY", "text": "Hi"}]));
     let without_token = request("+16505550001", plain.clone(), &[]);
     let mut unreachable = request("+16505550001", plain, &[]);
     let secrets = [("access_token".to_owned(), "t0ken".to_owned().into())];
@@ -179,9 +151,6 @@ async fn a_send_is_answered_for_each_request_and_needs_a_token() {
             other => panic!("{other:?}"),
         })
         .collect();
-    let expected = [
-        ("credentials_missing", FailureClass::Account),
-        ("connect_failed", FailureClass::Transient),
-    ];
+    let expected = [("credentials_missing", FailureClass::Account), ("connect_failed", FailureClass::Transient)];
     assert_eq!(told, expected.map(|(code, class)| (code.to_owned(), class)));
 }

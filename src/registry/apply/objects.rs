@@ -31,19 +31,12 @@ impl Applying<'_> {
             return Ok(());
         };
         let status = entry.status.trim().to_lowercase();
-        let fields = NumberFields {
-            provider_number_id: entry.provider_number_id.clone(),
-            limit_per_s,
-            status,
-        };
+        let fields = NumberFields { provider_number_id: entry.provider_number_id.clone(), limit_per_s, status };
         let name = &entry.business_number;
         let found = accounts::find_number(self.connection, account, name).await?;
         let status_moved = found.as_ref().is_none_or(|(_, old)| old.status != fields.status);
         let (id, became) = match found {
-            None => (
-                accounts::insert_number(self.connection, account, name, &fields).await?,
-                Became::Created,
-            ),
+            None => (accounts::insert_number(self.connection, account, name, &fields).await?, Became::Created),
             Some((id, old)) if old == fields => (id, Became::Unchanged),
             Some((id, _)) => {
                 accounts::update_number(self.connection, id, &fields).await?;
@@ -52,13 +45,8 @@ impl Applying<'_> {
         };
         self.became("number", name, became);
         let good = matches!(fields.status.as_str(), "connected" | "flagged");
-        let hold = StatusHold {
-            tenant,
-            scope: HoldScope::Number(id),
-            cause: NUMBER_CAUSE,
-            status: &fields.status,
-            good,
-        };
+        let hold =
+            StatusHold { tenant, scope: HoldScope::Number(id), cause: NUMBER_CAUSE, status: &fields.status, good };
         self.status_hold(&hold, status_moved).await
     }
 
@@ -67,13 +55,7 @@ impl Applying<'_> {
             return Ok(());
         };
         let components = serde_json::Value::Array(entry.components.clone());
-        let parsed = Template::parse(
-            &entry.name,
-            &entry.language,
-            entry.category,
-            entry.parameter_format,
-            &components,
-        );
+        let parsed = Template::parse(&entry.name, &entry.language, entry.category, entry.parameter_format, &components);
         if let Err(problems) = parsed {
             for problem in problems {
                 let pointer = format!("{at}/components{}", problem.pointer);
@@ -104,13 +86,8 @@ impl Applying<'_> {
         let name = format!("{} ({})", entry.name, entry.language);
         self.became("template", name, became);
         let good = fields.status == "approved";
-        let hold = StatusHold {
-            tenant,
-            scope: HoldScope::Template(id),
-            cause: TEMPLATE_CAUSE,
-            status: &fields.status,
-            good,
-        };
+        let hold =
+            StatusHold { tenant, scope: HoldScope::Template(id), cause: TEMPLATE_CAUSE, status: &fields.status, good };
         self.status_hold(&hold, status_moved).await
     }
 

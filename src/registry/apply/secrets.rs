@@ -65,22 +65,13 @@ impl Applying<'_> {
         fields: &AccountFields,
         given: Option<Credentials>,
     ) -> Result<Became, ApplyError> {
-        let fresh = given.filter(|given| {
-            !self
-                .means
-                .vault
-                .open(&found.credentials)
-                .is_ok_and(|old| same(&old, given))
-        });
+        let fresh = given.filter(|given| !self.means.vault.open(&found.credentials).is_ok_and(|old| same(&old, given)));
         if fresh.is_none() && found.fields == *fields {
             return Ok(Became::Unchanged);
         }
-        let sealed = fresh
-            .map(|new| Ok::<_, VaultError>((self.means.vault.seal(&new)?, self.digest(&new))))
-            .transpose()?;
-        let secrets = sealed
-            .as_ref()
-            .map(|(sealed, digest)| (sealed.as_slice(), digest.as_slice()));
+        let sealed =
+            fresh.map(|new| Ok::<_, VaultError>((self.means.vault.seal(&new)?, self.digest(&new)))).transpose()?;
+        let secrets = sealed.as_ref().map(|(sealed, digest)| (sealed.as_slice(), digest.as_slice()));
         accounts::update_account(self.connection, found.id, fields, secrets).await?;
         Ok(Became::Updated)
     }
@@ -119,11 +110,7 @@ impl Applying<'_> {
         for name in required {
             if given.get(*name).is_none_or(|secret| secret.expose_secret().is_empty()) {
                 let reason = format!("this provider needs the credential `{name}`");
-                self.refuse(Problem::new(
-                    format!("{at}/credentials/{name}"),
-                    "missing_credential",
-                    reason,
-                ));
+                self.refuse(Problem::new(format!("{at}/credentials/{name}"), "missing_credential", reason));
             }
         }
         Some(Credentials(given))
@@ -132,18 +119,12 @@ impl Applying<'_> {
     /// Accounts that share the secret which signs callbacks are one app at the provider. One without it is alone.
     fn digest(&self, credentials: &Credentials) -> Vec<u8> {
         let alone = || SecretString::from(uuid::Uuid::new_v4().to_string());
-        self.means
-            .vault
-            .digest(&credentials.get(APP_SECRET).cloned().unwrap_or_else(alone))
+        self.means.vault.digest(&credentials.get(APP_SECRET).cloned().unwrap_or_else(alone))
     }
 
     pub(super) fn unused_secrets(&mut self, file: &RegistryFile) {
-        let strays: Vec<_> = self
-            .secrets
-            .keys()
-            .filter(|key| !file.accounts.iter().any(|a| secrets_key(a) == **key))
-            .cloned()
-            .collect();
+        let strays: Vec<_> =
+            self.secrets.keys().filter(|key| !file.accounts.iter().any(|a| secrets_key(a) == **key)).cloned().collect();
         for key in strays {
             let pointer = format!("/secrets/{}", key.replace('~', "~0").replace('/', "~1"));
             self.refuse(Problem::new(
@@ -157,9 +138,7 @@ impl Applying<'_> {
 
 fn same(old: &Credentials, new: &Credentials) -> bool {
     let plain = |c: &Credentials| -> Vec<(String, String)> {
-        c.0.iter()
-            .map(|(name, secret)| (name.clone(), secret.expose_secret().to_owned()))
-            .collect()
+        c.0.iter().map(|(name, secret)| (name.clone(), secret.expose_secret().to_owned())).collect()
     };
     plain(old) == plain(new)
 }

@@ -81,18 +81,11 @@ pub async fn list(
 fn push_keys(sql: &mut QueryBuilder<Postgres>, tenant: TenantId, filter: &BatchFilter) {
     let by_number = filter.numbers.is_some();
     let at = if by_number { "b.send_at" } else { "b.created_at" };
-    sql.push("SELECT b.batch_id, ")
-        .push(at)
-        .push(" AS at FROM batch b WHERE b.tenant_id = ")
-        .push_bind(tenant.0);
+    sql.push("SELECT b.batch_id, ").push(at).push(" AS at FROM batch b WHERE b.tenant_id = ").push_bind(tenant.0);
     match filter.numbers.as_deref() {
         // An equality, not `= ANY`, lets the index give the order.
         Some([number]) => drop(sql.push(" AND b.number_id = ").push_bind(*number)),
-        Some(numbers) => drop(
-            sql.push(" AND b.number_id = ANY(")
-                .push_bind(numbers.to_vec())
-                .push(")"),
-        ),
+        Some(numbers) => drop(sql.push(" AND b.number_id = ANY(").push_bind(numbers.to_vec()).push(")")),
         None => {}
     }
     if let Some(producer) = &filter.producer {
@@ -139,8 +132,5 @@ pub async fn find(
         .push_bind(batch.0)
         .push(" AND b.tenant_id = ")
         .push_bind(tenant.0);
-    sql.build_query_as()
-        .fetch_optional(connection)
-        .await
-        .doing("look for a batch")
+    sql.build_query_as().fetch_optional(connection).await.doing("look for a batch")
 }

@@ -164,12 +164,7 @@ pub async fn list(
     }
     sql.push(" LIMIT 1) b CROSS JOIN LATERAL (");
     push_rows(&mut sql, filter);
-    sql.push(") r LIMIT ")
-        .push_bind(filter.limit)
-        .push(") SELECT ")
-        .push(SHOWN)
-        .push(" FROM k")
-        .push(WHOLE);
+    sql.push(") r LIMIT ").push_bind(filter.limit).push(") SELECT ").push(SHOWN).push(" FROM k").push(WHOLE);
     sql.build_query_as().fetch_all(connection).await.doing("list messages")
 }
 
@@ -182,27 +177,22 @@ fn push_batches(sql: &mut QueryBuilder<Postgres>, tenant: TenantId, filter: &Mes
         }
     };
     if let Some(batch) = filter.batch {
-        sql.push("g AS (SELECT b.batch_id FROM batch b WHERE b.batch_id = ")
-            .push_bind(batch.0);
+        sql.push("g AS (SELECT b.batch_id FROM batch b WHERE b.batch_id = ").push_bind(batch.0);
         push_from(sql, "b.batch_id");
         sql.push(")");
     } else if let Some(recipient) = &filter.recipient {
-        sql.push("g AS (SELECT m.batch_id FROM message m WHERE m.recipient = ")
-            .push_bind(recipient.clone());
+        sql.push("g AS (SELECT m.batch_id FROM message m WHERE m.recipient = ").push_bind(recipient.clone());
         push_from(sql, "m.batch_id");
         sql.push(" ORDER BY m.batch_id DESC)");
     } else if filter.list.table() == "message" {
-        sql.push("g AS (SELECT b.batch_id FROM batch b WHERE b.tenant_id = ")
-            .push_bind(tenant.0);
+        sql.push("g AS (SELECT b.batch_id FROM batch b WHERE b.tenant_id = ").push_bind(tenant.0);
         push_numbers(sql, filter);
         push_from(sql, "b.batch_id");
         sql.push(" ORDER BY b.batch_id DESC)");
     } else {
         // Jumps over all rows of a batch at once: the next batch is the first key below this one's.
         let table = filter.list.table();
-        sql.push("g AS ((SELECT t.batch_id FROM ")
-            .push(table)
-            .push(" t WHERE true");
+        sql.push("g AS ((SELECT t.batch_id FROM ").push(table).push(" t WHERE true");
         push_from(sql, "t.batch_id");
         sql.push(" ORDER BY t.batch_id DESC LIMIT 1) UNION ALL SELECT n.batch_id FROM g CROSS JOIN LATERAL (SELECT t.batch_id FROM ")
             .push(table)
@@ -214,11 +204,7 @@ fn push_numbers(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
     match filter.numbers.as_deref() {
         // An equality, not `= ANY`, lets the index give the order.
         Some([number]) => drop(sql.push(" AND b.number_id = ").push_bind(*number)),
-        Some(numbers) => drop(
-            sql.push(" AND b.number_id = ANY(")
-                .push_bind(numbers.to_vec())
-                .push(")"),
-        ),
+        Some(numbers) => drop(sql.push(" AND b.number_id = ANY(").push_bind(numbers.to_vec()).push(")")),
         None => {}
     }
 }
@@ -237,23 +223,16 @@ fn push_rows(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
     };
     sql.push(" WHERE m.batch_id = g.batch_id");
     if let Some(after) = filter.after {
-        sql.push(" AND ")
-            .push(seq)
-            .push(" > CASE WHEN g.batch_id = ")
-            .push_bind(after.batch_id.0);
+        sql.push(" AND ").push(seq).push(" > CASE WHEN g.batch_id = ").push_bind(after.batch_id.0);
         sql.push(" THEN ").push_bind(after.seq).push(" ELSE 0 END");
     }
     if let Some(recipient) = &filter.recipient {
         sql.push(" AND m.recipient = ").push_bind(recipient.clone());
     }
     if let Some(state) = filter.state {
-        sql.push(" AND m.state = ")
-            .push_bind(state.as_str())
-            .push("::message_state");
+        sql.push(" AND m.state = ").push_bind(state.as_str()).push("::message_state");
     } else if !filter.list.states().is_empty() {
-        sql.push(" AND m.state = ANY(")
-            .push_bind(filter.list.states())
-            .push("::message_state[])");
+        sql.push(" AND m.state = ANY(").push_bind(filter.list.states()).push("::message_state[])");
     }
     sql.push(" ORDER BY ").push(seq).push(" LIMIT ").push_bind(filter.limit);
 }
@@ -269,15 +248,8 @@ pub async fn find(
         .push(" FROM (SELECT b.batch_id, ")
         .push_bind(key.seq)
         .push("::int AS seq FROM batch b WHERE b.batch_id = ");
-    sql.push_bind(key.batch_id.0)
-        .push(" AND b.tenant_id = ")
-        .push_bind(tenant.0)
-        .push(") k")
-        .push(WHOLE);
-    sql.build_query_as()
-        .fetch_optional(connection)
-        .await
-        .doing("look for a message")
+    sql.push_bind(key.batch_id.0).push(" AND b.tenant_id = ").push_bind(tenant.0).push(") k").push(WHOLE);
+    sql.build_query_as().fetch_optional(connection).await.doing("look for a message")
 }
 
 /// The calls for a message that did not end accepted, in order.

@@ -5,8 +5,10 @@
 //! ([`crate::domain::message::MessageState::apply`]); tallies take their deltas from what changed. So everything here
 //! may be run again after a lost answer, and two sources about one message cannot undo each other.
 
+mod locks;
 mod plan;
 mod rows;
+mod writes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -171,28 +173,21 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     let mut keys: Vec<MessageKey> = changes.iter().map(|c| c.key).collect();
     keys.sort_unstable();
     keys.dedup();
-    let work = rows::lock_work(&mut tx, &keys).await?;
-    let messages = rows::lock_messages(&mut tx, &keys).await?;
-    let batches = if changes.iter().any(plan::needs_batch) {
-        rows::read_batches(&mut tx, &keys).await?
-    } else {
-        HashMap::new()
-    };
+    let work = locks::lock_work(&mut tx, &keys).await?;
+    let messages = locks::lock_messages(&mut tx, &keys).await?;
+    let batches =
+        if changes.iter().any(plan::needs_batch) { locks::read_batches(&mut tx, &keys).await? } else { HashMap::new() };
     let mut plan = plan::Plan::new(work, messages, batches, rules);
     let applied: Vec<_> = changes.iter().map(|change| Some(plan.take(change))).collect();
-    let (holds, holds_opened) = rows::open_holds(&mut tx, plan.wanted_holds(), &plan.seen_holds()).await?;
+    let (holds, holds_opened) = locks::open_holds(&mut tx, plan.wanted_holds(), &plan.seen_holds()).await?;
     let plan = plan.finish(&holds);
-    rows::write_messages(&mut tx, &plan.messages).await?;
-    rows::write_attempts(&mut tx, &plan.attempts).await?;
-    rows::write_failures(&mut tx, &plan.failed, &plan.lifted).await?;
-    rows::delete_work(&mut tx, &plan.done).await?;
-    rows::update_work(&mut tx, &plan.again).await?;
-    rows::insert_work(&mut tx, &plan.revived).await?;
-    rows::add_tallies(&mut tx, &plan.tallies).await?;
+    writes::write_messages(&mut tx, &plan.messages).await?;
+    writes::write_attempts(&mut tx, &plan.attempts).await?;
+    writes::write_failures(&mut tx, &plan.failed, &plan.lifted).await?;
+    writes::delete_work(&mut tx, &plan.done).await?;
+    writes::update_work(&mut tx, &plan.again).await?;
+    writes::insert_work(&mut tx, &plan.revived).await?;
+    writes::add_tallies(&mut tx, &plan.tallies).await?;
     tx.commit().await.doing("commit a group of changes")?;
-    Ok(Outcome {
-        applied,
-        woken: plan.woken,
-        holds_opened,
-    })
+    Ok(Outcome { applied, woken: plan.woken, holds_opened })
 }

@@ -1,139 +1,23 @@
 //! What a group of changes does to the rows that were found: pure, between the locks and the writes.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
-
-use super::{Applied, Change, Failure, Fault, NewHold, Next, Rules};
+use super::{
+    Applied, Change, Failure, Fault, NewHold, Next, Rules,
+    rows::{
+        AttemptWrite, BatchRow, FailedWrite, Holds, MessageRow, MessageWrite, Stage, Stamp, WorkInsert, WorkRow,
+        WorkWrite, Writes,
+    },
+};
 use crate::domain::{
-    hold::{HoldScope, Resume, Route},
-    ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
-    lane::Lane,
+    failure::FailureClass,
+    hold::Resume,
+    ids::{BatchId, MessageKey},
     message::{Age, MessageEvent, MessageState, Transition},
 };
-
-/// A stage of work, as the row says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    Ready,
-    Calling,
-    Parked,
-    Unsure,
-}
-
-/// A locked work row.
-#[derive(Debug, Clone)]
-pub(super) struct WorkRow {
-    pub(super) stage: Stage,
-    pub(super) attempt: i16,
-    pub(super) charged: i16,
-    pub(super) number: NumberId,
-}
-
-/// A locked message row.
-#[derive(Debug, Clone)]
-pub(super) struct MessageRow {
-    pub(super) state: MessageState,
-    pub(super) attempt: i16,
-    pub(super) number: NumberId,
-}
-
-/// What bad news needs of a batch.
-#[derive(Debug, Clone)]
-pub(super) struct BatchRow {
-    pub(super) tenant: TenantId,
-    pub(super) route: Route,
-    /// Until the messages' end; zero when it is past.
-    pub(super) left: Duration,
-    pub(super) group: uuid::Uuid,
-}
-
-/// Times and texts of a message to be written; absent leaves the column as it is.
-#[derive(Debug, Clone, Default)]
-pub(super) struct MessageWrite {
-    pub(super) state: Option<MessageState>,
-    pub(super) attempt: i16,
-    pub(super) provider_message_id: Option<String>,
-    pub(super) code: Option<String>,
-    pub(super) accepted: Option<Stamp>,
-    pub(super) sent: Option<Stamp>,
-    pub(super) delivered: Option<Stamp>,
-    pub(super) read: Option<Stamp>,
-    pub(super) ended: Option<Stamp>,
-}
-
-/// A time: the provider's, or the database's now.
-pub(super) type Stamp = Option<DateTime<Utc>>;
-
-/// A work row that goes on.
-#[derive(Debug, Clone)]
-pub(super) struct WorkWrite {
-    pub(super) key: MessageKey,
-    pub(super) stage: &'static str,
-    pub(super) wait: Duration,
-    pub(super) charged: i16,
-    pub(super) hold: Option<HoldId>,
-}
-
-/// A work row that comes back after its message had been settled.
-#[derive(Debug, Clone)]
-pub(super) struct WorkInsert {
-    pub(super) write: WorkWrite,
-    pub(super) number: NumberId,
-    pub(super) attempt: i16,
-    pub(super) lane: Lane,
-    pub(super) group: uuid::Uuid,
-}
-
-/// A call that did not end accepted.
-#[derive(Debug, Clone)]
-pub(super) struct AttemptWrite {
-    pub(super) key: MessageKey,
-    pub(super) attempt: i16,
-    pub(super) outcome: MessageEvent,
-    pub(super) failure: Failure,
-    pub(super) at: Stamp,
-}
-
-/// A message that failed or expired.
-#[derive(Debug, Clone)]
-pub(super) struct FailedWrite {
-    pub(super) key: MessageKey,
-    pub(super) attempt: i16,
-    pub(super) number: NumberId,
-    pub(super) template: TemplateId,
-    pub(super) failure: Failure,
-    pub(super) at: Stamp,
-}
-
-/// Messages moved from one state to another, by batch: the tally deltas.
-pub(super) type Tallies = BTreeMap<BatchId, [i32; 10]>;
-
-/// The holds of a group, locked until its commit so that a closing one cannot miss what is parked under it.
-#[derive(Debug, Default)]
-pub(super) struct Holds {
-    /// Those that were asked for, by scope and cause.
-    pub(super) asked: HashMap<(HoldScope, String), HoldId>,
-    /// Those that were seen open and still are.
-    pub(super) open: std::collections::HashSet<HoldId>,
-}
-
-/// Everything to be written.
-#[derive(Debug, Default)]
-pub(super) struct Writes {
-    pub(super) messages: Vec<(MessageKey, MessageWrite)>,
-    pub(super) attempts: Vec<AttemptWrite>,
-    pub(super) failed: Vec<FailedWrite>,
-    pub(super) lifted: Vec<MessageKey>,
-    pub(super) done: Vec<MessageKey>,
-    pub(super) again: Vec<WorkWrite>,
-    pub(super) revived: Vec<WorkInsert>,
-    pub(super) tallies: Tallies,
-    pub(super) woken: Vec<NumberId>,
-}
 
 /// Whether a change may need to know its batch: everything but a clean acceptance or a plain return.
 pub(super) fn needs_batch(change: &Change) -> bool {
@@ -151,11 +35,11 @@ pub(super) fn needs_batch(change: &Change) -> bool {
 }
 
 #[derive(Debug)]
-struct Touched {
+struct Entered {
     found: MessageState,
     row: MessageRow,
     write: MessageWrite,
-    touched: bool,
+    is_changed: bool,
     failure: Option<(Failure, Stamp)>,
     next: Option<(Next, i16)>,
 }
@@ -167,7 +51,7 @@ pub(super) struct Plan {
     messages: HashMap<MessageKey, MessageRow>,
     batches: HashMap<BatchId, BatchRow>,
     rules: Rules,
-    entries: HashMap<MessageKey, Touched>,
+    entries: HashMap<MessageKey, Entered>,
     attempts: Vec<AttemptWrite>,
     faults: Vec<NewHold>,
 }
@@ -179,15 +63,7 @@ impl Plan {
         batches: HashMap<BatchId, BatchRow>,
         rules: Rules,
     ) -> Self {
-        Self {
-            work,
-            messages,
-            batches,
-            rules,
-            entries: HashMap::new(),
-            attempts: Vec::new(),
-            faults: Vec::new(),
-        }
+        Self { work, messages, batches, rules, entries: HashMap::new(), attempts: Vec::new(), faults: Vec::new() }
     }
 
     /// Applies one change to what is known of its message.
@@ -195,20 +71,12 @@ impl Plan {
         let Some(row) = self.messages.get(&change.key) else {
             return Applied::Unmatched;
         };
-        if change
-            .only_numbers
-            .as_ref()
-            .is_some_and(|numbers| !numbers.contains(&row.number))
-        {
+        if change.only_numbers.as_ref().is_some_and(|numbers| !numbers.contains(&row.number)) {
             return Applied::Unmatched;
         }
         let work = self.work.get(&change.key);
         let latest = work.map_or(row.attempt, |w| w.attempt.max(row.attempt));
-        let age = if change.attempt < latest {
-            Age::Older
-        } else {
-            Age::Current
-        };
+        let age = if change.attempt < latest { Age::Older } else { Age::Current };
         if change.event == MessageEvent::Unknown && work.is_some_and(|w| w.stage != Stage::Calling) {
             // Returned or already unsure: nobody called for it since.
             return Applied::Stale;
@@ -216,11 +84,11 @@ impl Plan {
         let (event, failure) = self.within_life(change);
         let entry = match self.entries.entry(change.key) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Touched {
+            Entry::Vacant(entry) => entry.insert(Entered {
                 found: row.state,
                 row: row.clone(),
                 write: MessageWrite::default(),
-                touched: false,
+                is_changed: false,
                 failure: None,
                 next: None,
             }),
@@ -300,10 +168,7 @@ impl Plan {
 
     /// What is to be written, in key order.
     pub(super) fn finish(self, holds: &Holds) -> Writes {
-        let mut writes = Writes {
-            attempts: self.attempts,
-            ..Writes::default()
-        };
+        let mut writes = Writes { attempts: self.attempts, ..Writes::default() };
         let mut entries: Vec<_> = self.entries.into_iter().collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
         for (key, entry) in entries {
@@ -321,27 +186,11 @@ impl Plan {
             if let (true, false, Some(batch)) = (is_failed, was_failed, self.batches.get(&key.batch_id)) {
                 let (failure, at) = entry.failure.clone().unwrap_or_else(|| (expired(), None));
                 let (attempt, number, template) = (entry.write.attempt, batch.route.number, batch.route.template);
-                writes.failed.push(FailedWrite {
-                    key,
-                    attempt,
-                    number,
-                    template,
-                    failure,
-                    at,
-                });
+                writes.failed.push(FailedWrite { key, attempt, number, template, failure, at });
             }
             let batch = self.batches.get(&key.batch_id);
-            write_work(
-                &mut writes,
-                key,
-                &entry,
-                to,
-                self.work.get(&key),
-                batch,
-                self.rules,
-                holds,
-            );
-            if entry.touched {
+            write_work(&mut writes, key, &entry, to, self.work.get(&key), batch, self.rules, holds);
+            if entry.is_changed {
                 writes.messages.push((key, entry.write));
             }
         }
@@ -351,7 +200,7 @@ impl Plan {
     }
 }
 
-impl Touched {
+impl Entered {
     /// Records times and ids, which are facts whatever the state makes of the event.
     fn stamp(&mut self, change: &Change, event: MessageEvent, age: Age) {
         let write = &mut self.write;
@@ -374,11 +223,11 @@ impl Touched {
         if age == Age::Current && change.provider_message_id.is_some() {
             write.provider_message_id.clone_from(&change.provider_message_id);
         }
-        self.touched = true;
+        self.is_changed = true;
     }
 
     fn move_to(&mut self, to: MessageState, change: &Change, failure: Option<Failure>) {
-        self.touched = true;
+        self.is_changed = true;
         self.write.state = Some(to);
         match to {
             MessageState::Failed | MessageState::Expired => {
@@ -403,7 +252,7 @@ impl Touched {
 fn write_work(
     writes: &mut Writes,
     key: MessageKey,
-    entry: &Touched,
+    entry: &Entered,
     to: MessageState,
     work: Option<&WorkRow>,
     batch: Option<&BatchRow>,
@@ -420,24 +269,17 @@ fn write_work(
     let (stage, wait, charged, hold) = match (to, &entry.next) {
         (MessageState::Uncertain, _) if to != entry.found => ("unsure", rules.grace, charged, None),
         (_, None) => return,
-        (_, Some((Next::Ready, _))) => ("ready", Duration::ZERO, charged, None),
         (_, Some((Next::Wait { after, charged: counts }, _))) => ("ready", *after, charged + i16::from(*counts), None),
         (_, Some((Next::ParkUnder(hold), _))) if holds.open.contains(hold) => {
             ("parked", Duration::MAX, charged, Some(*hold))
         }
-        (_, Some((Next::ParkUnder(_), _))) => ("ready", Duration::ZERO, charged, None),
+        (_, Some((Next::Ready | Next::ParkUnder(_), _))) => ("ready", Duration::ZERO, charged, None),
         (_, Some((Next::Park(hold), _))) => match holds.asked.get(&(hold.scope.clone(), hold.cause.clone())) {
             Some(id) => ("parked", hold.lasts.unwrap_or(Duration::MAX), charged, Some(*id)),
             None => ("ready", Duration::ZERO, charged, None),
         },
     };
-    let write = WorkWrite {
-        key,
-        stage,
-        wait,
-        charged,
-        hold,
-    };
+    let write = WorkWrite { key, stage, wait, charged, hold };
     if let Some(work) = work {
         if stage == "ready" {
             writes.woken.push(work.number);
@@ -461,11 +303,7 @@ fn hold_for(fault: Fault, failure: &Failure, batch: &BatchRow) -> NewHold {
         scope: batch.route.fault(fault.scope),
         cause: failure.code.clone(),
         detail: failure.reason.clone(),
-        resume: if fault.lasts.is_some() {
-            Resume::Time
-        } else {
-            Resume::Person
-        },
+        resume: if fault.lasts.is_some() { Resume::Time } else { Resume::Person },
         lasts: fault.lasts,
     }
 }
@@ -473,7 +311,7 @@ fn hold_for(fault: Fault, failure: &Failure, batch: &BatchRow) -> NewHold {
 fn expired() -> Failure {
     Failure {
         code: "expired".to_owned(),
-        class: crate::domain::failure::FailureClass::Message,
+        class: FailureClass::Message,
         reason: "its expires_at passed before it could be sent".to_owned(),
     }
 }

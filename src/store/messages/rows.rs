@@ -1,487 +1,150 @@
-//! The statements of [`super::apply`]: locks by key, then bulk writes on rows that are locked already.
+//! Rows as they were found, and as they are to be written.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{
-    NewHold,
-    plan::{
-        AttemptWrite, BatchRow, FailedWrite, Holds, MessageRow, MessageWrite, Stage, Stamp, Tallies, WorkInsert,
-        WorkRow, WorkWrite,
-    },
-};
-use crate::{
-    domain::{
-        hold::Route,
-        ids::{AccountId, BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
-        lane::Lane,
-        message::MessageState,
-    },
-    store::{Doing as _, StoreError},
+use super::Failure;
+use crate::domain::{
+    hold::{HoldScope, Route},
+    ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
+    lane::Lane,
+    message::{MessageEvent, MessageState},
 };
 
 /// Longer waits than this are "until something else happens".
 const FOREVER_S: f64 = 3.0e9;
 
-fn columns<'a>(keys: impl Iterator<Item = &'a MessageKey>) -> (Vec<Uuid>, Vec<i32>) {
+/// Keys as two columns.
+pub(super) fn columns<'a>(keys: impl Iterator<Item = &'a MessageKey>) -> (Vec<Uuid>, Vec<i32>) {
     keys.map(|key| (key.batch_id.0, key.seq)).unzip()
 }
 
-fn seconds(wait: Duration) -> f64 {
+/// A wait as `make_interval` takes it.
+pub(super) fn seconds(wait: Duration) -> f64 {
     wait.as_secs_f64().min(FOREVER_S)
 }
 
-/// Locks the work rows of these messages, by key.
-pub(super) async fn lock_work(
-    tx: &mut PgConnection,
-    keys: &[MessageKey],
-) -> Result<HashMap<MessageKey, WorkRow>, StoreError> {
-    let (batches, seqs) = columns(keys.iter());
-    let rows = sqlx::query!(
-        r#"
-        SELECT w.batch_id, w.seq, w.stage::text AS "stage!", w.attempt, w.charged, w.number_id
-        FROM unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
-        JOIN work w ON w.batch_id = u.batch_id AND w.seq = u.seq
-        ORDER BY w.batch_id, w.seq FOR UPDATE OF w
-        "#,
-        &batches,
-        &seqs
-    )
-    .fetch_all(tx)
-    .await
-    .doing("lock work")?;
-    let rows = rows.into_iter().map(|row| {
-        let stage = match row.stage.as_str() {
-            "ready" => Stage::Ready,
-            "calling" => Stage::Calling,
-            "parked" => Stage::Parked,
-            _ => Stage::Unsure,
-        };
-        let key = MessageKey {
-            batch_id: BatchId(row.batch_id),
-            seq: row.seq,
-        };
-        (
-            key,
-            WorkRow {
-                stage,
-                attempt: row.attempt,
-                charged: row.charged,
-                number: NumberId(row.number_id),
-            },
-        )
-    });
-    Ok(rows.collect())
+/// A stage of work, as the row says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Ready,
+    Calling,
+    Parked,
+    Unsure,
 }
 
-/// Locks these messages, by key.
-pub(super) async fn lock_messages(
-    tx: &mut PgConnection,
-    keys: &[MessageKey],
-) -> Result<HashMap<MessageKey, MessageRow>, StoreError> {
-    let (batches, seqs) = columns(keys.iter());
-    let rows = sqlx::query!(
-        r#"
-        SELECT m.batch_id, m.seq, m.state::text AS "state!", m.attempt, b.number_id
-        FROM unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
-        JOIN message m ON m.batch_id = u.batch_id AND m.seq = u.seq
-        JOIN batch b ON b.batch_id = u.batch_id
-        ORDER BY m.batch_id, m.seq FOR NO KEY UPDATE OF m
-        "#,
-        &batches,
-        &seqs
-    )
-    .fetch_all(tx)
-    .await
-    .doing("lock messages")?;
-    let rows = rows.into_iter().map(|row| {
-        let key = MessageKey {
-            batch_id: BatchId(row.batch_id),
-            seq: row.seq,
-        };
-        let state = row.state.parse().unwrap_or(MessageState::Pending);
-        (
-            key,
-            MessageRow {
-                state,
-                attempt: row.attempt,
-                number: NumberId(row.number_id),
-            },
-        )
-    });
-    Ok(rows.collect())
+/// A locked work row.
+#[derive(Debug, Clone)]
+pub(super) struct WorkRow {
+    pub(super) stage: Stage,
+    pub(super) attempt: i16,
+    pub(super) charged: i16,
+    pub(super) number: NumberId,
 }
 
-/// What bad news needs of the batches of these messages.
-pub(super) async fn read_batches(
-    tx: &mut PgConnection,
-    keys: &[MessageKey],
-) -> Result<HashMap<BatchId, BatchRow>, StoreError> {
-    let mut ids: Vec<Uuid> = keys.iter().map(|key| key.batch_id.0).collect();
-    ids.dedup();
-    let rows = sqlx::query!(
-        r#"
-        SELECT b.batch_id, b.tenant_id, b.account_id, b.number_id, b.template_id, b.lane::text AS "lane!",
-               b.import_id IS NOT NULL OR t.batch_id IS NOT NULL AS "own_turn!", a.provider, a.portfolio,
-               extract(epoch FROM b.expires_at - now())::float8 AS "left!"
-        FROM unnest($1::uuid[]) AS u(batch_id)
-        JOIN batch b ON b.batch_id = u.batch_id
-        JOIN account a ON a.id = b.account_id
-        LEFT JOIN batch_tally t ON t.batch_id = b.batch_id
-        "#,
-        &ids
-    )
-    .fetch_all(tx)
-    .await
-    .doing("read batches")?;
-    let rows = rows.into_iter().map(|row| {
-        let route = Route {
-            provider: row.provider,
-            portfolio: row.portfolio.map(|portfolio| format!("{}/{portfolio}", row.tenant_id)),
-            account: AccountId(row.account_id),
-            number: NumberId(row.number_id),
-            template: TemplateId(row.template_id),
-            lane: row.lane.parse().unwrap_or(Lane::Marketing),
-        };
-        let batch = BatchRow {
-            tenant: TenantId(row.tenant_id),
-            route,
-            left: Duration::try_from_secs_f64(row.left).unwrap_or(Duration::ZERO),
-            group: if row.own_turn { row.batch_id } else { Uuid::nil() },
-        };
-        (BatchId(row.batch_id), batch)
-    });
-    Ok(rows.collect())
+/// A locked message row.
+#[derive(Debug, Clone)]
+pub(super) struct MessageRow {
+    pub(super) state: MessageState,
+    pub(super) attempt: i16,
+    pub(super) number: NumberId,
 }
 
-/// Opens the holds that are not open yet, and locks those that were seen open; says which are new.
-pub(super) async fn open_holds(
-    tx: &mut PgConnection,
-    wanted: Vec<&NewHold>,
-    seen: &[i64],
-) -> Result<(Holds, Vec<NewHold>), StoreError> {
-    let (mut holds, mut opened) = (Holds::default(), Vec::new());
-    if !seen.is_empty() {
-        let open = sqlx::query_scalar!(
-            "SELECT id FROM hold WHERE id = ANY ($1) AND closed_at IS NULL ORDER BY id FOR SHARE",
-            seen
-        )
-        .fetch_all(&mut *tx)
-        .await
-        .doing("lock holds")?;
-        holds.open = open.into_iter().map(HoldId).collect();
-    }
-    for hold in wanted {
-        let row = sqlx::query!(
-            r#"
-            INSERT INTO hold (tenant_id, scope, cause, detail, resume, until)
-            VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
-            ON CONFLICT (scope, cause) WHERE closed_at IS NULL DO UPDATE SET scope = excluded.scope
-            RETURNING id, (xmax = 0) AS "new!"
-            "#,
-            hold.tenant.map(|t| t.0),
-            hold.scope.to_string(),
-            hold.cause,
-            hold.detail,
-            hold.resume.as_str(),
-            hold.lasts.map(seconds),
-        )
-        .fetch_one(&mut *tx)
-        .await
-        .doing("open a hold")?;
-        holds
-            .asked
-            .insert((hold.scope.clone(), hold.cause.clone()), HoldId(row.id));
-        if row.new {
-            opened.push(hold.clone());
-        }
-    }
-    Ok((holds, opened))
+/// What bad news needs of a batch.
+#[derive(Debug, Clone)]
+pub(super) struct BatchRow {
+    pub(super) tenant: TenantId,
+    pub(super) route: Route,
+    /// Until the messages' end; zero when it is past.
+    pub(super) left: Duration,
+    pub(super) group: Uuid,
 }
 
-/// Two arrays for one time column: whether it is set, and the provider's time if it is not now.
-fn stamps<'a>(writes: impl Iterator<Item = &'a Option<Stamp>>) -> (Vec<bool>, Vec<Option<DateTime<Utc>>>) {
-    writes.map(|stamp| (stamp.is_some(), stamp.flatten())).unzip()
+/// Times and texts of a message to be written; absent leaves the column as it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct MessageWrite {
+    pub(super) state: Option<MessageState>,
+    pub(super) attempt: i16,
+    pub(super) provider_message_id: Option<String>,
+    pub(super) code: Option<String>,
+    pub(super) accepted: Option<Stamp>,
+    pub(super) sent: Option<Stamp>,
+    pub(super) delivered: Option<Stamp>,
+    pub(super) read: Option<Stamp>,
+    pub(super) ended: Option<Stamp>,
 }
 
-pub(super) async fn write_messages(
-    tx: &mut PgConnection,
-    writes: &[(MessageKey, MessageWrite)],
-) -> Result<(), StoreError> {
-    if writes.is_empty() {
-        return Ok(());
-    }
-    let (batches, seqs) = columns(writes.iter().map(|(key, _)| key));
-    let all = || writes.iter().map(|(_, write)| write);
-    let states: Vec<Option<&str>> = all().map(|w| w.state.map(MessageState::as_str)).collect();
-    let attempts: Vec<i16> = all().map(|w| w.attempt).collect();
-    let ids: Vec<Option<&str>> = all().map(|w| w.provider_message_id.as_deref()).collect();
-    let codes: Vec<Option<&str>> = all().map(|w| w.code.as_deref()).collect();
-    let (accepted, accepted_at) = stamps(all().map(|w| &w.accepted));
-    let (sent, sent_at) = stamps(all().map(|w| &w.sent));
-    let (delivered, delivered_at) = stamps(all().map(|w| &w.delivered));
-    let (read, read_at) = stamps(all().map(|w| &w.read));
-    let (ended, ended_at) = stamps(all().map(|w| &w.ended));
-    sqlx::query!(
-        r#"
-        UPDATE message m
-        SET state = coalesce(u.state, m.state), attempt = u.attempt, code = coalesce(u.code, m.code),
-            provider_message_id = coalesce(u.provider_message_id, m.provider_message_id),
-            accepted_at = CASE WHEN u.accepted THEN coalesce(m.accepted_at, u.accepted_at, now()) ELSE m.accepted_at END,
-            sent_at = CASE WHEN u.sent THEN coalesce(m.sent_at, u.sent_at, now()) ELSE m.sent_at END,
-            delivered_at = CASE WHEN u.delivered THEN coalesce(m.delivered_at, u.delivered_at, now()) ELSE m.delivered_at END,
-            read_at = CASE WHEN u.read THEN coalesce(m.read_at, u.read_at, now()) ELSE m.read_at END,
-            ended_at = CASE WHEN u.ended THEN coalesce(u.ended_at, now()) ELSE m.ended_at END
-        FROM unnest($1::uuid[], $2::int[], $3::text[]::message_state[], $4::smallint[], $5::text[], $6::text[],
-                    $7::bool[], $8::timestamptz[], $9::bool[], $10::timestamptz[], $11::bool[], $12::timestamptz[],
-                    $13::bool[], $14::timestamptz[], $15::bool[], $16::timestamptz[])
-            AS u(batch_id, seq, state, attempt, provider_message_id, code, accepted, accepted_at, sent, sent_at,
-                 delivered, delivered_at, read, read_at, ended, ended_at)
-        WHERE m.batch_id = u.batch_id AND m.seq = u.seq
-        "#,
-        &batches,
-        &seqs,
-        &states as &[Option<&str>],
-        &attempts,
-        &ids as &[Option<&str>],
-        &codes as &[Option<&str>],
-        &accepted,
-        &accepted_at as &[Option<DateTime<Utc>>],
-        &sent,
-        &sent_at as &[Option<DateTime<Utc>>],
-        &delivered,
-        &delivered_at as &[Option<DateTime<Utc>>],
-        &read,
-        &read_at as &[Option<DateTime<Utc>>],
-        &ended,
-        &ended_at as &[Option<DateTime<Utc>>],
-    )
-    .execute(tx)
-    .await
-    .doing("write messages")?;
-    Ok(())
+/// A time: the provider's, or the database's now.
+pub(super) type Stamp = Option<DateTime<Utc>>;
+
+/// A work row that goes on.
+#[derive(Debug, Clone)]
+pub(super) struct WorkWrite {
+    pub(super) key: MessageKey,
+    pub(super) stage: &'static str,
+    pub(super) wait: Duration,
+    pub(super) charged: i16,
+    pub(super) hold: Option<HoldId>,
 }
 
-pub(super) async fn write_attempts(tx: &mut PgConnection, writes: &[AttemptWrite]) -> Result<(), StoreError> {
-    if writes.is_empty() {
-        return Ok(());
-    }
-    let (batches, seqs) = columns(writes.iter().map(|w| &w.key));
-    let attempts: Vec<i16> = writes.iter().map(|w| w.attempt).collect();
-    let outcomes: Vec<&str> = writes.iter().map(|w| w.outcome.as_str()).collect();
-    let codes: Vec<&str> = writes.iter().map(|w| w.failure.code.as_str()).collect();
-    let classes: Vec<&str> = writes.iter().map(|w| w.failure.class.as_str()).collect();
-    let reasons: Vec<&str> = writes.iter().map(|w| w.failure.reason.as_str()).collect();
-    let at: Vec<Stamp> = writes.iter().map(|w| w.at).collect();
-    sqlx::query!(
-        "INSERT INTO attempt (batch_id, seq, attempt, outcome, code, class, reason, at)
-         SELECT u.batch_id, u.seq, u.attempt, u.outcome, u.code, u.class, u.reason, coalesce(u.at, now())
-         FROM unnest($1::uuid[], $2::int[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
-             AS u(batch_id, seq, attempt, outcome, code, class, reason, at)
-         ON CONFLICT DO NOTHING",
-        &batches,
-        &seqs,
-        &attempts,
-        &outcomes as &[&str],
-        &codes as &[&str],
-        &classes as &[&str],
-        &reasons as &[&str],
-        &at as &[Stamp],
-    )
-    .execute(tx)
-    .await
-    .doing("write attempts")?;
-    Ok(())
+/// A work row that comes back after its message had been settled.
+#[derive(Debug, Clone)]
+pub(super) struct WorkInsert {
+    pub(super) write: WorkWrite,
+    pub(super) number: NumberId,
+    pub(super) attempt: i16,
+    pub(super) lane: Lane,
+    pub(super) group: Uuid,
 }
 
-pub(super) async fn write_failures(
-    tx: &mut PgConnection,
-    failed: &[FailedWrite],
-    lifted: &[MessageKey],
-) -> Result<(), StoreError> {
-    if !lifted.is_empty() {
-        let (batches, seqs) = columns(lifted.iter());
-        sqlx::query!(
-            "DELETE FROM failed_message f USING unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
-             WHERE f.batch_id = u.batch_id AND f.seq = u.seq",
-            &batches,
-            &seqs
-        )
-        .execute(&mut *tx)
-        .await
-        .doing("lift failures")?;
-    }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let (batches, seqs) = columns(failed.iter().map(|w| &w.key));
-    let numbers: Vec<i32> = failed.iter().map(|w| w.number.0).collect();
-    let templates: Vec<i32> = failed.iter().map(|w| w.template.0).collect();
-    let attempts: Vec<i16> = failed.iter().map(|w| w.attempt).collect();
-    let codes: Vec<&str> = failed.iter().map(|w| w.failure.code.as_str()).collect();
-    let classes: Vec<&str> = failed.iter().map(|w| w.failure.class.as_str()).collect();
-    let reasons: Vec<&str> = failed.iter().map(|w| w.failure.reason.as_str()).collect();
-    let at: Vec<Stamp> = failed.iter().map(|w| w.at).collect();
-    sqlx::query!(
-        "INSERT INTO failed_message (batch_id, seq, number_id, template_id, attempt, code, class, reason, failed_at)
-         SELECT u.batch_id, u.seq, u.number_id, u.template_id, u.attempt, u.code, u.class, u.reason, coalesce(u.at, now())
-         FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::smallint[], $6::text[], $7::text[], $8::text[], $9::timestamptz[])
-             AS u(batch_id, seq, number_id, template_id, attempt, code, class, reason, at)
-         ON CONFLICT (batch_id, seq) DO NOTHING",
-        &batches,
-        &seqs,
-        &numbers,
-        &templates,
-        &attempts,
-        &codes as &[&str],
-        &classes as &[&str],
-        &reasons as &[&str],
-        &at as &[Stamp],
-    )
-    .execute(tx)
-    .await
-    .doing("write failures")?;
-    Ok(())
+/// A call that did not end accepted.
+#[derive(Debug, Clone)]
+pub(super) struct AttemptWrite {
+    pub(super) key: MessageKey,
+    pub(super) attempt: i16,
+    pub(super) outcome: MessageEvent,
+    pub(super) failure: Failure,
+    pub(super) at: Stamp,
 }
 
-pub(super) async fn delete_work(tx: &mut PgConnection, done: &[MessageKey]) -> Result<(), StoreError> {
-    if done.is_empty() {
-        return Ok(());
-    }
-    let (batches, seqs) = columns(done.iter());
-    sqlx::query!(
-        "DELETE FROM work w USING unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
-         WHERE w.batch_id = u.batch_id AND w.seq = u.seq",
-        &batches,
-        &seqs
-    )
-    .execute(tx)
-    .await
-    .doing("delete work")?;
-    Ok(())
+/// A message that failed or expired.
+#[derive(Debug, Clone)]
+pub(super) struct FailedWrite {
+    pub(super) key: MessageKey,
+    pub(super) attempt: i16,
+    pub(super) number: NumberId,
+    pub(super) template: TemplateId,
+    pub(super) failure: Failure,
+    pub(super) at: Stamp,
 }
 
-struct WorkColumns {
-    batches: Vec<Uuid>,
-    seqs: Vec<i32>,
-    stages: Vec<&'static str>,
-    waits: Vec<f64>,
-    charged: Vec<i16>,
-    holds: Vec<Option<i64>>,
+/// Messages moved from one state to another, by batch: the tally deltas.
+pub(super) type Tallies = BTreeMap<BatchId, [i32; 10]>;
+
+/// The holds of a group, locked until its commit so that a closing one cannot miss what is parked under it.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    /// Those that were asked for, by scope and cause.
+    pub(super) asked: HashMap<(HoldScope, String), HoldId>,
+    /// Those that were seen open and still are.
+    pub(super) open: HashSet<HoldId>,
 }
 
-fn work_columns<'a>(writes: impl Iterator<Item = &'a WorkWrite> + Clone) -> WorkColumns {
-    let (batches, seqs) = columns(writes.clone().map(|w| &w.key));
-    WorkColumns {
-        batches,
-        seqs,
-        stages: writes.clone().map(|w| w.stage).collect(),
-        waits: writes.clone().map(|w| seconds(w.wait)).collect(),
-        charged: writes.clone().map(|w| w.charged).collect(),
-        holds: writes.map(|w| w.hold.map(|h| h.0)).collect(),
-    }
-}
-
-/// Parked work wakes at the end of the hold or of the message, whichever is first.
-pub(super) async fn update_work(tx: &mut PgConnection, writes: &[WorkWrite]) -> Result<(), StoreError> {
-    if writes.is_empty() {
-        return Ok(());
-    }
-    let c = work_columns(writes.iter());
-    sqlx::query!(
-        "UPDATE work w
-         SET stage = u.stage, charged = u.charged, hold_id = u.hold_id, claim_id = NULL,
-             wake_at = CASE WHEN u.stage = 'parked' THEN least(b.expires_at, h.until, now() + make_interval(secs => u.wait))
-                            ELSE now() + make_interval(secs => u.wait) END
-         FROM unnest($1::uuid[], $2::int[], $3::text[]::work_stage[], $4::float8[], $5::smallint[], $6::bigint[])
-             AS u(batch_id, seq, stage, wait, charged, hold_id)
-         LEFT JOIN batch b ON u.stage = 'parked' AND b.batch_id = u.batch_id
-         LEFT JOIN hold h ON h.id = u.hold_id
-         WHERE w.batch_id = u.batch_id AND w.seq = u.seq",
-        &c.batches,
-        &c.seqs,
-        &c.stages as &[&str],
-        &c.waits,
-        &c.charged,
-        &c.holds as &[Option<i64>],
-    )
-    .execute(tx)
-    .await
-    .doing("give work back")?;
-    Ok(())
-}
-
-pub(super) async fn insert_work(tx: &mut PgConnection, inserts: &[WorkInsert]) -> Result<(), StoreError> {
-    if inserts.is_empty() {
-        return Ok(());
-    }
-    let c = work_columns(inserts.iter().map(|i| &i.write));
-    let numbers: Vec<i32> = inserts.iter().map(|i| i.number.0).collect();
-    let attempts: Vec<i16> = inserts.iter().map(|i| i.attempt).collect();
-    let lanes: Vec<&str> = inserts.iter().map(|i| i.lane.as_str()).collect();
-    let groups: Vec<Uuid> = inserts.iter().map(|i| i.group).collect();
-    sqlx::query!(
-        "INSERT INTO work (batch_id, seq, number_id, lane, stage, turn_group, wake_at, attempt, charged, hold_id)
-         SELECT u.batch_id, u.seq, u.number_id, u.lane, u.stage, u.turn_group, now() + make_interval(secs => u.wait), u.attempt,
-                u.charged, u.hold_id
-         FROM unnest($1::uuid[], $2::int[], $3::int[], $4::text[]::lane[], $5::text[]::work_stage[], $6::uuid[], $7::float8[],
-                     $8::smallint[], $9::smallint[], $10::bigint[])
-             AS u(batch_id, seq, number_id, lane, stage, turn_group, wait, attempt, charged, hold_id)
-         ON CONFLICT (batch_id, seq) DO NOTHING",
-        &c.batches,
-        &c.seqs,
-        &numbers,
-        &lanes as &[&str],
-        &c.stages as &[&str],
-        &groups,
-        &c.waits,
-        &attempts,
-        &c.charged,
-        &c.holds as &[Option<i64>],
-    )
-    .execute(tx)
-    .await
-    .doing("bring work back")?;
-    Ok(())
-}
-
-/// Locks the tallies by key, then adds what moved. Batches of one have no row.
-pub(super) async fn add_tallies(tx: &mut PgConnection, tallies: &Tallies) -> Result<(), StoreError> {
-    if tallies.is_empty() {
-        return Ok(());
-    }
-    let batches: Vec<Uuid> = tallies.keys().map(|b| b.0).collect();
-    let column = |state: MessageState| -> Vec<i32> { tallies.values().map(|deltas| deltas[state as usize]).collect() };
-    sqlx::query!(
-        "WITH locked AS MATERIALIZED (
-             SELECT t.batch_id FROM batch_tally t WHERE t.batch_id = ANY ($1::uuid[]) ORDER BY t.batch_id FOR NO KEY UPDATE
-         )
-         UPDATE batch_tally t
-         SET pending = t.pending + u.pending, uncertain = t.uncertain + u.uncertain, accepted = t.accepted + u.accepted,
-             sent = t.sent + u.sent, delivered = t.delivered + u.delivered, read = t.read + u.read, failed = t.failed + u.failed,
-             expired = t.expired + u.expired, suppressed = t.suppressed + u.suppressed, cancelled = t.cancelled + u.cancelled
-         FROM locked
-         JOIN unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[], $10::int[], $11::int[])
-             AS u(batch_id, pending, uncertain, accepted, sent, delivered, read, failed, expired, suppressed, cancelled)
-             ON u.batch_id = locked.batch_id
-         WHERE t.batch_id = locked.batch_id",
-        &batches,
-        &column(MessageState::Pending),
-        &column(MessageState::Uncertain),
-        &column(MessageState::Accepted),
-        &column(MessageState::Sent),
-        &column(MessageState::Delivered),
-        &column(MessageState::Read),
-        &column(MessageState::Failed),
-        &column(MessageState::Expired),
-        &column(MessageState::Suppressed),
-        &column(MessageState::Cancelled),
-    )
-    .execute(tx)
-    .await
-    .doing("move tallies")?;
-    Ok(())
+/// Everything to be written.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    pub(super) messages: Vec<(MessageKey, MessageWrite)>,
+    pub(super) attempts: Vec<AttemptWrite>,
+    pub(super) failed: Vec<FailedWrite>,
+    pub(super) lifted: Vec<MessageKey>,
+    pub(super) done: Vec<MessageKey>,
+    pub(super) again: Vec<WorkWrite>,
+    pub(super) revived: Vec<WorkInsert>,
+    pub(super) tallies: Tallies,
+    pub(super) woken: Vec<NumberId>,
 }

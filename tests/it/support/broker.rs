@@ -38,10 +38,7 @@ impl TestBroker {
 
     pub(crate) fn with(options: &BrokerOptions) -> Self {
         let shutdown = CancellationToken::new();
-        Self {
-            broker: Broker::start(options, shutdown.clone()).unwrap(),
-            shutdown,
-        }
+        Self { broker: Broker::start(options, shutdown.clone()).unwrap(), shutdown }
     }
 
     pub(crate) fn topology(&self) -> Topology {
@@ -65,28 +62,15 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) async fn new() -> Self {
-        let connection = Connection::connect(&url(), ConnectionProperties::default())
-            .await
-            .unwrap();
+        let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
-        Self {
-            channel,
-            _connection: connection,
-        }
+        Self { channel, _connection: connection }
     }
 
     /// A queue that ends with this peer, bound to an exchange unless that is empty.
     pub(crate) async fn listen(&self, exchange: &str, key: &str) -> (String, lapin::Consumer) {
-        let options = QueueDeclareOptions {
-            exclusive: true,
-            auto_delete: true,
-            ..QueueDeclareOptions::default()
-        };
-        let queue = self
-            .channel
-            .queue_declare("".into(), options, FieldTable::default())
-            .await
-            .unwrap();
+        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let queue = self.channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
         let name = queue.name().clone();
         if !exchange.is_empty() {
             let bound = self.channel.queue_bind(
@@ -98,24 +82,14 @@ impl Peer {
             );
             bound.await.unwrap();
         }
-        let options = BasicConsumeOptions {
-            no_ack: true,
-            ..BasicConsumeOptions::default()
-        };
-        let stream = self
-            .channel
-            .basic_consume(name.clone(), "".into(), options, FieldTable::default())
-            .await
-            .unwrap();
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let stream = self.channel.basic_consume(name.clone(), "".into(), options, FieldTable::default()).await.unwrap();
         (name.to_string(), stream)
     }
 
     pub(crate) async fn publish(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
         let options = BasicPublishOptions::default();
-        self.channel
-            .basic_publish(exchange.into(), key.into(), options, body, properties)
-            .await
-            .unwrap();
+        self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await.unwrap();
     }
 }
 

@@ -25,9 +25,7 @@ fn server() -> String {
 
 fn with_database(name: &str) -> String {
     let server = server();
-    let (base, query) = server
-        .split_once('?')
-        .map_or((server.as_str(), None), |(base, query)| (base, Some(query)));
+    let (base, query) = server.split_once('?').map_or((server.as_str(), None), |(base, query)| (base, Some(query)));
     let (base, _) = base.rsplit_once('/').expect("DATABASE_URL names a database");
     query.map_or_else(|| format!("{base}/{name}"), |query| format!("{base}/{name}?{query}"))
 }
@@ -48,9 +46,7 @@ fn template() -> &'static str {
 impl Database {
     /// A fresh database with the current schema.
     pub(crate) async fn create() -> Self {
-        let mut admin = PgConnection::connect(&server())
-            .await
-            .expect("Postgres answers at DATABASE_URL");
+        let mut admin = PgConnection::connect(&server()).await.expect("Postgres answers at DATABASE_URL");
         // One test process makes the template; the others wait for it here.
         admin.execute("SELECT pg_advisory_lock(7262014)").await.unwrap();
         let template = template();
@@ -61,36 +57,20 @@ impl Database {
             .unwrap();
         if !exists {
             let making = format!("{template}_{}", Uuid::new_v4().simple());
-            admin
-                .execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {making}")))
-                .await
-                .unwrap();
+            admin.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {making}"))).await.unwrap();
             let store = Store::new(&SecretString::from(with_database(&making)), 1).unwrap();
             store.migrate().await.unwrap();
             store.pool().close().await;
-            admin
-                .execute(sqlx::AssertSqlSafe(format!(
-                    "ALTER DATABASE {making} RENAME TO {template}"
-                )))
-                .await
-                .unwrap();
+            admin.execute(sqlx::AssertSqlSafe(format!("ALTER DATABASE {making} RENAME TO {template}"))).await.unwrap();
         }
         let name = format!("dispatch_test_{}", Uuid::new_v4().simple());
-        admin
-            .execute(sqlx::AssertSqlSafe(format!(
-                "CREATE DATABASE {name} TEMPLATE {template}"
-            )))
-            .await
-            .unwrap();
+        admin.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE {template}"))).await.unwrap();
         admin.execute("SELECT pg_advisory_unlock(7262014)").await.unwrap();
         let url = SecretString::from(with_database(&name));
         let database = Self { name, url };
         // Tokens of two databases must differ, as those of two installations do.
         let mut connection = database.connect().await;
-        connection
-            .execute("UPDATE installation SET name = substr(md5(gen_random_uuid()::text), 1, 8)")
-            .await
-            .unwrap();
+        connection.execute("UPDATE installation SET name = substr(md5(gen_random_uuid()::text), 1, 8)").await.unwrap();
         database
     }
 
@@ -108,10 +88,7 @@ impl Database {
     pub(crate) async fn drop(self) {
         let mut admin = PgConnection::connect(&server()).await.unwrap();
         admin
-            .execute(sqlx::AssertSqlSafe(format!(
-                "DROP DATABASE IF EXISTS {} WITH (FORCE)",
-                self.name
-            )))
+            .execute(sqlx::AssertSqlSafe(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)))
             .await
             .unwrap();
     }
@@ -126,10 +103,7 @@ pub(crate) struct Db {
 impl Db {
     pub(crate) async fn new() -> Self {
         let database = Database::create().await;
-        Self {
-            store: Store::new(database.url(), 4).unwrap(),
-            database,
-        }
+        Self { store: Store::new(database.url(), 4).unwrap(), database }
     }
 
     /// A single value.

@@ -40,10 +40,7 @@ pub(crate) struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self {
-            limits: vec![None],
-            suffix_faults: false,
-        }
+        Self { limits: vec![None], suffix_faults: false }
     }
 }
 
@@ -55,7 +52,6 @@ pub(crate) struct World {
     pub(crate) settings: Arc<Settings>,
     pub(crate) store: Store,
     pub(crate) directory: Directory,
-    pub(crate) providers: providers::Registry,
     wakes: broadcast::Sender<Arc<[NumberId]>>,
 }
 
@@ -69,10 +65,7 @@ impl Counts {
     }
 
     pub(crate) fn sent(&self) -> i64 {
-        ["accepted", "sent", "delivered", "read"]
-            .iter()
-            .map(|state| self.of(state))
-            .sum()
+        ["accepted", "sent", "delivered", "read"].iter().map(|state| self.of(state)).sum()
     }
 }
 
@@ -134,10 +127,7 @@ pub(crate) fn registry(plan: &Plan, base_url: &str) -> RegistryFile {
                 status: "connected".to_owned(),
             })
             .collect(),
-        templates: vec![
-            template("offer", Category::Marketing),
-            template("order", Category::Utility),
-        ],
+        templates: vec![template("offer", Category::Marketing), template("order", Category::Utility)],
         ..RegistryFile::default()
     }
 }
@@ -187,56 +177,23 @@ impl World {
         let store = Store::new(database.url(), 4).unwrap();
         let vault = Vault::new(KEY);
         let providers = providers::registry(&HttpClient::new(&settings.provider).unwrap());
-        let update = RegistryUpdate {
-            registry: registry(&plan, &simulator.url()),
-            secrets: secrets(),
-        };
+        let update = RegistryUpdate { registry: registry(&plan, &simulator.url()), secrets: secrets() };
         let directory = Directory::new(store.clone(), vault.clone());
         let tenant = campaign_dispatch::domain::ids::TenantId(1);
-        apply::apply(
-            Means {
-                store: &store,
-                vault: &vault,
-                providers: &providers,
-            },
-            tenant,
-            &update,
-        )
-        .await
-        .unwrap();
+        apply::apply(Means { store: &store, vault: &vault, providers: &providers }, tenant, &update).await.unwrap();
         directory.refresh().await.unwrap();
         let (wakes, _) = broadcast::channel(64);
-        Self {
-            database,
-            simulator,
-            settings,
-            store,
-            directory,
-            providers,
-            wakes,
-        }
+        Self { database, simulator, settings, store, directory, wakes }
     }
 
     /// The id of the n-th number, from 1.
     pub(crate) fn number(&self, n: usize) -> NumberId {
         let name = format!("+8131234{n:04}");
-        self.directory
-            .current()
-            .numbers
-            .values()
-            .find(|number| number.business_number == name)
-            .unwrap()
-            .id
+        self.directory.current().numbers.values().find(|number| number.business_number == name).unwrap().id
     }
 
     pub(crate) fn template(&self, name: &str) -> TemplateId {
-        self.directory
-            .current()
-            .templates
-            .values()
-            .find(|t| t.template.name == name)
-            .unwrap()
-            .id
+        self.directory.current().templates.values().find(|t| t.template.name == name).unwrap().id
     }
 
     /// A dispatch of its own, as another process would have.
@@ -313,9 +270,7 @@ impl World {
     /// Waits until nothing is pending.
     pub(crate) async fn all_called(&self, within: Duration) -> Counts {
         let mut connection = self.database.connect().await;
-        let connection = std::cell::RefCell::new(&mut connection);
         eventually("all messages are called", within, async || {
-            let mut connection = connection.borrow_mut();
             let counts = counts(&mut connection).await;
             (counts.of("pending") == 0).then_some(counts)
         })

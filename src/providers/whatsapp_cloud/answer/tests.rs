@@ -3,11 +3,7 @@ use crate::providers::whatsapp_cloud::ERRORS;
 
 fn read(status: u16, body: &str) -> Outcome {
     let status = StatusCode::from_u16(status).unwrap();
-    let answer = Answer {
-        status,
-        retry_after: None,
-        body: body.as_bytes().to_vec(),
-    };
+    let answer = Answer { status, retry_after: None, body: body.as_bytes().to_vec() };
     outcome(&answer, &Address::from_store("+16505550001".to_owned()), &ERRORS)
 }
 
@@ -21,44 +17,19 @@ fn refused(status: u16, body: &str) -> (String, FailureClass) {
 #[test]
 fn acceptance_names_the_message_and_tells_when_it_is_held() {
     for (body, held) in [
-        (
-            include_str!("../../../../tests/fixtures/whatsapp_cloud/answer_accepted.json"),
-            false,
-        ),
-        (
-            include_str!("../../../../tests/fixtures/whatsapp_cloud/answer_held.json"),
-            true,
-        ),
-        (
-            r#"{"messages":[{"id":"wamid.HBgLMTY1MDU1NTAwMDEVAgARGBI="}],"new":1}"#,
-            false,
-        ),
+        (include_str!("../../../../tests/fixtures/whatsapp_cloud/answer_accepted.json"), false),
+        (include_str!("../../../../tests/fixtures/whatsapp_cloud/answer_held.json"), true),
+        (r#"{"messages":[{"id":"wamid.HBgLMTY1MDU1NTAwMDEVAgARGBI="}],"new":1}"#, false),
     ] {
         let provider_message_id = "wamid.HBgLMTY1MDU1NTAwMDEVAgARGBI=".to_owned();
-        assert_eq!(
-            read(200, body),
-            Outcome::Accepted {
-                provider_message_id,
-                held_by_provider: held
-            }
-        );
+        assert_eq!(read(200, body), Outcome::Accepted { provider_message_id, held_by_provider: held });
     }
 }
 
 #[test]
 fn success_without_a_message_is_uncertain() {
-    for body in [
-        "",
-        "{}",
-        "<html>ok</html>",
-        r#"{"messages":[]}"#,
-        r#"{"messages":[{"id":""}]}"#,
-    ] {
-        assert_eq!(
-            refused(200, body),
-            ("answer_unreadable".to_owned(), FailureClass::Uncertain),
-            "{body}"
-        );
+    for body in ["", "{}", "<html>ok</html>", r#"{"messages":[]}"#, r#"{"messages":[{"id":""}]}"#] {
+        assert_eq!(refused(200, body), ("answer_unreadable".to_owned(), FailureClass::Uncertain), "{body}");
     }
 }
 
@@ -113,18 +84,8 @@ fn without_a_code_the_status_decides() {
         (502, FailureClass::Uncertain),
     ];
     for (status, class) in cases {
-        for body in [
-            "<html><body>Bad Gateway</body></html>",
-            "",
-            "{}",
-            "[1",
-            r#"{"error":"x"}"#,
-        ] {
-            assert_eq!(
-                refused(status, body),
-                (format!("http_{status}"), class),
-                "{status} {body}"
-            );
+        for body in ["<html><body>Bad Gateway</body></html>", "", "{}", "[1", r#"{"error":"x"}"#] {
+            assert_eq!(refused(status, body), (format!("http_{status}"), class), "{status} {body}");
         }
     }
 }
@@ -136,19 +97,11 @@ fn the_reason_is_the_providers_without_the_recipient() {
             include_str!("../../../../tests/fixtures/whatsapp_cloud/answer_throttled.json"),
             "(#130429) Rate limit hit: Cloud API message throughput has been reached.",
         ),
-        (
-            r#"{"error":{"code":132001,"message":"no","error_data":"+16505550001 cannot"}}"#,
-            "no: +*** cannot",
-        ),
-        (
-            r#"{"error":{"code":1,"title":"only a title","error_data":{"details":"only a title"}}}"#,
-            "only a title",
-        ),
+        (r#"{"error":{"code":132001,"message":"no","error_data":"+16505550001 cannot"}}"#, "no: +*** cannot"),
+        (r#"{"error":{"code":1,"title":"only a title","error_data":{"details":"only a title"}}}"#, "only a title"),
     ];
     for (body, expected) in cases {
-        let Outcome::Refused(refusal) = read(400, body) else {
-            panic!("{body}")
-        };
+        let Outcome::Refused(refusal) = read(400, body) else { panic!("{body}") };
         assert_eq!(refusal.reason, expected);
     }
 }
@@ -157,11 +110,7 @@ fn the_reason_is_the_providers_without_the_recipient() {
 fn a_wait_is_the_answers_own_before_the_tables() {
     let body = r#"{"error":{"code":131056}}"#.as_bytes().to_vec();
     let wait = |retry_after| {
-        let answer = Answer {
-            status: StatusCode::BAD_REQUEST,
-            retry_after,
-            body: body.clone(),
-        };
+        let answer = Answer { status: StatusCode::BAD_REQUEST, retry_after, body: body.clone() };
         match outcome(&answer, &Address::from_store("+16505550001".to_owned()), &ERRORS) {
             Outcome::Refused(refusal) => refusal.wait.map(|wait| wait.as_secs()),
             other => panic!("{other:?}"),

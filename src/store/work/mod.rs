@@ -1,4 +1,6 @@
-//! Work: finding what is due, claiming it under a lease, and giving it back.
+//! Work: finding what is due, and claiming it under a lease; [`sweep`] repairs it and gives it back.
+
+pub mod sweep;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         address::Address,
-        ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId},
+        ids::{BatchId, MessageKey, NumberId, TemplateId},
         lane::Lane,
         template::Params,
     },
@@ -176,10 +178,7 @@ pub async fn claim(
     let leases: Vec<Uuid> = wants.iter().map(|w| w.lease).collect();
     let lanes: Vec<String> = wants.iter().map(|w| w.lane.to_string()).collect();
     let groups: Vec<Uuid> = wants.iter().map(|w| w.group).collect();
-    let most: Vec<i32> = wants
-        .iter()
-        .map(|w| i32::try_from(w.most).unwrap_or(i32::MAX))
-        .collect();
+    let most: Vec<i32> = wants.iter().map(|w| i32::try_from(w.most).unwrap_or(i32::MAX)).collect();
     let rows = sqlx::query!(
         r#"
         WITH want AS MATERIALIZED (
@@ -220,10 +219,7 @@ pub async fn claim(
     .await
     .doing("claim due messages")?;
     let claimed = rows.into_iter().map(|row| ClaimedMessage {
-        key: MessageKey {
-            batch_id: BatchId(row.batch_id),
-            seq: row.seq,
-        },
+        key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
         attempt: row.attempt,
         charged: row.charged,
         number: NumberId(row.number_id),
@@ -246,15 +242,7 @@ pub async fn claimed_by(connection: &mut PgConnection, claim_id: Uuid) -> Result
     .doing("read a claim back")?;
     Ok(rows
         .into_iter()
-        .map(|row| {
-            (
-                MessageKey {
-                    batch_id: BatchId(row.batch_id),
-                    seq: row.seq,
-                },
-                row.attempt,
-            )
-        })
+        .map(|row| (MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }, row.attempt))
         .collect())
 }
 
@@ -285,142 +273,4 @@ pub async fn batch_facts(
         (BatchId(row.batch_id), facts)
     });
     Ok(facts.collect())
-}
-
-/// A claim whose deadline passed without an outcome.
-#[derive(Debug, Clone, Copy)]
-pub struct Lapsed {
-    /// The message.
-    pub key: MessageKey,
-    /// The call that may have been made.
-    pub attempt: i16,
-}
-
-/// Claims past their deadline, at most `most`: their worker died, froze or lost the database.
-pub async fn lapsed(connection: &mut PgConnection, most: i64) -> Result<Vec<Lapsed>, StoreError> {
-    let rows = sqlx::query!(
-        "SELECT batch_id, seq, attempt FROM work
-         WHERE stage <> 'ready' AND stage = 'calling' AND wake_at <= now() ORDER BY wake_at LIMIT $1",
-        most
-    )
-    .fetch_all(connection)
-    .await
-    .doing("look for lapsed claims")?;
-    let lapsed = rows.into_iter().map(|row| Lapsed {
-        key: MessageKey {
-            batch_id: BatchId(row.batch_id),
-            seq: row.seq,
-        },
-        attempt: row.attempt,
-    });
-    Ok(lapsed.collect())
-}
-
-/// Parked work whose message's life has ended, at most `most`: to be settled as expired.
-pub async fn parked_expired(connection: &mut PgConnection, most: i64) -> Result<Vec<Lapsed>, StoreError> {
-    let rows = sqlx::query!(
-        "SELECT w.batch_id, w.seq, w.attempt FROM work w JOIN batch b ON b.batch_id = w.batch_id
-         WHERE w.stage <> 'ready' AND w.stage = 'parked' AND w.wake_at <= now() AND b.expires_at <= now()
-         ORDER BY w.wake_at LIMIT $1",
-        most
-    )
-    .fetch_all(connection)
-    .await
-    .doing("look for expired work")?;
-    let expired = rows.into_iter().map(|row| Lapsed {
-        key: MessageKey {
-            batch_id: BatchId(row.batch_id),
-            seq: row.seq,
-        },
-        attempt: row.attempt,
-    });
-    Ok(expired.collect())
-}
-
-/// Gives parked work back whose hold has ended by the clock; the claim parks it again if another covers it. The numbers
-/// concerned are returned, for a wake-up.
-pub async fn unpark_due(connection: &mut PgConnection, most: i64) -> Result<Vec<NumberId>, StoreError> {
-    let rows = sqlx::query_scalar!(
-        "WITH due AS (
-             SELECT batch_id, seq FROM work WHERE stage <> 'ready' AND stage = 'parked' AND wake_at <= now()
-             ORDER BY wake_at LIMIT $1 FOR UPDATE SKIP LOCKED
-         )
-         UPDATE work w SET stage = 'ready', hold_id = NULL, wake_at = now() FROM due
-         WHERE w.batch_id = due.batch_id AND w.seq = due.seq RETURNING w.number_id",
-        most
-    )
-    .fetch_all(connection)
-    .await
-    .doing("give parked work back")?;
-    Ok(distinct(rows))
-}
-
-/// Gives back at most `most` rows parked under a closed hold.
-pub async fn unpark_hold(
-    connection: &mut PgConnection,
-    hold: HoldId,
-    most: i64,
-) -> Result<(usize, Vec<NumberId>), StoreError> {
-    let rows = sqlx::query_scalar!(
-        "WITH due AS (
-             SELECT batch_id, seq FROM work WHERE hold_id = $1 ORDER BY batch_id, seq LIMIT $2 FOR UPDATE SKIP LOCKED
-         )
-         UPDATE work w SET stage = 'ready', hold_id = NULL, wake_at = now() FROM due
-         WHERE w.batch_id = due.batch_id AND w.seq = due.seq RETURNING w.number_id",
-        hold.0,
-        most
-    )
-    .fetch_all(connection)
-    .await
-    .doing("give held work back")?;
-    Ok((rows.len(), distinct(rows)))
-}
-
-/// Uncertain messages past their grace wait on, for evidence or a person, until `give_up` after the call.
-pub async fn extend_unsure(connection: &mut PgConnection, give_up: Duration, most: i64) -> Result<u64, StoreError> {
-    let done = sqlx::query!(
-        "WITH due AS (
-             SELECT batch_id, seq FROM work WHERE stage <> 'ready' AND stage = 'unsure' AND wake_at <= now()
-             ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED
-         )
-         UPDATE work w SET wake_at = now() + make_interval(secs => $1) FROM due
-         WHERE w.batch_id = due.batch_id AND w.seq = due.seq",
-        give_up.as_secs_f64(),
-        most
-    )
-    .execute(connection)
-    .await
-    .doing("let uncertain work wait")?;
-    Ok(done.rows_affected())
-}
-
-/// Uncalled work of cancelled batches, at most `most`, to be settled as cancelled.
-pub async fn of_cancelled(connection: &mut PgConnection, most: i64) -> Result<Vec<(MessageKey, i16)>, StoreError> {
-    let rows = sqlx::query!(
-        "SELECT w.batch_id, w.seq, w.attempt FROM batch b
-         JOIN work w ON w.batch_id = b.batch_id AND w.stage IN ('ready', 'parked')
-         WHERE b.cancelled_at > now() - interval '1 day' LIMIT $1",
-        most
-    )
-    .fetch_all(connection)
-    .await
-    .doing("look for cancelled work")?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            (
-                MessageKey {
-                    batch_id: BatchId(row.batch_id),
-                    seq: row.seq,
-                },
-                row.attempt,
-            )
-        })
-        .collect())
-}
-
-fn distinct(mut numbers: Vec<i32>) -> Vec<NumberId> {
-    numbers.sort_unstable();
-    numbers.dedup();
-    numbers.into_iter().map(NumberId).collect()
 }
