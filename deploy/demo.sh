@@ -17,6 +17,8 @@ readonly WORK=$CHECKOUT/target/demo
 # Background processes work in here: that is how a later run knows them.
 readonly RUNNING=$WORK/running
 readonly NUMBER=+81312345678 WABA=20000000000001 TEMPLATE=demo_spring_offer
+# As a spreadsheet counts; see deploy/demo/recipients.sh.
+readonly BAD_ROWS='102 203 304 405 506 607 708 809'
 readonly AT_THE_CALL=131008
 readonly BY_CALLBACK=(131026:026 131049:049 131050:050 130472:472 130403:403)
 BEGAN=$EPOCHREALTIME
@@ -60,10 +62,19 @@ stop_services() {
   for service in "${STARTED[@]}"; do "$SERVICES" stop "$service" || true; done
 }
 
+# An admin's token must not outlive the demo on a server that does.
+revoke_token() {
+  local id
+  id=$(cat "$WORK/token" 2>/dev/null) || return 0
+  timeout 10 "$BINARY" tokens revoke "$id" >/dev/null 2>&1 || true
+  rm -f "$WORK/token"
+}
+
 finish() {
   local status=$?
   trap '' INT TERM HUP
   if $KEEP && ((status == 0)); then exit 0; fi
+  revoke_token
   stop_processes
   stop_services
   exit "$status"
@@ -117,22 +128,27 @@ secrets() {
 ready() {
   local answer
   gone "$SERVE" && return 0
+  # shellcheck disable=SC2016 # the inner shell expands it
   answer=$(timeout 5 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n" >&3 && head -n1 <&3' "$API_PORT" 2>/dev/null) || return 1
   [[ $answer == *' 200 '* ]]
 }
 
 start_product() {
+  local made name
   heading 'the product: schema, tokens, process'
   API_PORT=$(free_port) SIM_PORT=$(free_port)
   export DISPATCH__HTTP__LISTEN=127.0.0.1:$API_PORT DISPATCH__CLIENT__URL=http://127.0.0.1:$API_PORT
   secrets
   shown migrate
   # The first token is made on the database itself, all others could be made by the API.
-  DISPATCH__CLIENT__TOKEN=$(dispatch tokens create --name demo --scope admin,operate,publish,read,pii --producer demo)
+  made=$(dispatch tokens create --name demo --scope admin,operate,publish,read,pii --producer demo --json)
+  text_in "$made" id >"$WORK/token"
+  DISPATCH__CLIENT__TOKEN=$(text_in "$made" token)
   export DISPATCH__CLIENT__TOKEN
   (
     umask 077
-    for name in DATABASE_URL AMQP_URL DISPATCH__SECRETS__KEY DISPATCH__HTTP__LISTEN DISPATCH__CLIENT__URL DISPATCH__CLIENT__TOKEN; do
+    for name in DATABASE_URL AMQP_URL DISPATCH__SECRETS__KEY DISPATCH__HTTP__LISTEN DISPATCH__CLIENT__URL DISPATCH__CLIENT__TOKEN \
+      DEMO_ACCESS_TOKEN DEMO_APP_SECRET DEMO_VERIFY_TOKEN; do
       printf 'export %s=%q\n' "$name" "${!name}"
     done >"$WORK/env"
   )
@@ -193,7 +209,7 @@ publish() {
   IMPORT=$(text_in "$answer" id)
   shown imports show "$IMPORT"
   agree 'good rows of the CSV' "$(number_in "$answer" good)" 1000
-  agree 'bad rows of the CSV' "$(number_in "$answer" bad)" 8
+  agree 'bad rows of the CSV' "$(dispatch imports rejected "$IMPORT" --json | grep -oE '"row": *[0-9]+' | grep -oE '[0-9]+' | xargs)" "$BAD_ROWS"
 
   heading 'a job that names it is published over RabbitMQ'
   cat >"$WORK/job.json" <<JSON
@@ -260,7 +276,7 @@ failures_with() {
 }
 
 compare() {
-  local batch ledger ours states told=0 refused code pair theirs
+  local batch ledger ours states told=0 refused code pair theirs worst
   heading 'compared with what the provider saw'
   batch=$(dispatch batches show "$BATCH" --json)
   FAILURES=$(dispatch failures --batch "$BATCH" --json)
@@ -292,7 +308,8 @@ compare() {
   agree 'lost' "$LOST" 0
   agree 'doubled' "$DOUBLED" 0
   agree 'callbacks still owed' "$(number_in "$CALLBACKS" owed)" 0
-  agree 'the most calls in any second within the limit' "$(($(number_in "$ledger" worst_second) <= 200))" 1
+  worst=$(number_in "$ledger" worst_second)
+  agree 'the most calls in a second, where at most 200 are allowed' "$worst" "$((worst <= 200 ? worst : 200))"
   FIRST_MS=$(number_in "$ledger" first_ms)
 }
 
@@ -335,6 +352,7 @@ main() {
   say "first message after $(seconds_since "$BEGAN" "$(awk -v at="$SIMULATOR_BEGAN" -v ms="$FIRST_MS" 'BEGIN { printf "%.3f", at + ms / 1000 }')") s"
   look_further
   if ! $KEEP; then
+    revoke_token
     stop_processes
     stop_services
     STARTED=()
@@ -348,6 +366,13 @@ case ${1:-} in
   '') main ;;
   --keep) KEEP=true; main ;;
   stop)
+    if [[ -s $WORK/env ]]; then
+      # shellcheck source=/dev/null
+      source "$WORK/env"
+      BINARY=${CARGO_TARGET_DIR:-$CHECKOUT/target}/release/campaign-dispatch
+      revoke_token
+    fi
+    unset DATABASE_URL AMQP_URL
     stop_processes
     if [[ -s $WORK/started ]]; then
       mapfile -t STARTED <"$WORK/started"
