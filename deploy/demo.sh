@@ -160,22 +160,24 @@ start_product() {
   fi
 }
 
-# An earlier run that was cut off: its people are gone with its simulator.
+# What an earlier run that was cut off still had to send must not reach this run's simulator.
 cancel_leftovers() {
-  local list job
-  list=$(dispatch batches list --producer demo --limit 20 --json)
+  local job
   while read -r job; do
-    [[ -n $job ]] || continue
     printf '{"schema":"cancel-job/v1","producer":"demo","job_id":"%s"}\n' "$job" >"$WORK/cancel.json"
-    dispatch send "$WORK/cancel.json" >/dev/null && say "cancelled the rest of $job, an earlier run that was cut off"
-  done < <(unfinished <<<"$list")
+    dispatch send "$WORK/cancel.json" >/dev/null
+    say "cancelled the rest of $job, an earlier run that was cut off"
+  done < <(unfinished)
+  until_true 30 nothing_unfinished || die 'what an earlier run left is still being sent; try again'
 }
 
-# The job ids of batches with pending messages, from the list as JSON.
+nothing_unfinished() { [[ -z $(unfinished) ]]; }
+
+# The job ids of this demo's batches with pending messages.
 unfinished() {
-  tr ',{}' '\n' | awk -F'"' '
+  dispatch batches list --producer demo --limit 20 --json | tr ',{}' '\n' | awk -F'"' '
     $2 == "job_id" { job = $4 }
-    $2 == "pending" { pending = $3; gsub(/[^0-9]/, "", pending); if (pending > 0) print job }'
+    $2 == "pending" { pending = $3; gsub(/[^0-9]/, "", pending); if (pending > 0 && job ~ /^demo-/) print job }'
 }
 
 start_provider() {
@@ -342,8 +344,8 @@ main() {
   services_up
   build
   start_product
-  start_provider
   cancel_leftovers
+  start_provider
   publish
   until_true 60 settled || say 'not everything was told within a minute'
   show_results
