@@ -31,6 +31,16 @@ cpu_of() {
   awk -v t="$total" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.2f", t / hz }'
 }
 
+# Of the private server; an existing one may be elsewhere, and counts as 0.
+postgres_cpu() {
+  if [[ -n $POSTMASTER ]]; then
+    # shellcheck disable=SC2046 # one word a process
+    cpu_of $(pgrep -P "$POSTMASTER") "$POSTMASTER"
+  else
+    echo 0
+  fi
+}
+
 sql() { psql -qXAt "$DATABASE_URL" "$@"; }
 dispatch() { "$BINARY" "$@"; }
 
@@ -63,10 +73,12 @@ prepare() {
   "$CHECKOUT/deploy/services.sh" up >&2
   eval "$("$CHECKOUT/deploy/services.sh" env)"
   ADMIN_URL=$DATABASE_URL
+  POSTMASTER=$("$CHECKOUT/deploy/services.sh" pid postgres 2>/dev/null || true)
   DATABASE=bench_$$
   psql -qX "$ADMIN_URL" -c "CREATE DATABASE $DATABASE"
   DATABASE_URL=${ADMIN_URL%/*}/$DATABASE
   export DATABASE_URL AMQP_URL
+  export DISPATCH__BROKER__PREFIX=dispatch-bench
   export BENCH_SECRET=bench DISPATCH__SECRETS__KEY=0000000000000000000000000000000000000000000000000000000000000000
   export DISPATCH__HTTP__LISTEN=127.0.0.1:$(free_port) DISPATCH__LOG__FILTER=${DISPATCH__LOG__FILTER:-warn}
   export DISPATCH__CLIENT__URL=http://$DISPATCH__HTTP__LISTEN
@@ -85,18 +97,17 @@ prepare() {
 drain_round() {
   sql -v n="$N" -v lead="$LEAD" -f "$CHECKOUT/deploy/bench/drain.sql" >/dev/null
   sql -c CHECKPOINT >/dev/null
-  local postmaster due before after left=1 began
-  postmaster=$("$CHECKOUT/deploy/services.sh" pid postgres 2>/dev/null || echo 1)
+  local due before after left=1 began
   due=$(sql -c "SELECT min(wake_at) FROM work")
   began=$SECONDS
   until [[ $(sql -c "SELECT now() >= '$due'") == t ]]; do sleep 0.01; done
-  before="$(cpu_of "$SERVE") $(cpu_of $(pgrep -P "$postmaster") "$postmaster")"
+  before="$(cpu_of "$SERVE") $(postgres_cpu)"
   while ((left > 0)); do
     ((SECONDS - began < 300)) || die "not drained within 300 s: $left left; $(tail -3 "$WORK/serve.log")"
     sleep 0.05
     left=$(sql -c "SELECT coalesce(sum(pending), 0) FROM batch_tally")
   done
-  after="$(cpu_of "$SERVE") $(cpu_of $(pgrep -P "$postmaster") "$postmaster")"
+  after="$(cpu_of "$SERVE") $(postgres_cpu)"
   sql -F' ' -c "SELECT count(*), extract(epoch FROM max(accepted_at) - '$due') FROM message WHERE state = 'accepted' AND accepted_at >= '$due'" |
     awk -v b="$before" -v a="$after" '{ split(b, x, " "); split(a, y, " ");
       printf "%d %.3f %.0f %.3f %.3f\n", $1, $2, $1 / $2, (y[1] - x[1]) * 10000 / $1, (y[2] - x[2]) * 10000 / $1 }'
