@@ -15,7 +15,7 @@ PIDS=()
 
 finish() {
   local pid
-  for pid in "${PIDS[@]}"; do end_process "$pid" 2>/dev/null || true; done
+  for pid in "${PIDS[@]}"; do end_process "$pid" TERM 2>/dev/null || true; done
   [[ -n ${DATABASE:-} ]] && psql -qX "$ADMIN_URL" -c "DROP DATABASE IF EXISTS $DATABASE WITH (FORCE)" >/dev/null 2>&1
   rm -rf "$WORK"
 }
