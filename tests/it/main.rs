@@ -8,6 +8,7 @@ mod contracts;
 mod dispatch;
 mod intake;
 mod journey;
+mod plans;
 mod registry;
 mod served;
 mod support;

@@ -1,0 +1,87 @@
+//! No hot statement reads a table through, neither on empty tables nor, over the same connection, on full ones whose
+//! statistics are still those of empty ones.
+
+use std::time::Duration;
+
+use campaign_dispatch::{
+    domain::{ids::MessageKey, message::MessageEvent},
+    store::{
+        holds, leases,
+        messages::{self, Change, Rules},
+        work::{self, Want, sweep},
+    },
+};
+use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
+
+use super::support::world::{Plan, World};
+
+const RULES: Rules = Rules { grace: Duration::from_mins(1) };
+
+/// Rows that statements of this transaction read by going through a large table.
+async fn read_through(connection: &mut PgConnection) -> Vec<(String, i64)> {
+    sqlx::query_as(
+        "SELECT relname::text, seq_tup_read FROM pg_stat_xact_user_tables
+         WHERE seq_tup_read > 1000 AND (relname LIKE 'message%' OR relname LIKE 'batch%' OR relname LIKE 'work%')",
+    )
+    .fetch_all(connection)
+    .await
+    .unwrap()
+}
+
+/// Everything dispatch, settle, callbacks and the sweep say to the database.
+async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease: Uuid) -> usize {
+    let number = world.number(1);
+    let mut tx = connection.begin().await.unwrap();
+    let found = work::look(&mut tx, &[number], 1000).await.unwrap();
+    let wants: Vec<Want> =
+        found.iter().map(|f| Want { number, lease, lane: f.lane, group: f.group, most: 100 }).collect();
+    let claimed = work::claim(&mut tx, &wants, Uuid::new_v4(), Duration::from_secs(23)).await.unwrap();
+    let keys: Vec<(MessageKey, i16)> = claimed.iter().map(|c| (c.key(), c.attempt())).collect();
+    let batches: Vec<_> = keys.iter().map(|(key, _)| key.batch_id).collect();
+    work::batch_facts(&mut tx, &batches).await.unwrap();
+    work::claimed_by(&mut tx, Uuid::new_v4()).await.unwrap();
+    for event in [MessageEvent::Accepted, MessageEvent::Sent, MessageEvent::Delivered, MessageEvent::Read] {
+        let changes: Vec<Change> = keys.iter().map(|(key, attempt)| Change::new(*key, *attempt, event)).collect();
+        messages::apply(&mut tx, &changes, RULES).await.unwrap();
+    }
+    sweep::lapsed(&mut tx, 100).await.unwrap();
+    sweep::parked_expired(&mut tx, 100).await.unwrap();
+    sweep::unpark_due(&mut tx, 100).await.unwrap();
+    sweep::extend_unsure(&mut tx, Duration::from_secs(1), 100).await.unwrap();
+    sweep::of_cancelled(&mut tx, 100).await.unwrap();
+    holds::gates(&mut tx).await.unwrap();
+    let through = read_through(&mut tx).await;
+    assert!(through.is_empty(), "read through: {through:?}");
+    tx.commit().await.unwrap();
+    claimed.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_statements_use_their_indexes_on_empty_and_on_full_tables() {
+    let world = World::start(Plan { limits: vec![None, None], ..Plan::default() }).await;
+    let mut connection = world.store.connect("plans").await.unwrap();
+    let worker = Uuid::new_v4();
+    let ttl = Duration::from_mins(10);
+    let taken = leases::take(&mut connection, worker, &[world.number(1)], ttl, Duration::ZERO).await.unwrap();
+    let lease = taken[0].lease;
+    // Statistics of empty tables, as a new month's partition has them when its first campaign starts.
+    for statement in
+        ["ALTER TABLE work SET (autovacuum_enabled = false)", "VACUUM ANALYZE work, message, batch, batch_tally"]
+    {
+        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+    }
+    assert_eq!(run_hot_statements(&mut connection, &world, lease).await, 0);
+    world.batch(world.number(1), "offer", 0, 150_000).await;
+    world.batch(world.number(2), "offer", 1_000_000, 150_000).await;
+    for _ in 0..3 {
+        assert_eq!(run_hot_statements(&mut connection, &world, lease).await, 100);
+    }
+    // The measure itself sees a table that is read through.
+    let mut tx = connection.begin().await.unwrap();
+    sqlx::query("SELECT count(charged) FROM work").execute(&mut *tx).await.unwrap();
+    assert!(!read_through(&mut tx).await.is_empty());
+    drop(tx);
+    drop(connection);
+    world.finish().await;
+}
