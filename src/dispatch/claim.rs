@@ -50,6 +50,7 @@ pub(super) struct Claimer {
     routes: HashMap<(NumberId, TemplateId), Arc<Route>>,
     registry_version: i64,
     tries: u32,
+    is_deaf: bool,
 }
 
 impl Claimer {
@@ -68,6 +69,7 @@ impl Claimer {
             routes: HashMap::new(),
             registry_version: 0,
             tries: 0,
+            is_deaf: false,
         }
     }
 
@@ -206,7 +208,7 @@ impl Claimer {
         let (key, attempt, charged) = (message.key(), message.attempt(), message.charged());
         let settle = |change| self.shared.settle.settle(change);
         let (Some(facts), Some(number)) = (facts.get(&key.batch_id), self.numbers.get(&message.number())) else {
-            return settle(settle::not_called(key, attempt, None));
+            return settle(settle::in_a_moment(key, attempt));
         };
         if facts.cancelled || facts.expired {
             let event = if facts.cancelled { MessageEvent::Cancelled } else { MessageEvent::Expired };
@@ -216,7 +218,7 @@ impl Claimer {
         let (Some(row), Some(template)) =
             (snapshot.numbers.get(&message.number()), snapshot.templates.get(&facts.template))
         else {
-            return settle(settle::not_called(key, attempt, None));
+            return settle(settle::in_a_moment(key, attempt));
         };
         let route = self.routes.entry((row.id, template.id)).or_insert_with(|| Arc::new(snapshot.route(row, template)));
         let seen = self.shared.gates.version();
@@ -276,7 +278,12 @@ impl Claimer {
             () = stop.cancelled() => return,
             () = self.shared.hungry.notified() => {}
             () = tokio::time::sleep_until(clock::instant(next)) => {}
-            woken = self.wakes.recv() => self.woken(woken.ok()),
+            woken = self.wakes.recv(), if !self.is_deaf => match woken {
+                Ok(numbers) => self.woken(Some(numbers)),
+                Err(broadcast::error::RecvError::Lagged(_)) => self.woken(None),
+                // Nobody will wake us any more; the polls go on.
+                Err(broadcast::error::RecvError::Closed) => self.is_deaf = true,
+            },
             Some(event) = self.events.recv() => self.leased(event),
         }
         while let Ok(event) = self.events.try_recv() {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{
     Shared, clock,
@@ -125,15 +125,21 @@ impl Number {
 
     async fn run(self: Rc<Self>, shared: Rc<Shared>) {
         while !self.closed.get() {
+            // The permit comes first: a place in the pace is taken only for a call that starts at once.
+            let Ok(permit) = Arc::clone(&shared.in_flight).acquire_owned().await else { return };
             match self.next() {
-                Next::Send(prepared) => self.call(&shared, prepared).await,
+                Next::Send(prepared) => self.call(&shared, prepared, permit),
                 Next::At(at) => {
+                    drop(permit);
                     tokio::select! {
                         () = tokio::time::sleep_until(clock::instant(at)) => {}
                         () = self.changed.notified() => {}
                     }
                 }
-                Next::Nothing => self.changed.notified().await,
+                Next::Nothing => {
+                    drop(permit);
+                    self.changed.notified().await;
+                }
             }
         }
     }
@@ -164,11 +170,8 @@ impl Number {
         wake_at.map_or(Next::Nothing, Next::At)
     }
 
-    /// Starts a call. Waits only while the whole process has as many open as it may.
-    async fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Box<Prepared>) {
-        let Ok(permit) = Arc::clone(&shared.in_flight).acquire_owned().await else {
-            return;
-        };
+    /// Starts a call.
+    fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) {
         self.in_flight.set(self.in_flight.get() + 1);
         if self.room(false) > 0 || self.room(true) > 0 {
             shared.hungry.notify_one();

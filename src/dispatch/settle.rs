@@ -125,6 +125,12 @@ pub(super) fn not_called(key: MessageKey, attempt: i16, stop: Option<Stop>) -> C
     Change { next, ..Change::new(key, attempt, MessageEvent::Returned) }
 }
 
+/// Uncharged, after a pause: what is needed to send it is not known to this process yet.
+pub(super) fn in_a_moment(key: MessageKey, attempt: i16) -> Change {
+    let next = Next::Wait { after: Duration::from_secs(1), charged: false };
+    Change { next, ..Change::new(key, attempt, MessageEvent::Returned) }
+}
+
 /// What a refusal does to its message, by its class.
 pub(super) fn refused(
     key: MessageKey,

@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::rows::{AttemptWrite, FailedWrite, MessageWrite, Stamp, Tallies, WorkInsert, WorkWrite, columns, seconds};
+use super::{
+    Failure,
+    rows::{AttemptWrite, FailedWrite, MessageWrite, Stamp, Tallies, WorkInsert, WorkWrite, columns, seconds},
+};
 use crate::{
     domain::{ids::MessageKey, message::MessageState},
     store::{Doing as _, StoreError},
@@ -73,6 +76,11 @@ pub(super) async fn write_messages(
     Ok(())
 }
 
+/// Failures as three columns: code, class, reason.
+fn said<'a>(failures: impl Iterator<Item = &'a Failure>) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) {
+    failures.map(|f| (f.code.as_str(), f.class.as_str(), f.reason.as_str())).collect()
+}
+
 pub(super) async fn write_attempts(tx: &mut PgConnection, writes: &[AttemptWrite]) -> Result<(), StoreError> {
     if writes.is_empty() {
         return Ok(());
@@ -80,9 +88,7 @@ pub(super) async fn write_attempts(tx: &mut PgConnection, writes: &[AttemptWrite
     let (batches, seqs) = columns(writes.iter().map(|w| &w.key));
     let attempts: Vec<i16> = writes.iter().map(|w| w.attempt).collect();
     let outcomes: Vec<&str> = writes.iter().map(|w| w.outcome.as_str()).collect();
-    let codes: Vec<&str> = writes.iter().map(|w| w.failure.code.as_str()).collect();
-    let classes: Vec<&str> = writes.iter().map(|w| w.failure.class.as_str()).collect();
-    let reasons: Vec<&str> = writes.iter().map(|w| w.failure.reason.as_str()).collect();
+    let (codes, classes, reasons) = said(writes.iter().map(|w| &w.failure));
     let at: Vec<Stamp> = writes.iter().map(|w| w.at).collect();
     sqlx::query!(
         "INSERT INTO attempt (batch_id, seq, attempt, outcome, code, class, reason, at)
@@ -129,9 +135,7 @@ pub(super) async fn write_failures(
     let numbers: Vec<i32> = failed.iter().map(|w| w.number.0).collect();
     let templates: Vec<i32> = failed.iter().map(|w| w.template.0).collect();
     let attempts: Vec<i16> = failed.iter().map(|w| w.attempt).collect();
-    let codes: Vec<&str> = failed.iter().map(|w| w.failure.code.as_str()).collect();
-    let classes: Vec<&str> = failed.iter().map(|w| w.failure.class.as_str()).collect();
-    let reasons: Vec<&str> = failed.iter().map(|w| w.failure.reason.as_str()).collect();
+    let (codes, classes, reasons) = said(failed.iter().map(|w| &w.failure));
     let at: Vec<Stamp> = failed.iter().map(|w| w.at).collect();
     sqlx::query!(
         "INSERT INTO failed_message (batch_id, seq, number_id, template_id, attempt, code, class, reason, failed_at)
