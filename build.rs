@@ -1,4 +1,0 @@
-//! Rebuilds when a migration changes: they are embedded.
-fn main() {
-    println!("cargo:rerun-if-changed=migrations");
-}
