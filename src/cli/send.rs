@@ -18,10 +18,15 @@ use crate::{
 
 const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 const REJECTIONS_SHOWN: usize = 10;
+/// Global options that are set stay out of it.
+const USAGE: &str = "campaign-dispatch send [OPTIONS] <FILE>
+       campaign-dispatch send [OPTIONS] --business-number <BUSINESS_NUMBER> --template <TEMPLATE> \
+                     --language <LANGUAGE> --producer <PRODUCER> <--to <TO>|--csv <CSV>>";
 
 /// What to publish: a file with the whole job, or its parts.
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command")]
 #[derive(Debug, clap::Args)]
+#[command(override_usage = USAGE)]
 pub(super) struct SendArgs {
     /// The job as JSON (send-job/v1 or cancel-job/v1)
     #[arg(conflicts_with_all = ["business_number", "template", "language", "to", "param", "csv", "job_id", "producer", "send_at", "campaign"])]

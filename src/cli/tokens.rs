@@ -32,7 +32,8 @@ pub(super) enum TokensCommand {
     /// Make a token useless
     Revoke {
         /// Its id
-        token: uuid::Uuid,
+        #[arg(value_name = "TOKEN_ID")]
+        id: uuid::Uuid,
     },
 }
 
@@ -50,9 +51,9 @@ pub(super) async fn run(common: &Common, command: TokensCommand) -> anyhow::Resu
             let value = common.client()?.get("/v1/tokens", &Query::new()).await?;
             if common.json { output::json(&value) } else { table(&value) }
         }
-        TokensCommand::Revoke { token } => {
-            common.client()?.call(Method::DELETE, &format!("/v1/tokens/{token}"), &Query::new(), None).await?;
-            if common.json { output::json(&json!({ "revoked": token })) } else { output::line("revoked") }
+        TokensCommand::Revoke { id } => {
+            common.client()?.call(Method::DELETE, &format!("/v1/tokens/{id}"), &Query::new(), None).await?;
+            if common.json { output::json(&json!({ "revoked": id })) } else { output::line("revoked") }
         }
     }
 }
