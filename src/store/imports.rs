@@ -53,23 +53,6 @@ pub async fn find(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> 
     }))
 }
 
-/// The imports of a tenant that can be used with a template, the newest first.
-pub async fn ready_for(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    template: TemplateId,
-) -> Result<Vec<Uuid>, StoreError> {
-    sqlx::query_scalar!(
-        "SELECT id FROM import WHERE tenant_id = $1 AND template_id = $2 AND state = 'ready'
-         ORDER BY created_at DESC LIMIT 3",
-        tenant.0,
-        template.0
-    )
-    .fetch_all(connection)
-    .await
-    .doing("list imports")
-}
-
 /// Starts an import, in state `reading`.
 pub async fn insert(
     connection: &mut PgConnection,
