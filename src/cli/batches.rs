@@ -79,8 +79,7 @@ pub(super) async fn jobs(common: &Common, command: JobsCommand) -> anyhow::Resul
         let times = if job.times > 1 { format!(", {} times", job.times) } else { String::new() };
         output::line(&format!("{}  {} {id} by {}{times}", output::time(job.rejected_at), job.producer, job.source))?;
         for error in job.errors.as_array().into_iter().flatten() {
-            let text = |key: &str| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
-            output::line(&format!("    {}: {} ({})", text("pointer"), text("reason"), text("code")))?;
+            output::line(&format!("    {}", output::problem(error)))?;
         }
     }
     output::more(page.next.as_deref())
@@ -130,10 +129,29 @@ const fn not_sent(batch: &BatchRow) -> i32 {
 }
 
 fn batch_table(batches: &[BatchRow]) -> anyhow::Result<()> {
-    let heads = ["BATCH", "CREATED", "NUMBER", "TEMPLATE", "RECIPIENTS", "PENDING", "UNCERTAIN", "SENT", "FAILED"];
+    let heads = [
+        "BATCH",
+        "CREATED",
+        "JOB",
+        "CAMPAIGN",
+        "NUMBER",
+        "TEMPLATE",
+        "RECIPIENTS",
+        "PENDING",
+        "UNCERTAIN",
+        "SENT",
+        "FAILED",
+    ];
     let row = |b: &BatchRow| {
         let counts = [b.recipients, b.pending, b.uncertain, gone_out(b), not_sent(b)].map(|count| count.to_string());
-        let names = [b.batch_id.to_string(), output::time(b.created_at), b.business_number.clone(), b.template.clone()];
+        let names = [
+            b.batch_id.to_string(),
+            output::time(b.created_at),
+            b.job_id.clone(),
+            output::maybe(b.campaign.as_ref()),
+            b.business_number.clone(),
+            b.template.clone(),
+        ];
         names.into_iter().chain(counts).collect()
     };
     output::table(&heads, &batches.iter().map(row).collect::<Vec<Vec<_>>>())
