@@ -2,14 +2,14 @@
 
 use std::{io::IsTerminal as _, time::Duration};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::{
     checklist::Page,
     cli::{
         Common, PageArgs,
-        client::{Client, Query},
-        output, read,
+        client::Query,
+        ids, output, read,
     },
     store::checklist::{
         batches::BatchRow,
@@ -46,16 +46,19 @@ pub(super) enum BatchesCommand {
     /// One batch
     Show {
         /// Its id
+        #[arg(value_parser = ids::batch)]
         batch: uuid::Uuid,
     },
     /// Follow a batch until nothing is pending
     Watch {
         /// Its id
+        #[arg(value_parser = ids::batch)]
         batch: uuid::Uuid,
     },
     /// Recipients of a batch that were refused
     Rejected {
         /// Its id
+        #[arg(value_parser = ids::batch)]
         batch: uuid::Uuid,
         #[command(flatten)]
         page: PageArgs,
@@ -105,7 +108,7 @@ pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow:
             let value = client.get(&format!("/v1/batches/{batch}"), &Query::new()).await?;
             if common.json { output::json(&value) } else { show_batch(&read(&value)?) }
         }
-        BatchesCommand::Watch { batch } => watch(&client, batch).await,
+        BatchesCommand::Watch { batch } => watch(common, batch).await,
         BatchesCommand::Rejected { batch, page } => {
             let value = client.get(&format!("/v1/batches/{batch}/rejected"), &page.query()).await?;
             if common.json {
@@ -196,37 +199,64 @@ fn show_batch(b: &BatchRow) -> anyhow::Result<()> {
     ])
 }
 
-/// Follows a batch: a bar on a terminal, a line a second elsewhere.
-pub(super) async fn watch(client: &Client, batch: uuid::Uuid) -> anyhow::Result<()> {
-    let bar = std::io::stderr().is_terminal().then(|| {
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {msg}");
-        ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-    });
+/// Follows a batch until nothing is pending: a bar on a terminal, a line a second elsewhere, JSON lines when asked.
+pub(super) async fn watch(common: &Common, batch: uuid::Uuid) -> anyhow::Result<()> {
+    let bar = (!common.json && std::io::stderr().is_terminal()).then(progress_bar);
+    let followed = tokio::select! {
+        followed = follow(common, batch, bar.as_ref()) => followed,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            Err(anyhow::anyhow!("stopped following; the batch goes on: campaign-dispatch batches watch {batch}"))
+        }
+    };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    match followed? {
+        Some(counts) => output::line(&counts),
+        None => Ok(()),
+    }
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {rate}  {msg}");
+    let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        // Drawing goes on without it.
+        write!(text, "{:.0}/s", state.per_sec()).ok();
+    };
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate))
+}
+
+/// The last counts, when no line was written of them.
+async fn follow(common: &Common, id: uuid::Uuid, bar: Option<&ProgressBar>) -> anyhow::Result<Option<String>> {
+    let client = common.client()?;
     loop {
-        let batch: BatchRow = read(&client.get(&format!("/v1/batches/{batch}"), &Query::new()).await?)?;
-        let counts = format!(
-            "sent {} failed {} uncertain {} pending {}",
-            gone_out(&batch),
-            not_sent(&batch),
-            batch.uncertain,
-            batch.pending
-        );
+        let value = client.get(&format!("/v1/batches/{id}"), &Query::new()).await?;
+        let batch: BatchRow = read(&value)?;
         let done = u64::try_from(batch.recipients - batch.pending).unwrap_or_default();
-        match &bar {
+        let counts = counts(&batch);
+        match bar {
             Some(bar) => {
                 bar.set_length(u64::try_from(batch.recipients).unwrap_or_default());
                 bar.set_position(done);
                 bar.set_message(counts.clone());
             }
+            None if common.json => output::line(&value.to_string())?,
             None => output::line(&format!("{done}/{} {counts}", batch.recipients))?,
         }
         if batch.pending == 0 && batch.state == "planned" {
-            if let Some(bar) = bar {
-                bar.finish();
-                output::line(&counts)?;
-            }
-            return Ok(());
+            return Ok(bar.map(|_| format!("{done}/{} {counts}", batch.recipients)));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+fn counts(batch: &BatchRow) -> String {
+    format!(
+        "sent {} failed {} uncertain {} pending {}",
+        gone_out(batch),
+        not_sent(batch),
+        batch.uncertain,
+        batch.pending
+    )
 }

@@ -7,6 +7,7 @@ mod batches;
 mod client;
 mod contracts;
 mod holds;
+mod ids;
 mod imports;
 mod messages;
 mod output;

@@ -101,7 +101,7 @@ pub(super) async fn run(common: &Common, args: SendArgs) -> anyhow::Result<()> {
         bail!("{}", refusal(&job, &answer));
     }
     match answer["batch_id"].as_str() {
-        Some(batch) if args.watch && !args.dry_run => batches::watch(&common.client()?, batch.parse()?).await,
+        Some(batch) if args.watch && !args.dry_run => batches::watch(common, batch.parse()?).await,
         _ => Ok(()),
     }
 }

@@ -82,6 +82,21 @@ fn every_command_is_understood() {
 }
 
 #[test]
+fn what_is_no_id_is_answered_with_where_they_are() {
+    for (line, list) in [
+        ("batches show 123", "batches list"),
+        ("imports show 123", "imports list"),
+        ("messages show 123", "messages list"),
+        ("messages list --batch 123", "batches list"),
+        ("tokens revoke 123", "tokens list"),
+    ] {
+        let words = ["campaign-dispatch"].into_iter().chain(line.split(' '));
+        let error = Cli::try_parse_from(words).unwrap_err().to_string();
+        assert!(error.contains("is not the id of") && error.contains(list), "{line}: {error}");
+    }
+}
+
+#[test]
 fn send_asks_for_no_global_option() {
     let line = ["campaign-dispatch", "send", "--url", "http://h", "--token", "t"];
     let error = Cli::try_parse_from(line).unwrap_err();

@@ -4,7 +4,7 @@ use crate::cli::client::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Common, client::Query, output, read},
+    cli::{Common, client::Query, ids, output, read},
     registry::tokens::{self, NewlyMade, Scope, TokenError, TokenInfo, TokenRequest},
     store::Store,
 };
@@ -32,7 +32,7 @@ pub(super) enum TokensCommand {
     /// Make a token useless
     Revoke {
         /// Its id
-        #[arg(value_name = "TOKEN_ID")]
+        #[arg(value_name = "TOKEN_ID", value_parser = ids::token)]
         id: uuid::Uuid,
     },
 }

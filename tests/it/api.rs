@@ -74,6 +74,8 @@ async fn whatever_is_wrong_is_answered_in_one_form(_: PgPoolOptions, options: Pg
         ("/v1/batches?nmber=1", StatusCode::BAD_REQUEST, "invalid_query"),
         ("/v1/batches?number=%2B15550001112", StatusCode::UNPROCESSABLE_ENTITY, "unknown_number"),
         ("/v1/batches?after=x", StatusCode::UNPROCESSABLE_ENTITY, "invalid_cursor"),
+        ("/v1/messages?recipient=080", StatusCode::UNPROCESSABLE_ENTITY, "invalid_recipient"),
+        ("/v1/batches?producer=%00", StatusCode::BAD_REQUEST, "invalid_query"),
         ("/v1/messages?state=lost", StatusCode::BAD_REQUEST, "invalid_query"),
         ("/v1/batches/nonsense", StatusCode::NOT_FOUND, "not_found"),
         ("/v1/messages/nonsense", StatusCode::NOT_FOUND, "not_found"),
