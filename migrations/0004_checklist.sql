@@ -112,7 +112,7 @@ DO $$ BEGIN
         EXCEPTION
             WHEN duplicate_object OR unique_violation THEN NULL;
             WHEN insufficient_privilege THEN
-                RAISE WARNING 'the role dispatch_reader was not made: % has no CREATEROLE. Run as a superuser: CREATE ROLE dispatch_reader NOLOGIN; GRANT USAGE ON SCHEMA checklist TO dispatch_reader; GRANT SELECT ON ALL TABLES IN SCHEMA checklist TO dispatch_reader;', current_user;
+                RAISE WARNING 'the role dispatch_reader was not made: % has no CREATEROLE. Run as a superuser in this database: CREATE ROLE dispatch_reader NOLOGIN; GRANT USAGE ON SCHEMA checklist TO dispatch_reader; GRANT SELECT ON ALL TABLES IN SCHEMA checklist TO dispatch_reader;', current_user;
                 RETURN;
         END;
     END IF;

@@ -272,7 +272,8 @@ fn canonical(channels: &[Channel], given: &str) -> Result<String, ChecklistError
             Err(reason) => refused = refused.or(Some(reason)),
         }
     }
-    refused.map_or_else(|| Ok(given.clone()), |reason| Err(ChecklistError::NotAnAddress { given: given.clone(), reason }))
+    refused
+        .map_or_else(|| Ok(given.clone()), |reason| Err(ChecklistError::NotAnAddress { given: given.clone(), reason }))
 }
 
 fn shown(mut row: MessageRow, whole: bool) -> Message {

@@ -6,11 +6,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::{
     checklist::Page,
-    cli::{
-        Common, PageArgs,
-        client::Query,
-        ids, output, read,
-    },
+    cli::{Common, PageArgs, client::Query, ids, output, read},
     store::checklist::{
         batches::BatchRow,
         refused::{RejectedJobRow, RejectedRecipientRow},

@@ -111,7 +111,9 @@ fn simulate_tells_all_it_does() {
     for (suffix, _) in crate::simulator::SUFFIXES {
         assert!(help.contains(suffix), "{suffix}");
     }
-    for path in ["ledger/messages", "ledger/arrivals", "callbacks", "webhooks", "faults", "settings", "numbers", "reset"] {
+    for path in
+        ["ledger/messages", "ledger/arrivals", "callbacks", "webhooks", "faults", "settings", "numbers", "reset"]
+    {
         assert!(help.contains(&format!("/_sim/{path}")), "{path}");
     }
 }

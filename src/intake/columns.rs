@@ -56,7 +56,8 @@ impl Checker {
     pub(super) fn read(&self, mut file: Decoded, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
         let broken = |error: &dyn std::fmt::Display| vec![JobError::new("", "unreadable", error.to_string())];
         let header = file.first_line().map_err(|error| broken(&error))?;
-        if header.contains(|c: char| c == char::REPLACEMENT_CHARACTER || (c.is_control() && !matches!(c, '\t' | '\r'))) {
+        if header.contains(|c: char| c == char::REPLACEMENT_CHARACTER || (c.is_control() && !matches!(c, '\t' | '\r')))
+        {
             let reason = "the file is not text: save it as CSV, in UTF-8, UTF-16 or Shift_JIS (a workbook is not CSV)";
             return Err(broken(&reason));
         }

@@ -14,7 +14,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::{domain::retry::RetryPolicy, providers::http::HttpSettings};
+use crate::{
+    domain::{nearest::nearest, retry::RetryPolicy},
+    providers::http::HttpSettings,
+};
 
 /// The commented defaults.
 pub const DEFAULTS: &str = include_str!("../../deploy/settings.default.toml");
@@ -278,7 +281,11 @@ fn overlay(base: &mut Table, over: Table, source: &str, problems: &mut Vec<Strin
             match known.get_mut(&key) {
                 Some(slot) if slot.same_type(&value) => *slot = value,
                 Some(slot) => problems.push(format!("{source}: {section}.{key} must be of type {}", slot.type_str())),
-                None => problems.push(format!("{source}: there is no key {section}.{key}")),
+                None => {
+                    let near = nearest(&key, known.keys().map(String::as_str));
+                    let near = near.first().map(|near| format!(": did you mean {near}?")).unwrap_or_default();
+                    problems.push(format!("{source}: there is no key {section}.{key}{near}"));
+                }
             }
         }
     }

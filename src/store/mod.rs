@@ -43,7 +43,9 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The address is not one.
-    #[error("database.url is not a Postgres address (set DATABASE_URL, for example postgres://user:password@host/database)")]
+    #[error(
+        "database.url is not a Postgres address (set DATABASE_URL, for example postgres://user:password@host/database)"
+    )]
     Url(#[source] sqlx::Error),
     /// No connection.
     #[error("could not connect to Postgres")]

@@ -13,7 +13,7 @@ use campaign_dispatch::{
     },
     providers::Credentials,
     settings::Settings,
-    store::{imports, registry::Directory, vault::Vault},
+    store::{registry::Directory, vault::Vault},
     upkeep::outbox::Relay,
 };
 use chrono::{TimeDelta, Utc};
@@ -492,42 +492,6 @@ async fn an_unknown_column_is_refused_unless_told_to_ignore_it() {
     assert!(!errors[0].did_you_mean.is_empty());
     assert_eq!(world.db.one::<String>("SELECT state FROM import").await, "failed");
     assert_eq!(world.import(file, true).await.unwrap().good, 1);
-    world.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_no_text_fails_with_a_reason() {
-    let world = World::new().await;
-    let Err(ImportError::Refused(errors)) = world.import(b"\x7fELF\x02\0\0\n", false).await else { panic!("taken") };
-    assert_eq!(errors[0].code, "unreadable");
-    let ended: String = world.db.one("SELECT state || ': ' || problem FROM import").await;
-    assert!(ended.starts_with("failed: the file is not text"), "{ended}");
-    world.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn imports_of_a_dead_process_fail() {
-    let world = World::new().await;
-    world
-        .db
-        .run(
-            "INSERT INTO import (tenant_id, account_id, template_id, file_name, created_at)
-             SELECT 1, a.id, t.id, age || '.csv', now() - age::interval
-             FROM account a, template t, (VALUES ('2 hours'), ('1 minute')) AS i (age) WHERE t.name = 'parcel'",
-        )
-        .await;
-    let mut connection = world.db.store.acquire().await.unwrap();
-    assert_eq!(imports::fail_abandoned(&mut connection).await.unwrap(), 1);
-    assert_eq!(imports::fail_abandoned(&mut connection).await.unwrap(), 0);
-    assert_eq!(world.db.one::<String>("SELECT file_name FROM import WHERE state = 'failed'").await, "2 hours.csv");
-    // One that is still read holds its lock.
-    let mut reading = world.db.store.connect("import").await.unwrap();
-    let (tenant, account) = (campaign_dispatch::domain::ids::TenantId(1), campaign_dispatch::domain::ids::AccountId(1));
-    let template = campaign_dispatch::domain::ids::TemplateId(1);
-    imports::insert(&mut reading, tenant, account, template, "long.csv").await.unwrap();
-    world.db.run("UPDATE import SET created_at = now() - interval '2 hours' WHERE file_name = 'long.csv'").await;
-    assert_eq!(imports::fail_abandoned(&mut connection).await.unwrap(), 0);
-    drop(connection);
     world.end().await;
 }
 
