@@ -104,10 +104,18 @@ BEGIN
     END LOOP;
 END $$;
 
--- Roles belong to the cluster: another database of it may have made this one already.
+-- Roles belong to the cluster: another database of it may have made this one already, and only who has CREATEROLE can.
 DO $$ BEGIN
-    CREATE ROLE dispatch_reader NOLOGIN;
-EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'dispatch_reader') THEN
+        BEGIN
+            CREATE ROLE dispatch_reader NOLOGIN;
+        EXCEPTION
+            WHEN duplicate_object OR unique_violation THEN NULL;
+            WHEN insufficient_privilege THEN
+                RAISE WARNING 'the role dispatch_reader was not made: % has no CREATEROLE. Run as a superuser in this database: CREATE ROLE dispatch_reader NOLOGIN; GRANT USAGE ON SCHEMA checklist TO dispatch_reader; GRANT SELECT ON ALL TABLES IN SCHEMA checklist TO dispatch_reader;', current_user;
+                RETURN;
+        END;
+    END IF;
+    GRANT USAGE ON SCHEMA checklist TO dispatch_reader;
+    GRANT SELECT ON ALL TABLES IN SCHEMA checklist TO dispatch_reader;
 END $$;
-GRANT USAGE ON SCHEMA checklist TO dispatch_reader;
-GRANT SELECT ON ALL TABLES IN SCHEMA checklist TO dispatch_reader;

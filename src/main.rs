@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use campaign_dispatch::{app::init_tracing, cli::Cli, settings::Log};
+use campaign_dispatch::{app::init_tracing, cli::Cli, settings::Log, store::chain};
 use clap::Parser as _;
 
 /// Beside the threads that dispatch runs on: API, broker and database.
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell when standard error is closed.
-            writeln!(std::io::stderr().lock(), "error: {error:#}").ok();
+            writeln!(std::io::stderr().lock(), "error: {}", chain(error.as_ref())).ok();
             ExitCode::FAILURE
         }
     }

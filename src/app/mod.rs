@@ -46,16 +46,16 @@ pub enum AppError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The database is not there or not as it must be.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// The broker's address is wrong.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Broker(#[from] BrokerError),
     /// No HTTP client.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Client(#[from] providers::http::NoHttpClient),
     /// The address cannot be listened on.
-    #[error("could not listen on {address}: {source}")]
+    #[error("could not listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -270,7 +270,7 @@ impl Parts {
         Arc::new(move || {
             let (store, broker) = (store.clone(), broker.clone());
             Box::pin(async move {
-                let schema = store.check_schema().await.map_err(|error| chain(&error));
+                let schema = store.check_schema_again().await.map_err(|error| chain(&error));
                 let detail = schema.as_ref().err().cloned().unwrap_or_default();
                 let connected =
                     if broker.is_connected() { "connected" } else { "not connected; jobs by AMQP and callbacks wait" };

@@ -107,8 +107,32 @@ impl Link {
     }
 }
 
+/// How often a loss that goes on is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
+/// Tells a loss when it begins and now and then while it lasts.
+#[derive(Debug, Default)]
+pub(super) struct Told(Option<time::Instant>);
+
+impl Told {
+    /// Whether it is to be told now.
+    pub(super) fn is_due(&mut self) -> bool {
+        let is_due = self.0.is_none_or(|at| at.elapsed() >= TELL_AGAIN);
+        if is_due {
+            self.0 = Some(time::Instant::now());
+        }
+        is_due
+    }
+
+    /// It is over: the next one is told at once.
+    pub(super) fn over(&mut self) {
+        self.0 = None;
+    }
+}
+
 async fn supervise(settings: LinkSettings, sender: watch::Sender<Option<Arc<Session>>>, shutdown: CancellationToken) {
     let mut tries = 0;
+    let mut told = Told::default();
     while !shutdown.is_cancelled() {
         let attempt = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -120,22 +144,24 @@ async fn supervise(settings: LinkSettings, sender: watch::Sender<Option<Arc<Sess
             Ok(session) => {
                 tracing::info!(purpose = settings.purpose, host = settings.uri.authority.host, "connected to RabbitMQ");
                 tries = 0;
+                told.over();
                 let session = Arc::new(session);
                 sender.send_replace(Some(Arc::clone(&session)));
-                watch_over(&session, settings.purpose, &shutdown).await;
+                if watch_over(&session, settings.purpose, &shutdown).await == Loss::Told {
+                    told.is_due();
+                }
                 sender.send_replace(None);
                 say_goodbye(&session).await;
             }
             Err(error) => {
                 let reason = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(
-                    purpose = settings.purpose,
-                    host = settings.uri.authority.host,
-                    port = settings.uri.authority.port,
-                    %error,
-                    reason,
-                    "RabbitMQ cannot be used; trying again"
-                );
+                let (host, port) = (&settings.uri.authority.host, settings.uri.authority.port);
+                let purpose = settings.purpose;
+                if told.is_due() {
+                    tracing::warn!(purpose, host, port, %error, reason, "RabbitMQ cannot be used; trying again");
+                } else {
+                    tracing::debug!(purpose, host, port, %error, reason, "RabbitMQ still cannot be used");
+                }
             }
         }
         tries += 1;
@@ -160,14 +186,23 @@ async fn connect(settings: &LinkSettings) -> Result<Session, BrokerError> {
     Ok(session)
 }
 
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// It was lost, and the log says so.
+    Told,
+    /// It was given up or is no longer wanted.
+    Wanted,
+}
+
 /// Returns when the connection is lost, given up, or no longer wanted.
-async fn watch_over(session: &Session, purpose: &str, shutdown: &CancellationToken) {
+async fn watch_over(session: &Session, purpose: &str, shutdown: &CancellationToken) -> Loss {
     let mut events = session.connection.events_listener();
     let mut look = time::interval(WATCH_INTERVAL);
     loop {
         tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = session.broken.cancelled() => return,
+            () = shutdown.cancelled() => return Loss::Wanted,
+            () = session.broken.cancelled() => return Loss::Wanted,
             event = events.next() => match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     tracing::warn!(purpose, reason, "RabbitMQ takes no messages until its alarm ends");
@@ -178,7 +213,10 @@ async fn watch_over(session: &Session, purpose: &str, shutdown: &CancellationTok
                     break;
                 }
                 Some(_) => {}
-                None => break,
+                None => {
+                    tracing::warn!(purpose, "lost RabbitMQ");
+                    break;
+                }
             },
             _ = look.tick() => {
                 if !session.connection.status().connected() {
@@ -189,11 +227,30 @@ async fn watch_over(session: &Session, purpose: &str, shutdown: &CancellationTok
         }
     }
     session.broken.cancel();
+    Loss::Told
 }
 
 async fn say_goodbye(session: &Session) {
     session.broken.cancel();
     if session.connection.status().connected() {
         let _closed = time::timeout(CLOSE_TIMEOUT, session.connection.close(200, "bye".into())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loss_is_told_once_and_then_now_and_then() {
+        let mut told = Told::default();
+        let mut times = 0;
+        for _ in 0..61 {
+            times += u32::from(told.is_due());
+            time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(times, 3);
+        told.over();
+        assert!(told.is_due());
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{
     BrokerError,
-    connection::{Link, RECONNECT},
+    connection::{Link, RECONNECT, Told},
     topology::short,
 };
 
@@ -65,6 +65,7 @@ pub struct Consumer {
     generation: u64,
     tries: u32,
     not_before: Option<Instant>,
+    told: Told,
 }
 
 /// A consumer while its channel stands.
@@ -83,7 +84,8 @@ impl std::fmt::Debug for Live {
 
 impl Consumer {
     pub(super) fn new(link: Link, queue: String, prefetch: u16, shutdown: CancellationToken) -> Self {
-        Self { link, queue, prefetch, shutdown, live: None, generation: 0, tries: 0, not_before: None }
+        let (generation, tries, told) = (0, 0, Told::default());
+        Self { link, queue, prefetch, shutdown, live: None, generation, tries, not_before: None, told }
     }
 
     /// Waits for a message and takes up to `max` that are already there. Empty when the process stops.
@@ -99,6 +101,7 @@ impl Consumer {
             match batch {
                 Ok(batch) if !batch.is_empty() => {
                     self.tries = 0;
+                    self.told.over();
                     return batch;
                 }
                 Ok(_) => self.give_up(None),
@@ -147,7 +150,12 @@ impl Consumer {
         self.tries += 1;
         self.not_before = Some(Instant::now() + RECONNECT.wait_after(self.tries));
         let reason = error.and_then(std::error::Error::source).map(ToString::to_string);
-        tracing::warn!(queue = self.queue, reason, "the consumer was lost; it is made again");
+        // A lost connection is told by its supervisor.
+        if self.link.is_connected() && self.told.is_due() {
+            tracing::warn!(queue = self.queue, reason, "the consumer was lost; it is made again");
+        } else {
+            tracing::debug!(queue = self.queue, reason, "the consumer was lost; it is made again");
+        }
     }
 
     /// Acknowledges deliveries, those of an older generation excepted. A run from the oldest on costs one frame.

@@ -32,7 +32,7 @@ pub use self::{
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// The address is not one.
-    #[error("broker.url is not an AMQP address: {0}")]
+    #[error("broker.url is not an AMQP address: {0} (set AMQP_URL, for example amqp://user:password@host:5672/%2f)")]
     Url(String),
     /// No connection.
     #[error("could not connect to RabbitMQ")]

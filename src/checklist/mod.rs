@@ -13,7 +13,7 @@ pub use failures::{AdvisedFailure, failures};
 use crate::{
     domain::{
         Channel,
-        address::Address,
+        address::{Address, AddressError},
         ids::{BatchId, HoldId, MessageKey, TenantId},
         message::MessageState,
     },
@@ -64,6 +64,14 @@ pub enum ChecklistError {
         given: String,
         /// The numbers there are.
         known: Vec<String>,
+    },
+    /// No channel of the tenant has such addresses.
+    #[error("`{given}` {reason}")]
+    NotAnAddress {
+        /// What was given.
+        given: String,
+        /// What the channel says of it.
+        reason: AddressError,
     },
     /// `after` is not what a page gave as `next`.
     #[error("`after` is not what an earlier page gave as `next`")]
@@ -229,7 +237,7 @@ pub async fn list_messages(
         list,
         batch: query.batch.map(BatchId),
         numbers: number_ids(&mut connection, tenant, query.number.as_deref()).await?,
-        recipient: query.recipient.as_deref().map(canonical),
+        recipient: recipient(&mut connection, tenant, query.recipient.as_deref()).await?,
         state: query.state,
         after: key::<MessageKey>(query.after.as_deref())?,
         limit: i64::from(limit) + 1,
@@ -239,10 +247,33 @@ pub async fn list_messages(
     Ok(Page::cut(shown, limit, |message| message.id.clone()))
 }
 
-/// A number in any of its spellings is looked up in the one that is kept; everything else as given.
-fn canonical(given: &str) -> String {
+/// An address as it is kept; refused when no channel the tenant has an account of takes it.
+async fn recipient(
+    connection: &mut Connection,
+    tenant: TenantId,
+    given: Option<&str>,
+) -> Result<Option<String>, ChecklistError> {
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    let channels = checklist::channels(connection, tenant).await?;
+    // A channel of a later version is not one this version can read addresses of.
+    let channels: Vec<Channel> = channels.iter().filter_map(|name| name.parse().ok()).collect();
+    Ok(Some(canonical(&channels, given)?))
+}
+
+/// A number in any of its spellings is looked up in the one that is kept.
+fn canonical(channels: &[Channel], given: &str) -> Result<String, ChecklistError> {
     let given = with_plus(given);
-    Address::parse(Channel::Whatsapp, &given).map_or(given, |address| address.as_str().to_owned())
+    let mut refused = None;
+    for channel in channels {
+        match Address::parse(*channel, &given) {
+            Ok(address) => return Ok(address.as_str().to_owned()),
+            Err(reason) => refused = refused.or(Some(reason)),
+        }
+    }
+    refused
+        .map_or_else(|| Ok(given.clone()), |reason| Err(ChecklistError::NotAnAddress { given: given.clone(), reason }))
 }
 
 fn shown(mut row: MessageRow, whole: bool) -> Message {
@@ -346,7 +377,16 @@ mod tests {
     fn a_plus_lost_in_a_query_comes_back() {
         assert_eq!(with_plus(" 819012345678"), "+819012345678");
         assert_eq!(with_plus("+819012345678"), "+819012345678");
-        assert_eq!(canonical("+81 90-1234-5678"), "+819012345678");
-        assert_eq!(canonical("US.1349"), "US.1349");
+    }
+
+    #[test]
+    fn a_recipient_is_looked_up_as_the_channels_keep_it() {
+        let found = |channels: &[Channel], given| canonical(channels, given).ok();
+        assert_eq!(found(&[Channel::Whatsapp], "+81 90-1234-5678").as_deref(), Some("+819012345678"));
+        assert_eq!(found(&[Channel::Whatsapp], "US.1349").as_deref(), Some("US.1349"));
+        assert_eq!(found(&[Channel::Whatsapp, Channel::Messenger], "080").as_deref(), Some("080"));
+        let refused = canonical(&[Channel::Whatsapp, Channel::Email], "080").unwrap_err().to_string();
+        assert!(refused.starts_with("`080` is not in E.164 form"), "{refused}");
+        assert_eq!(found(&[], "080").as_deref(), Some("080"));
     }
 }

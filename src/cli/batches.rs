@@ -2,15 +2,11 @@
 
 use std::{io::IsTerminal as _, time::Duration};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::{
     checklist::Page,
-    cli::{
-        Common, PageArgs,
-        client::{Client, Query},
-        output, read,
-    },
+    cli::{Common, PageArgs, client::Query, ids, output, read},
     store::checklist::{
         batches::BatchRow,
         refused::{RejectedJobRow, RejectedRecipientRow},
@@ -46,16 +42,19 @@ pub(super) enum BatchesCommand {
     /// One batch
     Show {
         /// Its id
+        #[arg(value_parser = ids::batch)]
         batch: uuid::Uuid,
     },
     /// Follow a batch until nothing is pending
     Watch {
         /// Its id
+        #[arg(value_parser = ids::batch)]
         batch: uuid::Uuid,
     },
     /// Recipients of a batch that were refused
     Rejected {
         /// Its id
+        #[arg(value_parser = ids::batch)]
         batch: uuid::Uuid,
         #[command(flatten)]
         page: PageArgs,
@@ -79,8 +78,7 @@ pub(super) async fn jobs(common: &Common, command: JobsCommand) -> anyhow::Resul
         let times = if job.times > 1 { format!(", {} times", job.times) } else { String::new() };
         output::line(&format!("{}  {} {id} by {}{times}", output::time(job.rejected_at), job.producer, job.source))?;
         for error in job.errors.as_array().into_iter().flatten() {
-            let text = |key: &str| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
-            output::line(&format!("    {}: {} ({})", text("pointer"), text("reason"), text("code")))?;
+            output::line(&format!("    {}", output::problem(error)))?;
         }
     }
     output::more(page.next.as_deref())
@@ -106,7 +104,7 @@ pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow:
             let value = client.get(&format!("/v1/batches/{batch}"), &Query::new()).await?;
             if common.json { output::json(&value) } else { show_batch(&read(&value)?) }
         }
-        BatchesCommand::Watch { batch } => watch(&client, batch).await,
+        BatchesCommand::Watch { batch } => watch(common, batch).await,
         BatchesCommand::Rejected { batch, page } => {
             let value = client.get(&format!("/v1/batches/{batch}/rejected"), &page.query()).await?;
             if common.json {
@@ -130,10 +128,29 @@ const fn not_sent(batch: &BatchRow) -> i32 {
 }
 
 fn batch_table(batches: &[BatchRow]) -> anyhow::Result<()> {
-    let heads = ["BATCH", "CREATED", "NUMBER", "TEMPLATE", "RECIPIENTS", "PENDING", "UNCERTAIN", "SENT", "FAILED"];
+    let heads = [
+        "BATCH",
+        "CREATED",
+        "JOB",
+        "CAMPAIGN",
+        "NUMBER",
+        "TEMPLATE",
+        "RECIPIENTS",
+        "PENDING",
+        "UNCERTAIN",
+        "SENT",
+        "FAILED",
+    ];
     let row = |b: &BatchRow| {
         let counts = [b.recipients, b.pending, b.uncertain, gone_out(b), not_sent(b)].map(|count| count.to_string());
-        let names = [b.batch_id.to_string(), output::time(b.created_at), b.business_number.clone(), b.template.clone()];
+        let names = [
+            b.batch_id.to_string(),
+            output::time(b.created_at),
+            b.job_id.clone(),
+            output::maybe(b.campaign.as_ref()),
+            b.business_number.clone(),
+            b.template.clone(),
+        ];
         names.into_iter().chain(counts).collect()
     };
     output::table(&heads, &batches.iter().map(row).collect::<Vec<Vec<_>>>())
@@ -178,37 +195,64 @@ fn show_batch(b: &BatchRow) -> anyhow::Result<()> {
     ])
 }
 
-/// Follows a batch: a bar on a terminal, a line a second elsewhere.
-pub(super) async fn watch(client: &Client, batch: uuid::Uuid) -> anyhow::Result<()> {
-    let bar = std::io::stderr().is_terminal().then(|| {
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {msg}");
-        ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-    });
+/// Follows a batch until nothing is pending: a bar on a terminal, a line a second elsewhere, JSON lines when asked.
+pub(super) async fn watch(common: &Common, batch: uuid::Uuid) -> anyhow::Result<()> {
+    let bar = (!common.json && std::io::stderr().is_terminal()).then(progress_bar);
+    let followed = tokio::select! {
+        followed = follow(common, batch, bar.as_ref()) => followed,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            Err(anyhow::anyhow!("stopped following; the batch goes on: campaign-dispatch batches watch {batch}"))
+        }
+    };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    match followed? {
+        Some(counts) => output::line(&counts),
+        None => Ok(()),
+    }
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {rate}  {msg}");
+    let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        // Drawing goes on without it.
+        write!(text, "{:.0}/s", state.per_sec()).ok();
+    };
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", rate))
+}
+
+/// The last counts, when no line was written of them.
+async fn follow(common: &Common, id: uuid::Uuid, bar: Option<&ProgressBar>) -> anyhow::Result<Option<String>> {
+    let client = common.client()?;
     loop {
-        let batch: BatchRow = read(&client.get(&format!("/v1/batches/{batch}"), &Query::new()).await?)?;
-        let counts = format!(
-            "sent {} failed {} uncertain {} pending {}",
-            gone_out(&batch),
-            not_sent(&batch),
-            batch.uncertain,
-            batch.pending
-        );
+        let value = client.get(&format!("/v1/batches/{id}"), &Query::new()).await?;
+        let batch: BatchRow = read(&value)?;
         let done = u64::try_from(batch.recipients - batch.pending).unwrap_or_default();
-        match &bar {
+        let counts = counts(&batch);
+        match bar {
             Some(bar) => {
                 bar.set_length(u64::try_from(batch.recipients).unwrap_or_default());
                 bar.set_position(done);
                 bar.set_message(counts.clone());
             }
+            None if common.json => output::line(&value.to_string())?,
             None => output::line(&format!("{done}/{} {counts}", batch.recipients))?,
         }
         if batch.pending == 0 && batch.state == "planned" {
-            if let Some(bar) = bar {
-                bar.finish();
-                output::line(&counts)?;
-            }
-            return Ok(());
+            return Ok(bar.map(|_| format!("{done}/{} {counts}", batch.recipients)));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+fn counts(batch: &BatchRow) -> String {
+    format!(
+        "sent {} failed {} uncertain {} pending {}",
+        gone_out(batch),
+        not_sent(batch),
+        batch.uncertain,
+        batch.pending
+    )
 }

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 
-use crate::http::Errors;
+use crate::{cli::output, http::Errors};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Longer than the server takes for any answer but an upload's.
@@ -155,14 +155,8 @@ fn advice(status: StatusCode) -> &'static str {
 }
 
 fn listed(errors: &Errors) -> String {
-    errors.errors.iter().fold(String::new(), |mut text, problem| {
-        let at = if problem.pointer.is_empty() { String::new() } else { format!("{}: ", problem.pointer) };
-        text.push_str(&["\n  ", &at, &problem.reason, " (", &problem.code, ")"].concat());
-        if !problem.did_you_mean.is_empty() {
-            text.push_str(&["; did you mean ", &problem.did_you_mean.join(", "), "?"].concat());
-        }
-        text
-    })
+    let lines = errors.errors.iter().map(|problem| format!("\n  {}", output::problem(&serde_json::json!(problem))));
+    lines.collect()
 }
 
 /// Whether something answers HTTP there, whatever it says.

@@ -10,7 +10,7 @@ use crate::{
     cli::{
         Common, PageArgs,
         client::{Client, Query},
-        output, read,
+        ids, output, read,
     },
     intake::import::ImportSummary,
     store::checklist::refused::{ImportRow, RejectedImportRow},
@@ -31,11 +31,13 @@ pub(super) enum ImportsCommand {
     /// One import
     Show {
         /// Its id
+        #[arg(value_parser = ids::import)]
         import: uuid::Uuid,
     },
     /// Rows that were refused
     Rejected {
         /// Its id
+        #[arg(value_parser = ids::import)]
         import: uuid::Uuid,
         #[command(flatten)]
         page: PageArgs,

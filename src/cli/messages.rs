@@ -2,7 +2,8 @@
 
 use crate::{
     checklist::{AdvisedFailure, Message, MessageWithAttempts, Page},
-    cli::{Common, PageArgs, batches::with, client::Query, output, read},
+    cli::{Common, PageArgs, batches::with, client::Query, ids, output, read},
+    domain::ids::MessageKey,
 };
 
 /// Messages.
@@ -14,7 +15,7 @@ pub(super) enum MessagesCommand {
         #[arg(default_value = "all")]
         list: String,
         /// Only of this batch
-        #[arg(long)]
+        #[arg(long, value_parser = ids::batch)]
         batch: Option<uuid::Uuid>,
         /// Only of this business number
         #[arg(long)]
@@ -31,7 +32,8 @@ pub(super) enum MessagesCommand {
     /// One message and the calls for it
     Show {
         /// `<batch id>.<seq>`
-        message: String,
+        #[arg(value_parser = ids::message)]
+        message: MessageKey,
     },
 }
 
@@ -39,7 +41,7 @@ pub(super) enum MessagesCommand {
 #[derive(Debug, clap::Args)]
 pub(super) struct FailuresArgs {
     /// Only of this batch
-    #[arg(long)]
+    #[arg(long, value_parser = ids::batch)]
     batch: Option<uuid::Uuid>,
     /// Only of this business number
     #[arg(long)]

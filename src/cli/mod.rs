@@ -7,6 +7,7 @@ mod batches;
 mod client;
 mod contracts;
 mod holds;
+mod ids;
 mod imports;
 mod messages;
 mod output;
@@ -33,20 +34,29 @@ pub struct Cli {
     command: Command,
 }
 
+/// Where the help lists them.
+const GLOBAL: &str = "Global options";
+
 /// What every command takes.
 #[derive(Debug, clap::Args)]
 struct Common {
     /// Settings that differ from the defaults (TOML)
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     settings: Option<PathBuf>,
     /// Answer in JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
     /// Where the API is
-    #[arg(long, global = true, env = "DISPATCH__CLIENT__URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        global = true,
+        env = "DISPATCH__CLIENT__URL",
+        default_value = "http://127.0.0.1:8080",
+        help_heading = GLOBAL
+    )]
     url: String,
     /// The token to call it with
-    #[arg(long, global = true, env = "DISPATCH__CLIENT__TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, env = "DISPATCH__CLIENT__TOKEN", hide_env_values = true, help_heading = GLOBAL)]
     token: Option<SecretString>,
 }
 
@@ -166,3 +176,6 @@ impl PageArgs {
         query
     }
 }
+
+#[cfg(test)]
+mod tests;

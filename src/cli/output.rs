@@ -62,6 +62,18 @@ pub(super) fn maybe<T: ToString>(value: Option<&T>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
+/// What is wrong, as every answer of the API says it.
+pub(super) fn problem(error: &Value) -> String {
+    let text = |key: &str| error[key].as_str().unwrap_or_default();
+    let at = match text("pointer") {
+        "" => String::new(),
+        pointer => format!("{pointer}: "),
+    };
+    let meant: Vec<&str> = error["did_you_mean"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let meant = if meant.is_empty() { String::new() } else { format!("; did you mean {}?", meant.join(", ")) };
+    format!("{at}{} ({}){meant}", text("reason"), text("code"))
+}
+
 /// An instant to the second.
 pub(super) fn time(at: chrono::DateTime<chrono::Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%SZ").to_string()
@@ -78,6 +90,14 @@ pub(super) fn more(next: Option<&str>) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_problem_says_where_only_when_it_is_somewhere() {
+        let whole = serde_json::json!({"pointer": "", "code": "malformed_json", "reason": "is not JSON"});
+        assert_eq!(problem(&whole), "is not JSON (malformed_json)");
+        let near = serde_json::json!({"pointer": "/a", "code": "c", "reason": "r", "did_you_mean": ["x", "y"]});
+        assert_eq!(problem(&near), "/a: r (c); did you mean x, y?");
+    }
 
     #[test]
     fn wide_characters_count_twice() {

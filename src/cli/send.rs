@@ -14,14 +14,20 @@ use crate::{
         imports::{self, ImportArgs},
         output,
     },
+    intake::job::CANCEL_JOB,
 };
 
 const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 const REJECTIONS_SHOWN: usize = 10;
+/// Global options that are set stay out of it.
+const USAGE: &str = "campaign-dispatch send [OPTIONS] <FILE>
+       campaign-dispatch send [OPTIONS] --business-number <BUSINESS_NUMBER> --template <TEMPLATE> \
+                     --language <LANGUAGE> --producer <PRODUCER> <--to <TO>|--csv <CSV>>";
 
 /// What to publish: a file with the whole job, or its parts.
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command")]
 #[derive(Debug, clap::Args)]
+#[command(override_usage = USAGE)]
 pub(super) struct SendArgs {
     /// The job as JSON (send-job/v1 or cancel-job/v1)
     #[arg(conflicts_with_all = ["business_number", "template", "language", "to", "param", "csv", "job_id", "producer", "send_at", "campaign"])]
@@ -92,11 +98,23 @@ pub(super) async fn run(common: &Common, args: SendArgs) -> anyhow::Result<()> {
         show(&answer, args.dry_run)?;
     }
     if answer["status"] != "accepted" {
-        bail!("the job was refused: correct it and send it again, the job id is still free");
+        bail!("{}", refusal(&job, &answer));
     }
     match answer["batch_id"].as_str() {
-        Some(batch) if args.watch && !args.dry_run => batches::watch(&common.client()?, batch.parse()?).await,
+        Some(batch) if args.watch && !args.dry_run => batches::watch(common, batch.parse()?).await,
         _ => Ok(()),
+    }
+}
+
+/// What is to be done about a refused job.
+fn refusal(job: &Value, answer: &Value) -> &'static str {
+    let has = |code| answer["errors"].as_array().into_iter().flatten().any(|error| error["code"] == code);
+    if job["schema"] == CANCEL_JOB {
+        "nothing was cancelled"
+    } else if has("job_id_reused") {
+        "the job was refused: its job id belongs to another job, which stays as it is; give this one an id of its own"
+    } else {
+        "the job was refused: correct it and send it again, the job id is still free"
     }
 }
 
@@ -168,14 +186,7 @@ async fn by_broker(common: &Common, job: &Value, urgent: bool) -> anyhow::Result
 fn show(answer: &Value, dry_run: bool) -> anyhow::Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     for error in answer["errors"].as_array().into_iter().flatten() {
-        let meant: Vec<_> = error["did_you_mean"].as_array().into_iter().flatten().map(text).collect();
-        let meant = if meant.is_empty() { String::new() } else { format!("; did you mean {}?", meant.join(", ")) };
-        output::line(&format!(
-            "{}: {} ({}){meant}",
-            text(&error["pointer"]),
-            text(&error["reason"]),
-            text(&error["code"])
-        ))?;
+        output::line(&output::problem(error))?;
     }
     if answer["status"] != "accepted" {
         return Ok(());
@@ -204,4 +215,18 @@ fn show(answer: &Value, dry_run: bool) -> anyhow::Result<()> {
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_fits_the_refusal() {
+        let (send, cancel) = (json!({"schema": "send-job/v1"}), json!({"schema": CANCEL_JOB}));
+        let answer = |code: &str| json!({"status": "rejected", "errors": [{"code": code}]});
+        assert!(refusal(&send, &answer("unknown_template")).contains("still free"));
+        assert!(refusal(&send, &answer("job_id_reused")).contains("an id of its own"));
+        assert_eq!(refusal(&cancel, &answer("unknown_job")), "nothing was cancelled");
+    }
 }

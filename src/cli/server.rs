@@ -11,7 +11,7 @@ use crate::{
     cli::{Common, client, output},
     settings::Settings,
     store::{
-        Store,
+        Store, chain,
         registry::{Directory, Snapshot},
         vault::Vault,
     },
@@ -40,8 +40,7 @@ pub(super) async fn serve(common: &Common, args: ServeArgs) -> anyhow::Result<()
 }
 
 fn store(settings: &Settings) -> anyhow::Result<Store> {
-    Store::new(&settings.database.url, settings.database.connections)
-        .context("set DATABASE_URL, for example postgres://user:password@host/database")
+    Ok(Store::new(&settings.database.url, settings.database.connections)?)
 }
 
 pub(super) async fn migrate(common: &Common) -> anyhow::Result<()> {
@@ -67,7 +66,7 @@ struct Checked {
 fn checked<T>(list: &mut Vec<Checked>, what: impl Into<String>, result: anyhow::Result<T>) -> Option<T> {
     let (value, problem) = match result {
         Ok(value) => (Some(value), None),
-        Err(error) => (None, Some(format!("{error:#}"))),
+        Err(error) => (None, Some(chain(error.as_ref()))),
     };
     list.push(Checked { what: what.into(), problem });
     value
@@ -77,7 +76,7 @@ pub(super) async fn check(common: &Common) -> anyhow::Result<()> {
     let settings = common.settings()?;
     let mut list = Vec::new();
     let store = store(&settings)?;
-    let reached = checked(&mut list, "database", store.acquire().await.map_err(Into::into));
+    let reached = checked(&mut list, "database", store.connect("check").await.map_err(Into::into));
     let current = match reached {
         Some(_) => checked(&mut list, "schema", store.check_schema().await.map_err(Into::into)),
         None => None,
@@ -114,8 +113,7 @@ fn report(common: &Common, list: &[Checked]) -> anyhow::Result<()> {
 
 async fn broker(settings: &Settings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), stop.clone())
-        .context("set AMQP_URL, for example amqp://user:password@host:5672/%2f")?;
+    let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), stop.clone())?;
     let connected = async {
         while !broker.is_connected() {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -4,7 +4,7 @@ use crate::cli::client::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Common, client::Query, output, read},
+    cli::{Common, client::Query, ids, output, read},
     registry::tokens::{self, NewlyMade, Scope, TokenError, TokenInfo, TokenRequest},
     store::Store,
 };
@@ -32,7 +32,8 @@ pub(super) enum TokensCommand {
     /// Make a token useless
     Revoke {
         /// Its id
-        token: uuid::Uuid,
+        #[arg(value_name = "TOKEN_ID", value_parser = ids::token)]
+        id: uuid::Uuid,
     },
 }
 
@@ -50,9 +51,9 @@ pub(super) async fn run(common: &Common, command: TokensCommand) -> anyhow::Resu
             let value = common.client()?.get("/v1/tokens", &Query::new()).await?;
             if common.json { output::json(&value) } else { table(&value) }
         }
-        TokensCommand::Revoke { token } => {
-            common.client()?.call(Method::DELETE, &format!("/v1/tokens/{token}"), &Query::new(), None).await?;
-            if common.json { output::json(&json!({ "revoked": token })) } else { output::line("revoked") }
+        TokensCommand::Revoke { id } => {
+            common.client()?.call(Method::DELETE, &format!("/v1/tokens/{id}"), &Query::new(), None).await?;
+            if common.json { output::json(&json!({ "revoked": id })) } else { output::line("revoked") }
         }
     }
 }

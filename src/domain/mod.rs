@@ -8,6 +8,7 @@ pub mod hold;
 pub mod ids;
 pub mod lane;
 pub mod message;
+pub mod nearest;
 pub mod pacing;
 pub mod retry;
 pub mod template;

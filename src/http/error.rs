@@ -92,6 +92,9 @@ impl From<ChecklistError> for ApiError {
             ChecklistError::NotACursor => {
                 Self::new(status, vec![Problem::new("/after", "invalid_cursor", error.to_string())])
             }
+            ChecklistError::NotAnAddress { .. } => {
+                Self::new(status, vec![Problem::new("/recipient", "invalid_recipient", error.to_string())])
+            }
             ChecklistError::UnknownNumber { ref given, ref known } => {
                 let problem = Problem::new("/number", "unknown_number", error.to_string());
                 Self::new(status, vec![problem.near(given, known.iter().map(String::as_str))])

@@ -24,6 +24,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        // Postgres keeps no NUL in text: nothing is called so.
+        if parts.uri.query().is_some_and(|query| query.contains("%00")) {
+            return Err(ApiError::whole(StatusCode::BAD_REQUEST, "invalid_query", "a value contains NUL"));
+        }
         match Query::from_request_parts(parts, state).await {
             Ok(Query(query)) => Ok(Self(query)),
             Err(error) => Err(ApiError::whole(StatusCode::BAD_REQUEST, "invalid_query", error.body_text())),

@@ -95,7 +95,7 @@ pub(super) async fn batch_rejected(
 
 #[utoipa::path(get, path = "/v1/messages", tag = "checklist", params(MessageQuery), responses(
     (status = 200, body = Page<Message>, description = "The latest due batch first; recipients are masked without the scope pii"),
-    (status = 422, body = Errors, description = "Unknown number, or not a cursor")))]
+    (status = 422, body = Errors, description = "Unknown number, no recipient's address, or not a cursor")))]
 pub(super) async fn messages(
     State(state): State<HttpState>,
     Extension(caller): Extension<Caller>,

@@ -1,7 +1,5 @@
 //! Audiences that are kept here: whether a job may use the import it names.
 
-use uuid::Uuid;
-
 use crate::{
     domain::template::Params,
     intake::{
@@ -28,13 +26,9 @@ pub(super) async fn resolve_imports(connection: &mut Connection, jobs: &mut [Job
         };
         let found = imports::find(connection, checked.tenant, *id).await?;
         *count = found.as_ref().map_or(0, |import| import.good);
-        let mut errors = import_errors(checked, found.as_ref());
+        let errors = import_errors(checked, found.as_ref());
         if errors.is_empty() {
             continue;
-        }
-        if let Some(error) = errors.iter_mut().find(|error| error.pointer == "/audience/import") {
-            let ready = imports::ready_for(connection, checked.tenant, checked.template.id).await?;
-            error.did_you_mean = ready.iter().map(Uuid::to_string).collect();
         }
         job.prepared.verdict = Verdict::Refuse(errors);
     }
@@ -44,7 +38,7 @@ pub(super) async fn resolve_imports(connection: &mut Connection, jobs: &mut [Job
 fn import_errors(checked: &Checked, found: Option<&Import>) -> Vec<JobError> {
     let refuse = |code, reason: String| vec![JobError::new("/audience/import", code, reason)];
     let Some(import) = found else {
-        return refuse("unknown_import", "there is no such import".to_owned());
+        return refuse("unknown_import", "there is no such import: `imports list` shows those there are".to_owned());
     };
     if import.account != checked.number.account.id || import.template != checked.template.id {
         let (name, language) = (&checked.job.template.name, &checked.job.template.language);

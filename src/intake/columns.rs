@@ -8,12 +8,13 @@ use crate::{
     domain::{
         Channel,
         address::Address,
+        nearest::nearest,
         template::{Params, Template},
     },
     intake::{
         check::address_code,
+        fields::storable,
         job::JobError,
-        nearest,
         sheet::{Decoded, RowCounter, delimiter},
     },
     store::imports::{BadRow, GoodRow},
@@ -38,6 +39,7 @@ enum Column {
     To,
     Ref,
     TimeZone,
+    /// By the slot's own name, whichever way the header writes it.
     Slot(String),
     Ignored,
 }
@@ -53,7 +55,13 @@ pub(super) struct Checker {
 impl Checker {
     pub(super) fn read(&self, mut file: Decoded, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
         let broken = |error: &dyn std::fmt::Display| vec![JobError::new("", "unreadable", error.to_string())];
-        let delimiter = delimiter(file.first_line().map_err(|error| broken(&error))?);
+        let header = file.first_line().map_err(|error| broken(&error))?;
+        if header.contains(|c: char| c == char::REPLACEMENT_CHARACTER || (c.is_control() && !matches!(c, '\t' | '\r')))
+        {
+            let reason = "the file is not text: save it as CSV, in UTF-8, UTF-16 or Shift_JIS (a workbook is not CSV)";
+            return Err(broken(&reason));
+        }
+        let delimiter = delimiter(header);
         let since_record = file.counter();
         let mut reader =
             csv::ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(file);
@@ -99,18 +107,17 @@ impl Checker {
                 "ref" => Column::Ref,
                 "time_zone" => Column::TimeZone,
                 "" => Column::Ignored,
-                slot if self.template.slot(slot).is_some() => Column::Slot(slot.to_owned()),
-                _ if self.ignore_unknown_columns => Column::Ignored,
-                unknown => {
-                    let known = ["to", "ref", "time_zone"].into_iter();
-                    let given = Params::from([(unknown.to_owned(), String::new())]);
-                    let mut near = nearest(unknown, known);
-                    near.extend(self.template.check_names(&given).into_iter().flat_map(|p| p.did_you_mean));
-                    let reason =
-                        format!("the column `{unknown}` is neither to, ref, time_zone nor a slot of the template");
-                    errors.push(JobError::new(format!("/{unknown}"), "unknown_column", reason).meant(near));
-                    Column::Ignored
-                }
+                other => match self.template.slot(other) {
+                    Some(slot) => Column::Slot(slot.name.clone()),
+                    None if self.ignore_unknown_columns => Column::Ignored,
+                    None => {
+                        let reason =
+                            format!("the column `{other}` is neither to, ref, time_zone nor a slot of the template");
+                        let near = nearest(other, self.column_names(other));
+                        errors.push(JobError::new(format!("/{other}"), "unknown_column", reason).meant(near));
+                        Column::Ignored
+                    }
+                },
             };
             if column != Column::Ignored && columns.iter().any(|(_, other)| *other == column) {
                 errors.push(JobError::new(
@@ -125,6 +132,17 @@ impl Checker {
             errors.push(JobError::new("/to", "missing_column", "the column `to` is missing"));
         }
         if errors.is_empty() { Ok(columns) } else { Err(errors) }
+    }
+
+    /// The names a column may have, slots of the body in the form that `like` has: `name` or `body.name`.
+    fn column_names<'a>(&'a self, like: &str) -> impl Iterator<Item = &'a str> {
+        let is_long = like.starts_with("body.");
+        let slots = self.template.slots.iter().map(move |slot| {
+            let short = slot.name.strip_prefix("body.").unwrap_or(&slot.name);
+            let is_short = !is_long && self.template.slot(short) == Some(slot);
+            if is_short { short } else { slot.name.as_str() }
+        });
+        ["to", "ref", "time_zone"].into_iter().chain(slots)
     }
 
     fn row(&self, row: i64, columns: &[(String, Column)], record: &csv::StringRecord) -> Result<GoodRow, Vec<BadRow>> {
@@ -146,7 +164,8 @@ impl Checker {
         }
         // A slot without a column has its value in the job, which is checked when that comes.
         for problem in self.template.check_names(&cells.params) {
-            faults.add(&problem.slot, problem.code, problem.reason);
+            let column = columns.iter().find(|(_, column)| matches!(column, Column::Slot(s) if *s == problem.slot));
+            faults.add(column.map_or(&problem.slot, |(name, _)| name), problem.code, problem.reason);
         }
         match address {
             Ok(address) if faults.0.is_empty() => Ok(GoodRow {
@@ -210,6 +229,61 @@ impl Faults {
 
     fn of_row(self, row: i64) -> Vec<BadRow> {
         let faults = self.0.into_iter();
-        faults.map(|(field, (code, reason))| BadRow { row, field, code, reason }).collect()
+        let bad = |(field, (code, reason)): (String, (String, String))| BadRow {
+            row,
+            field: storable(&field),
+            code,
+            reason: storable(&reason),
+        };
+        faults.map(bad).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Category, template::ParameterFormat};
+
+    fn read(file: &[u8]) -> Result<Chunk, Vec<JobError>> {
+        let body = serde_json::json!([{"type": "BODY", "text": "{{name}} at {{shop}}!"}]);
+        let template = Template::parse("t", "ja", Category::Utility, ParameterFormat::Named, &body).unwrap();
+        let channel = Channel::Whatsapp;
+        let checker = Checker { channel, country: None, template: Arc::new(template), ignore_unknown_columns: false };
+        let (sender, pieces) = mpsc::channel(1);
+        sender.try_send(Ok(bytes::Bytes::copy_from_slice(file))).unwrap();
+        drop(sender);
+        let (chunks, mut made) = mpsc::channel(1);
+        checker.read(Decoded::new(pieces), &chunks)?;
+        Ok(made.try_recv().unwrap())
+    }
+
+    #[test]
+    fn what_is_no_text_is_said_to_be_none() {
+        for file in [b"\x7fELF\x02\x01\x01\0\0\0to\n".as_slice(), b"PK\x03\x04\x14\0\x06\0", b"to\0,name\n"] {
+            let errors = read(file).unwrap_err();
+            assert_eq!((errors.len(), errors[0].code.as_ref()), (1, "unreadable"));
+            assert!(errors[0].reason.contains("not text"), "{}", errors[0].reason);
+        }
+    }
+
+    #[test]
+    fn a_column_is_called_as_the_header_calls_it() {
+        for (header, name) in [("to,name", "name"), ("to,body.name", "body.name")] {
+            for (cell, code) in [("", "missing_slot"), ("a\tb", "ill_formed")] {
+                let chunk = read(format!("{header}\n+819012345678,{cell}\n").as_bytes()).unwrap();
+                let bad = chunk.bad.iter().map(|bad| (bad.field.as_str(), bad.code.as_str()));
+                assert_eq!(bad.collect::<Vec<_>>(), [(name, code)], "{header}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_column_suggests_what_the_header_may_say() {
+        for (given, meant) in [("nam", "name"), ("body.nam", "body.name"), ("timezone", "time_zone")] {
+            let errors = read(format!("to,{given}\n").as_bytes()).unwrap_err();
+            assert_eq!(errors[0].did_you_mean.first().map(String::as_str), Some(meant), "{errors:?}");
+        }
+        let errors = read(b"to,name,body.name\n").unwrap_err();
+        assert_eq!(errors[0].code, "duplicate_column");
     }
 }

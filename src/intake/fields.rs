@@ -3,7 +3,10 @@
 use chrono::{DateTime, FixedOffset};
 use serde_json::{Map, Value};
 
-use crate::{domain::template::Params, intake::job::JobError};
+use crate::{
+    domain::{nearest::nearest, template::Params},
+    intake::job::JobError,
+};
 
 /// Longest `ref`, `campaign` and names, in characters.
 pub(super) const TEXT_CHARS: usize = 256;
@@ -25,7 +28,7 @@ impl Reader {
         };
         for name in fields.keys().filter(|name| !known.contains(&name.as_str())) {
             let error = JobError::new(pointer(at, name), "unknown_field", format!("there is no field `{name}` here"));
-            self.errors.push(error.meant(crate::intake::nearest(name, known.iter().copied())));
+            self.errors.push(error.meant(nearest(name, known.iter().copied())));
         }
         Some(fields)
     }
@@ -81,7 +84,7 @@ impl Reader {
             Ok(word) => return Some(word),
             Err(unknown) => unknown,
         };
-        let near = crate::intake::nearest(text, unknown.known.iter().copied());
+        let near = nearest(text, unknown.known.iter().copied());
         self.errors.push(JobError::new(at, "unknown_value", unknown.to_string()).meant(near));
         None
     }
@@ -129,6 +132,11 @@ pub(super) fn given<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'
 /// Postgres keeps no NUL in text.
 pub(super) fn is_good_text(text: &str, max: usize) -> bool {
     !text.is_empty() && !text.contains('\0') && (text.len() <= max || text.chars().count() <= max)
+}
+
+/// A text of somebody's file as Postgres keeps it and a terminal may show it.
+pub(super) fn storable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// `at` and a name as a JSON pointer (RFC 6901).

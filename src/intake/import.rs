@@ -14,11 +14,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    domain::ids::TenantId,
+    domain::{ids::TenantId, nearest::nearest},
     intake::{
         columns::{Checker, Chunk},
+        fields::storable,
         job::JobError,
-        nearest,
         sheet::Decoded,
     },
     store::{
@@ -123,7 +123,8 @@ pub async fn import(
         ignore_unknown_columns: request.ignore_unknown_columns,
     };
     let mut session = Session::new(store.clone(), "import");
-    let id = imports::insert(session.connection().await?, tenant, account.id, template.id, &request.file_name).await?;
+    let name = storable(&request.file_name);
+    let id = imports::insert(session.connection().await?, tenant, account.id, template.id, &name).await?;
     let (pieces, incoming) = mpsc::channel(8);
     let (chunks, mut rows) = mpsc::channel(2);
     let reading = tokio::task::spawn_blocking(move || checker.read(Decoded::new(incoming), &chunks));
@@ -139,7 +140,7 @@ pub async fn import(
         (Ok(()), Ok(summary)) => (None, Ok(summary)),
         (Err(problems), Ok(_)) => {
             let reasons: Vec<&str> = problems.iter().map(|p| p.reason.as_str()).collect();
-            (Some(reasons.join("; ")), Err(ImportError::Refused(problems)))
+            (Some(storable(&reasons.join("; "))), Err(ImportError::Refused(problems)))
         }
         (_, Err(error)) => {
             session.failed(&error);

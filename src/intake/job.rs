@@ -216,7 +216,10 @@ pub struct MetHold {
 impl JobError {
     /// An error with no suggestion.
     pub fn new(pointer: impl Into<String>, code: &'static str, reason: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), code: Cow::Borrowed(code), reason: reason.into(), did_you_mean: Vec::new() }
+        // Postgres keeps no NUL, and both may quote what somebody sent.
+        let clean = |text: String| if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
+        let (pointer, reason) = (clean(pointer.into()), clean(reason.into()));
+        Self { pointer, code: Cow::Borrowed(code), reason, did_you_mean: Vec::new() }
     }
 
     /// The same with what was probably meant.

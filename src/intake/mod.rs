@@ -175,13 +175,3 @@ impl Shared {
         check::Context { snapshot, settings: &self.settings, now: Utc::now(), road }
     }
 }
-
-/// The names most like `given`, the nearest first, at most three.
-pub(crate) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
-    const ALIKE: f64 = 0.78;
-    let mut near: Vec<(f64, &str)> =
-        names.map(|name| (strsim::jaro_winkler(given, name), name)).filter(|(like, _)| *like >= ALIKE).collect();
-    near.sort_by(|(a, x), (b, y)| b.total_cmp(a).then(x.cmp(y)));
-    near.dedup_by(|(_, a), (_, b)| a == b);
-    near.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()
-}

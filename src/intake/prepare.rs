@@ -1,13 +1,12 @@
 //! From a body as it came to a verdict: send, cancel or refuse. No I/O, so that it can run beside the async threads.
 
 use crate::{
-    domain::ids::TenantId,
+    domain::{ids::TenantId, nearest::nearest},
     intake::{
         canonical,
         check::{self, Checked, Context, UNKNOWN_REFERENCE},
         head::Head,
         job::{CancelJob, JobError},
-        nearest,
         read::{self, Read},
     },
     store::registry::Snapshot,

@@ -268,6 +268,12 @@ mod tests {
     }
 
     #[test]
+    fn no_nul_is_repeated() {
+        let told = errors(&json!({"schema": SEND_JOB, "a\u{0}b": 1}));
+        assert_eq!(told[0], ("/a\u{fffd}b".to_owned(), "unknown_field".to_owned()));
+    }
+
+    #[test]
     fn a_bad_recipient_is_refused_alone() {
         let body = json!({"schema": SEND_JOB, "job_id": "1", "producer": "shop", "business_number": "+81",
             "template": {"name": "x", "language": "ja"}, "recipients": [{"to": "+1"}, {"too": "+2"}, {"to": "a\u{0}b"}]});

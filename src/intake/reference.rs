@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    domain::{Channel, ids::TenantId},
+    domain::{Channel, ids::TenantId, nearest::nearest},
     intake::{
         check::Context,
         job::{JobError, SendJob},
-        nearest,
     },
     store::registry::{Number, RegisteredTemplate, Snapshot},
 };

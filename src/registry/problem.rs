@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::nearest::nearest;
+
 /// One thing that is wrong: where, in one stable word, and for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
 pub struct Problem {
@@ -27,27 +29,7 @@ impl Problem {
     /// The same, with those of `known` that resemble `given`.
     #[must_use]
     pub fn near<'a>(mut self, given: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
-        const ALIKE: f64 = 0.7;
-        const SHOWN: usize = 3;
-        let mut alike: Vec<(f64, &str)> = known
-            .into_iter()
-            .map(|name| (strsim::jaro_winkler(given, name), name))
-            .filter(|(likeness, _)| *likeness >= ALIKE)
-            .collect();
-        alike.sort_by(|a, b| b.0.total_cmp(&a.0));
-        self.did_you_mean = alike.into_iter().take(SHOWN).map(|(_, name)| name.to_owned()).collect();
+        self.did_you_mean = nearest(given, known);
         self
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_name_comes_first() {
-        let problem = Problem::new("/account", "unknown_account", "is not known")
-            .near("shop-jp", ["warehouse", "shop-us", "shop-jp1"]);
-        assert_eq!(problem.did_you_mean, ["shop-jp1", "shop-us"]);
     }
 }

@@ -2,13 +2,22 @@
 //!
 //! All problems are reported at once; contradictory timeouts refuse to start. No setting without a reader.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::{domain::retry::RetryPolicy, providers::http::HttpSettings};
+use crate::{
+    domain::{nearest::nearest, retry::RetryPolicy},
+    providers::http::HttpSettings,
+};
 
 /// The commented defaults.
 pub const DEFAULTS: &str = include_str!("../../deploy/settings.default.toml");
@@ -129,7 +138,7 @@ impl Settings {
         if let Some(path) = file {
             match std::fs::read_to_string(path)
                 .map_err(|e| e.to_string())
-                .and_then(|text| text.parse::<Table>().map_err(|e| e.to_string()))
+                .and_then(|text| text.parse::<Table>().map_err(|e| e.to_string().trim_end().to_owned()))
             {
                 Ok(table) => overlay(&mut merged, table, &path.display().to_string(), &mut problems),
                 Err(error) => problems.push(format!("{}: {error}", path.display())),
@@ -152,11 +161,17 @@ impl Settings {
         }
         fall_back(&mut merged, "database", "DATABASE_URL", &environment);
         fall_back(&mut merged, "broker", "AMQP_URL", &environment);
-        if !problems.is_empty() {
-            return Err(SettingsError(problems));
+        let unread = read_each(&mut merged, &defaults, &mut problems);
+        match Self::deserialize(merged) {
+            Ok(settings) => {
+                problems.extend(settings.contradictions(&unread));
+                if problems.is_empty() { Ok(settings) } else { Err(SettingsError(problems)) }
+            }
+            Err(error) => {
+                problems.push(one_line(&error));
+                Err(SettingsError(problems))
+            }
         }
-        let settings = Self::deserialize(merged).map_err(|e| SettingsError(vec![e.to_string()]))?;
-        settings.checked()
     }
 
     /// The key that encrypts credentials, from `secrets.key` or `secrets.key_file`.
@@ -175,43 +190,71 @@ impl Settings {
         Ok(key)
     }
 
-    /// Contradictions that would break a promise later are refused now.
-    fn checked(self) -> Result<Self, SettingsError> {
+    /// Contradictions that would break a promise later are refused now, those within sections that were read.
+    fn contradictions(&self, unread: &BTreeSet<String>) -> Vec<String> {
         let mut problems = Vec::new();
-        let mut refuse = |broken: bool, text: String| {
-            if broken {
+        let mut refuse = |sections: &[&str], broken: bool, text: String| {
+            if broken && !sections.iter().any(|section| unread.contains(*section)) {
                 problems.push(text);
             }
         };
         let (lease, dispatch) = (&self.lease, &self.dispatch);
         refuse(
-            lease.renew_s * 2 + lease.margin_s > lease.ttl_s,
+            &["lease"],
+            lease.renew_s.saturating_mul(2).saturating_add(lease.margin_s) > lease.ttl_s,
             format!(
                 "lease.ttl_s: {} leaves no room for a missed renewal: make it at least 2 × lease.renew_s + lease.margin_s",
                 lease.ttl_s
             ),
         );
-        let grace = self.provider.timeout_ms / 1000 + lease.ttl_s + 30;
+        let grace = (self.provider.timeout_ms / 1000).saturating_add(lease.ttl_s).saturating_add(30);
         refuse(
+            &["lease", "provider", "uncertain"],
             self.uncertain.grace_s < grace,
             format!("uncertain.grace_s: must be at least {grace} (provider.timeout_ms + lease.ttl_s + 30 s)"),
         );
         refuse(
+            &["dispatch"],
             dispatch.step_max == 0 || dispatch.step_max_unlimited == 0,
             "dispatch.step_max: must be at least 1".to_owned(),
         );
-        refuse(dispatch.in_flight_max == 0, "dispatch.in_flight_max: must be at least 1".to_owned());
+        refuse(&["dispatch"], dispatch.in_flight_max == 0, "dispatch.in_flight_max: must be at least 1".to_owned());
         refuse(
+            &["dispatch"],
             dispatch.hold_refresh_ms > 1000,
             "dispatch.hold_refresh_ms: at most 1000, or holds are obeyed too late".to_owned(),
         );
-        refuse(self.retry.charged_cap < 1, "retry.charged_cap: must be at least 1".to_owned());
+        refuse(&["retry"], self.retry.charged_cap < 1, "retry.charged_cap: must be at least 1".to_owned());
         refuse(
+            &["log"],
             !matches!(self.log.format.as_str(), "text" | "json"),
             format!("log.format: `{}` is neither text nor json", self.log.format),
         );
-        if problems.is_empty() { Ok(self) } else { Err(SettingsError(problems)) }
+        problems
     }
+}
+
+/// Reads each section by itself, so that all that cannot be read are told; they become their defaults, and their names
+/// are the answer.
+fn read_each(merged: &mut Table, defaults: &Table, problems: &mut Vec<String>) -> BTreeSet<String> {
+    let mut unread = BTreeSet::new();
+    for (section, default) in defaults {
+        let Some(given) = merged.get_mut(section) else {
+            continue;
+        };
+        let mut alone = defaults.clone();
+        alone.insert(section.clone(), given.clone());
+        if let Err(error) = Settings::deserialize(alone) {
+            problems.push(one_line(&error));
+            given.clone_from(default);
+            unread.insert(section.clone());
+        }
+    }
+    unread
+}
+
+fn one_line(error: &toml::de::Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Reads an environment value as the type its default has; text stays text.
@@ -238,7 +281,11 @@ fn overlay(base: &mut Table, over: Table, source: &str, problems: &mut Vec<Strin
             match known.get_mut(&key) {
                 Some(slot) if slot.same_type(&value) => *slot = value,
                 Some(slot) => problems.push(format!("{source}: {section}.{key} must be of type {}", slot.type_str())),
-                None => problems.push(format!("{source}: there is no key {section}.{key}")),
+                None => {
+                    let near = nearest(&key, known.keys().map(String::as_str));
+                    let near = near.first().map(|near| format!(": did you mean {near}?")).unwrap_or_default();
+                    problems.push(format!("{source}: there is no key {section}.{key}{near}"));
+                }
             }
         }
     }
@@ -278,6 +325,23 @@ mod tests {
             load(&[("DISPATCH__LEASE__TTL", "1"), ("DISPATCH__NO__KEY", "1"), ("DISPATCH__RETRY__BASE_MS", "x")])
                 .unwrap_err();
         assert_eq!(error.0.len(), 3, "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_hides_nothing_else() {
+        let error = load(&[
+            ("DISPATCH__HTTP__LISTEN", "x"),
+            ("DISPATCH__DISPATCH__STEP_MSS", "3"),
+            ("DISPATCH__LEASE__TTL_S", "1"),
+            ("DISPATCH__UPKEEP__SWEEP_MS", "-1"),
+        ])
+        .unwrap_err();
+        assert_eq!(error.0.len(), 4, "{error}");
+        for told in ["http.listen", "dispatch.step_mss", "lease.ttl_s", "upkeep.sweep_ms"] {
+            assert!(error.0.iter().any(|problem| problem.contains(told) && !problem.contains('\n')), "{told}: {error}");
+        }
+        // A lease that was not read is not judged.
+        assert_eq!(load(&[("DISPATCH__LEASE__TTL_S", "-1")]).unwrap_err().0.len(), 1);
     }
 
     #[test]

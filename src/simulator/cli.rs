@@ -14,17 +14,42 @@ use crate::{
     simulator::{self, Fault, SimulatorSettings, Telling},
 };
 
+/// What else the long help says.
+const HELP: &str = "\
+Recipients misbehave by their last four digits:
+  0026 0049 0050 0472 0403 0042
+        taken, then failed by callback with 131026 131049 131050 130472 130403 131042
+  9000  refused with 500/131000
+  9001  taken, then the connection is cut
+  9002  answered after 5 s
+  9003  HTML 502, not taken
+  9004  taken, then 500/131000
+  9005  refused with 131008
+  9006  the connection is cut, not taken
+  9007  held for quality, then sent
+  9008  held for quality, then dropped
+  9010  no callbacks
+  9011  every callback twice
+  9012  callbacks out of order
+  9013  callbacks 5 s late
+  9014  a forged callback too
+
+What happened:
+  GET  /_sim/ledger                  totals and limits by number
+  GET  /_sim/ledger/messages         accepted calls, a line of JSON each; ?accepted=2 lists doubles only
+  GET  /_sim/ledger/arrivals         every arrival of a number (?number=ID), a line of JSON each
+  GET  /_sim/callbacks               owed, sent and acknowledged by account
+
+What shall happen:
+  PUT  /_sim/webhooks                {\"<waba id>\": \"http://...\"}; null clears
+  GET, POST, DELETE  /_sim/faults    faults in force; DELETE /_sim/faults/{id} for one
+  PUT  /_sim/settings                {\"suffix_faults\"?, \"delay_ms\"?, \"read_share\"?}
+  PUT  /_sim/numbers                 {\"<id>\": {\"limit\"?: N, or 0 for unlimited, \"status\"?}}
+  POST /_sim/reset                   forgets what happened";
+
 /// Stands in for the WhatsApp Cloud API: checks every call as the provider does, sends callbacks, misbehaves on request.
-///
-/// Recipients misbehave by their last four digits: 0026 0049 0050 0472 0403 0042 are accepted and fail by callback with
-/// 131026 131049 131050 130472 130403 131042; 9000 refused with 500/131000; 9001 taken, then the connection is cut;
-/// 9002 answers after 5 s; 9003 HTML 502, not taken; 9004 taken, then 500/131000; 9005 refused with 131008; 9006 cut, not
-/// taken; 9007 held for quality, then sent; 9008 held, then dropped; callbacks: 9010 none, 9011 twice, 9012 reordered,
-/// 9013 5 s late, 9014 a forged one too.
-///
-/// What happened: GET /_sim/ledger, /_sim/ledger/messages, /_sim/callbacks. Control: PUT /_sim/webhooks, POST and
-/// DELETE `/_sim/faults`, PUT /_sim/settings, PUT /_sim/numbers, POST /_sim/reset.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_long_help = HELP)]
 pub struct SimulateArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]

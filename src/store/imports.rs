@@ -53,24 +53,7 @@ pub async fn find(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> 
     }))
 }
 
-/// The imports of a tenant that can be used with a template, the newest first.
-pub async fn ready_for(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    template: TemplateId,
-) -> Result<Vec<Uuid>, StoreError> {
-    sqlx::query_scalar!(
-        "SELECT id FROM import WHERE tenant_id = $1 AND template_id = $2 AND state = 'ready'
-         ORDER BY created_at DESC LIMIT 3",
-        tenant.0,
-        template.0
-    )
-    .fetch_all(connection)
-    .await
-    .doing("list imports")
-}
-
-/// Starts an import, in state `reading`.
+/// Starts an import, in state `reading`, which this connection keeps alive: see [`fail_abandoned`].
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -78,16 +61,41 @@ pub async fn insert(
     template: TemplateId,
     file_name: &str,
 ) -> Result<Uuid, StoreError> {
-    sqlx::query_scalar!(
+    let id = sqlx::query_scalar!(
         "INSERT INTO import (tenant_id, account_id, template_id, file_name) VALUES ($1, $2, $3, $4) RETURNING id",
         tenant.0,
         account.0,
         template.0,
         file_name
     )
+    .fetch_one(&mut *connection)
+    .await
+    .doing("start an import")?;
+    sqlx::query!("SELECT pg_advisory_lock(hashtextextended($1::uuid::text, 0))", id)
+        .execute(connection)
+        .await
+        .doing("lock an import")?;
+    Ok(id)
+}
+
+/// Fails imports of more than an hour ago that nobody reads any more: their process died. Says how many.
+pub async fn fail_abandoned(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let failed = sqlx::query_scalar!(
+        r#"WITH lost AS (
+               UPDATE import SET state = 'failed', ended_at = now(),
+                   problem = 'the process that read the file ended early: import it again'
+               WHERE state = 'reading' AND created_at < now() - interval '1 hour'
+                   AND pg_try_advisory_xact_lock(hashtextextended(id::text, 0))
+               RETURNING id
+           ), gone AS (
+               DELETE FROM import_row r USING lost WHERE r.import_id = lost.id
+           )
+           SELECT count(*) AS "count!" FROM lost"#
+    )
     .fetch_one(connection)
     .await
-    .doing("start an import")
+    .doing("fail abandoned imports")?;
+    Ok(failed)
 }
 
 /// A row of a file that can be used.

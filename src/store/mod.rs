@@ -33,6 +33,9 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+/// How long a first connection may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
 /// The schema this version works with.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
@@ -40,7 +43,9 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The address is not one.
-    #[error("database.url is not a Postgres address")]
+    #[error(
+        "database.url is not a Postgres address (set DATABASE_URL, for example postgres://user:password@host/database)"
+    )]
     Url(#[source] sqlx::Error),
     /// No connection.
     #[error("could not connect to Postgres")]
@@ -91,13 +96,16 @@ impl StoreError {
     }
 }
 
-/// An error with its causes, for the one place that logs it.
+/// An error with its causes, for the one place that logs it. What an error says of its own cause is not said twice.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text
@@ -165,25 +173,58 @@ impl Store {
         MIGRATIONS.run(&mut connection).await.map_err(StoreError::Migrate)
     }
 
-    /// Refuses a schema that is older or newer than this program's.
+    /// Refuses a schema that is older or newer than this program's. On a connection of its own, so that a database that
+    /// cannot be reached says why at once.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
-        let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or_default();
-        let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-            .fetch_one(&self.pool)
+        let late = |_| StoreError::Connect(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+        let mut connection = tokio::time::timeout(CONNECT_WITHIN, self.connect("check")).await.map_err(late)??;
+        let checked = schema_fits(&mut connection).await;
+        // What was asked is answered: a goodbye that fails changes nothing.
+        connection.close().await.ok();
+        checked
+    }
+
+    /// As [`Store::check_schema`], on a connection of the pool: for what is asked again and again.
+    pub async fn check_schema_again(&self) -> Result<(), StoreError> {
+        schema_fits(&mut *self.acquire().await?).await
+    }
+}
+
+/// Refuses a schema that is older or newer than this program's.
+async fn schema_fits(connection: &mut Connection) -> Result<(), StoreError> {
+    let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or_default();
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await
+        .doing("look for the schema")?;
+    let found: i64 = if exists {
+        sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
+            .fetch_one(&mut *connection)
             .await
-            .doing("look for the schema")?;
-        let found: i64 = if exists {
-            sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
-                .fetch_one(&self.pool)
-                .await
-                .doing("read the schema version")?
-        } else {
-            0
-        };
-        if found == known {
-            return Ok(());
-        }
-        let advice = if found < known { "run `campaign-dispatch migrate`" } else { "this program is too old for it" };
-        Err(StoreError::Schema { found, known, advice })
+            .doing("read the schema version")?
+    } else {
+        0
+    };
+    if found == known {
+        return Ok(());
+    }
+    let advice = if found < known { "run `campaign-dispatch migrate`" } else { "this program is too old for it" };
+    Err(StoreError::Schema { found, known, advice })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let refused = std::io::Error::other("connection refused");
+        let error = StoreError::Connect(sqlx::Error::Io(refused));
+        let told = chain(&error);
+        assert!(told.starts_with("could not connect to Postgres: "), "{told}");
+        assert_eq!(told.matches("connection refused").count(), 1, "{told}");
+        let error = Store::new(&"x".into(), 1).unwrap_err();
+        assert_eq!(chain(&error).matches("is not a Postgres address").count(), 1);
+        assert!(chain(&error).contains("DATABASE_URL"));
     }
 }

@@ -1,4 +1,5 @@
-//! Periodic repairs, each idempotent: lapsed claims, holds that end, cancelled batches, partitions made ahead.
+//! Periodic repairs, each idempotent: lapsed claims, holds that end, cancelled batches, partitions made
+//! ahead, imports left behind.
 
 pub mod outbox;
 
@@ -11,7 +12,7 @@ use crate::{
     domain::{failure::FailureClass, ids::NumberId, message::MessageEvent},
     settings::Settings,
     store::{
-        Session, Store, StoreError, chain, holds,
+        Session, Store, StoreError, chain, holds, imports,
         messages::{self, Change, Failure, Rules},
         partitions,
         work::sweep as work,
@@ -54,7 +55,7 @@ impl Upkeep {
         while !stop.is_cancelled() {
             let mut swept = self.step().await;
             if swept.is_ok() && tokio::time::Instant::now() >= partitions_at {
-                swept = self.make_partitions().await.map(|()| Swept::default());
+                swept = self.tidy().await.map(|()| Swept::default());
                 partitions_at = tokio::time::Instant::now() + partitions_every;
             }
             let busy = match swept {
@@ -144,10 +145,16 @@ impl Upkeep {
         Ok(released)
     }
 
-    async fn make_partitions(&mut self) -> Result<(), StoreError> {
-        let made = partitions::ensure(self.session.connection().await?).await?;
+    /// What is done once in a long while.
+    async fn tidy(&mut self) -> Result<(), StoreError> {
+        let connection = self.session.connection().await?;
+        let made = partitions::ensure(connection).await?;
         if made > 0 {
             tracing::info!(made, "made partitions for the months ahead");
+        }
+        let abandoned = imports::fail_abandoned(connection).await?;
+        if abandoned > 0 {
+            tracing::warn!(abandoned, "imports whose process ended early are failed");
         }
         Ok(())
     }

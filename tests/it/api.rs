@@ -1,6 +1,10 @@
 //! The API: who may ask, what is answered to what is wrong, pages.
 
-use campaign_dispatch::registry::tokens::Scope;
+use campaign_dispatch::{
+    domain::ids::{AccountId, TemplateId, TenantId},
+    registry::tokens::Scope,
+    store::imports,
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -74,6 +78,8 @@ async fn whatever_is_wrong_is_answered_in_one_form(_: PgPoolOptions, options: Pg
         ("/v1/batches?nmber=1", StatusCode::BAD_REQUEST, "invalid_query"),
         ("/v1/batches?number=%2B15550001112", StatusCode::UNPROCESSABLE_ENTITY, "unknown_number"),
         ("/v1/batches?after=x", StatusCode::UNPROCESSABLE_ENTITY, "invalid_cursor"),
+        ("/v1/messages?recipient=080", StatusCode::UNPROCESSABLE_ENTITY, "invalid_recipient"),
+        ("/v1/batches?producer=%00", StatusCode::BAD_REQUEST, "invalid_query"),
         ("/v1/messages?state=lost", StatusCode::BAD_REQUEST, "invalid_query"),
         ("/v1/batches/nonsense", StatusCode::NOT_FOUND, "not_found"),
         ("/v1/messages/nonsense", StatusCode::NOT_FOUND, "not_found"),
@@ -291,10 +297,40 @@ async fn a_file_is_imported_and_its_bad_rows_are_listed(_: PgPoolOptions, option
     let bad = pages(&served, &admin, &format!("/v1/imports/{id}/rejected"), 1).await;
     assert_eq!((bad.len(), &bad[0]["row"]), (1, &json!(3)), "{bad:?}");
     assert_eq!(served.get(&admin, "/v1/imports").await.1["items"][0]["id"], made["id"]);
+    let (status, refused) = post(path, "\u{7f}ELF\u{2}\0\0to\n").await;
+    assert_eq!((status, &refused["errors"][0]["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("unreadable")));
+    let (_, imports) = served.get(&admin, "/v1/imports").await;
+    assert_eq!(imports["items"][0]["state"], "failed");
+    assert!(imports["items"][0]["problem"].as_str().unwrap().contains("not text"), "{imports}");
     let (status, refused) = post(&path.replace("spring_offer", "spring_ofer"), "to\n").await;
     assert_eq!(
         (status, &refused["errors"][0]["did_you_mean"][0]),
         (StatusCode::UNPROCESSABLE_ENTITY, &json!("spring_offer")),
         "{refused}"
     );
+}
+
+#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
+async fn an_import_whose_process_died_fails(_: PgPoolOptions, options: PgConnectOptions) {
+    let served = Served::over(&options).await;
+    let admin = served.token(&[Scope::Admin]).await;
+    served.put_registry(&admin, &registry()).await;
+    let mut connection = served.store.acquire().await.unwrap();
+    sqlx::query(
+        "INSERT INTO import (tenant_id, account_id, template_id, file_name, created_at)
+         SELECT 1, 1, 1, age, now() - age::interval FROM (VALUES ('2 hours'), ('1 minute')) AS i (age)",
+    )
+    .execute(&mut *connection)
+    .await
+    .unwrap();
+    // One that is still read, however long it takes, is kept alive by its connection.
+    let mut reading = served.store.connect("import").await.unwrap();
+    imports::insert(&mut reading, TenantId(1), AccountId(1), TemplateId(1), "long").await.unwrap();
+    let age = "UPDATE import SET created_at = now() - interval '2 hours' WHERE file_name = 'long'";
+    sqlx::query(age).execute(&mut *connection).await.unwrap();
+    assert_eq!(imports::fail_abandoned(&mut connection).await.unwrap(), 1);
+    assert_eq!(imports::fail_abandoned(&mut connection).await.unwrap(), 0);
+    let (_, listed) = served.get(&admin, "/v1/imports").await;
+    let failed: Vec<_> = listed["items"].as_array().unwrap().iter().filter(|i| i["state"] == "failed").collect();
+    assert_eq!((failed.len(), &failed[0]["file_name"]), (1, &json!("2 hours")), "{listed}");
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Slot, SlotKind};
+use crate::domain::nearest::nearest_under;
 
 /// What is wrong with one value of a send.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema, utoipa::ToSchema)]
@@ -29,20 +30,13 @@ fn problem(slot: &Slot, code: &'static str, reason: impl Into<String>) -> SlotPr
 
 /// A name the template does not have, with those it resembles, the nearest first.
 pub(super) fn unknown(name: &str, slots: &[Slot]) -> SlotProblem {
-    const ALIKE: f64 = 0.75;
-    let likeness = |slot: &Slot| {
-        let short = slot.name.strip_prefix("body.").unwrap_or(&slot.name);
-        strsim::jaro_winkler(name, &slot.name).max(strsim::jaro_winkler(name, short))
-    };
-    let mut near: Vec<_> = slots.iter().map(|slot| (likeness(slot), slot)).filter(|(like, _)| *like >= ALIKE).collect();
-    near.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let reason = if slots.is_empty() {
         "is not a slot: the template has none".to_owned()
     } else {
         let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
         format!("is not a slot of the template, which has {}", names.join(", "))
     };
-    let did_you_mean = near.into_iter().take(3).map(|(_, slot)| slot.name.clone()).collect();
+    let did_you_mean = nearest_under(name, slots.iter().map(|slot| slot.name.as_str()), "body.");
     SlotProblem { slot: name.to_owned(), code: "unknown_slot", reason, did_you_mean }
 }
 

@@ -45,6 +45,14 @@ pub async fn business_numbers(connection: &mut PgConnection, tenant: TenantId) -
     .doing("list numbers")
 }
 
+/// The channels a tenant has accounts of, by name.
+pub async fn channels(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar!("SELECT DISTINCT channel FROM account WHERE tenant_id = $1 ORDER BY 1 DESC", tenant.0)
+        .fetch_all(connection)
+        .await
+        .doing("list channels")
+}
+
 /// The rows of all numbers of a tenant.
 pub async fn all_number_ids(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<i32>, StoreError> {
     sqlx::query_scalar!(

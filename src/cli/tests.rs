@@ -1,0 +1,119 @@
+use clap::{CommandFactory as _, error::ErrorKind};
+
+use super::*;
+
+const ID: &str = "01900000-0000-7000-8000-000000000001";
+
+/// A line for every command: what it needs and no more.
+fn lines() -> Vec<Vec<&'static str>> {
+    let import = ["--business-number", "+81312345678", "--template", "t", "--language", "ja"];
+    let mut lines: Vec<Vec<&str>> = [
+        "serve --roles http,upkeep",
+        "migrate",
+        "simulate --registry r.toml",
+        "check",
+        "contracts --write d",
+        "topology",
+        "jobs rejected --limit 5",
+        "send job.json",
+        "batches list --job-id a",
+        "messages list failed --state failed",
+        "failures --lang ja",
+        "holds list --all",
+        "holds close 7 --reason r",
+        "accounts list",
+        "accounts apply r.toml",
+        "numbers list",
+        "numbers apply r.toml",
+        "numbers show +81312345678",
+        "accounts show main",
+        "templates list",
+        "templates apply r.toml",
+        "templates show spring_offer",
+        "imports list",
+        "tokens create --name n --scope read,pii",
+        "tokens list",
+    ]
+    .iter()
+    .map(|line| line.split(' ').collect())
+    .collect();
+    lines.push([&["imports", "create", "f.csv"][..], &import].concat());
+    lines.push([&["send", "--to", "+819012345678", "--producer", "shop"][..], &import].concat());
+    for command in ["batches show", "batches watch", "batches rejected", "imports show", "imports rejected"] {
+        lines.push(command.split(' ').chain([ID]).collect());
+    }
+    lines.push(vec!["messages", "show", "01900000-0000-7000-8000-000000000001.1"]);
+    lines.push(vec!["tokens", "revoke", ID]);
+    lines
+}
+
+/// Every command without commands below it, by its words.
+fn leaves(command: &clap::Command, words: &str, found: &mut Vec<String>) {
+    let mut below = command.get_subcommands().filter(|c| c.get_name() != "help").peekable();
+    if below.peek().is_none() {
+        found.push(words.trim().to_owned());
+    }
+    for command in below {
+        leaves(command, &format!("{words} {}", command.get_name()), found);
+    }
+}
+
+#[test]
+fn the_command_line_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_is_understood() {
+    let lines = lines();
+    for line in &lines {
+        let words = ["campaign-dispatch"].iter().chain(line).copied();
+        let global = ["--token", "t", "--url", "http://h", "--settings", "s.toml", "--json"];
+        if let Err(error) = Cli::try_parse_from(words.chain(global)) {
+            panic!("{line:?}: {error}");
+        }
+    }
+    let mut commands = Vec::new();
+    leaves(&Cli::command(), "", &mut commands);
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').collect();
+        assert!(lines.iter().any(|line| line.starts_with(&words)), "no line tries `{command}`");
+    }
+}
+
+#[test]
+fn what_is_no_id_is_answered_with_where_they_are() {
+    for (line, list) in [
+        ("batches show 123", "batches list"),
+        ("imports show 123", "imports list"),
+        ("messages show 123", "messages list"),
+        ("messages list --batch 123", "batches list"),
+        ("tokens revoke 123", "tokens list"),
+    ] {
+        let words = ["campaign-dispatch"].into_iter().chain(line.split(' '));
+        let error = Cli::try_parse_from(words).unwrap_err().to_string();
+        assert!(error.contains("is not the id of") && error.contains(list), "{line}: {error}");
+    }
+}
+
+#[test]
+fn send_asks_for_no_global_option() {
+    let line = ["campaign-dispatch", "send", "--url", "http://h", "--token", "t"];
+    let error = Cli::try_parse_from(line).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::MissingRequiredArgument);
+    assert!(!error.to_string().contains("--url"), "{error}");
+}
+
+#[test]
+fn simulate_tells_all_it_does() {
+    let mut command = Cli::command();
+    let help = command.find_subcommand_mut("simulate").unwrap().render_long_help().to_string();
+    for (suffix, _) in crate::simulator::SUFFIXES {
+        assert!(help.contains(suffix), "{suffix}");
+    }
+    for path in
+        ["ledger/messages", "ledger/arrivals", "callbacks", "webhooks", "faults", "settings", "numbers", "reset"]
+    {
+        assert!(help.contains(&format!("/_sim/{path}")), "{path}");
+    }
+}
