@@ -41,7 +41,7 @@ struct Entered {
     write: MessageWrite,
     is_changed: bool,
     failure: Option<(Failure, Stamp)>,
-    next: Option<(Next, i16)>,
+    next: Option<Next>,
 }
 
 /// The rows found, and what the changes made of them so far.
@@ -111,7 +111,7 @@ impl Plan {
             Transition::Stay
                 if state == MessageState::Pending && event == MessageEvent::Returned && age == Age::Current =>
             {
-                entry.next = Some((change.next.clone(), change.attempt));
+                entry.next = Some(change.next.clone());
                 Applied::Moved { from: state, to: state }
             }
             Transition::Stay => Applied::Stale,
@@ -147,7 +147,7 @@ impl Plan {
             .entries
             .values()
             .filter_map(|entry| match &entry.next {
-                Some((Next::Park(hold), _)) => Some(hold),
+                Some(Next::Park(hold)) => Some(hold),
                 _ => None,
             })
             .chain(&self.faults)
@@ -160,7 +160,7 @@ impl Plan {
     /// The holds that work is to be parked under because they were seen open.
     pub(super) fn seen_holds(&self) -> Vec<i64> {
         let seen = self.entries.values().filter_map(|entry| match &entry.next {
-            Some((Next::ParkUnder(hold), _)) => Some(hold.0),
+            Some(Next::ParkUnder(hold)) => Some(hold.0),
             _ => None,
         });
         seen.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
@@ -237,7 +237,7 @@ impl Entered {
                 self.failure = Some((failure, change.at));
             }
             MessageState::Suppressed | MessageState::Cancelled => self.write.ended = Some(change.at),
-            MessageState::Pending => self.next = Some((change.next.clone(), change.attempt)),
+            MessageState::Pending => self.next = Some(change.next.clone()),
             MessageState::Uncertain
             | MessageState::Accepted
             | MessageState::Sent
@@ -269,12 +269,12 @@ fn write_work(
     let (stage, wait, charged, hold) = match (to, &entry.next) {
         (MessageState::Uncertain, _) if to != entry.found => ("unsure", rules.grace, charged, None),
         (_, None) => return,
-        (_, Some((Next::Wait { after, charged: counts }, _))) => ("ready", *after, charged + i16::from(*counts), None),
-        (_, Some((Next::ParkUnder(hold), _))) if holds.open.contains(hold) => {
+        (_, Some(Next::Wait { after, charged: counts })) => ("ready", *after, charged + i16::from(*counts), None),
+        (_, Some(Next::ParkUnder(hold))) if holds.open.contains(hold) => {
             ("parked", Duration::MAX, charged, Some(*hold))
         }
-        (_, Some((Next::Ready | Next::ParkUnder(_), _))) => ("ready", Duration::ZERO, charged, None),
-        (_, Some((Next::Park(hold), _))) => match holds.asked.get(&(hold.scope.clone(), hold.cause.clone())) {
+        (_, Some(Next::Ready | Next::ParkUnder(_))) => ("ready", Duration::ZERO, charged, None),
+        (_, Some(Next::Park(hold))) => match holds.asked.get(&(hold.scope.clone(), hold.cause.clone())) {
             Some(id) => ("parked", hold.lasts.unwrap_or(Duration::MAX), charged, Some(*id)),
             None => ("ready", Duration::ZERO, charged, None),
         },
