@@ -110,7 +110,10 @@ DO $$ BEGIN
         BEGIN
             CREATE ROLE dispatch_reader NOLOGIN;
         EXCEPTION
-            WHEN duplicate_object OR unique_violation THEN NULL;
+            WHEN duplicate_object OR unique_violation THEN
+                -- Another database's migration made it in this moment. Looking into a table that this transaction has not
+                -- opened makes the session hear of it; without that the GRANT below still knows of no such role.
+                PERFORM FROM pg_db_role_setting LIMIT 1;
             WHEN insufficient_privilege THEN
                 RAISE WARNING 'the role dispatch_reader was not made: % has no CREATEROLE. Run as a superuser in this database: CREATE ROLE dispatch_reader NOLOGIN; GRANT USAGE ON SCHEMA checklist TO dispatch_reader; GRANT SELECT ON ALL TABLES IN SCHEMA checklist TO dispatch_reader;', current_user;
                 RETURN;
