@@ -169,8 +169,10 @@ start_rabbitmq() {
   for folder in '' /home /mnesia /log /work /epmd /generated /schema; do own_folder "rabbitmq$folder" "$user"; done
   become "$user"
   printf '[].\n' >"$base/enabled_plugins"
+  # Quorum queues keep up to three times the WAL in memory.
   printf '%s\n' 'loopback_users = none' 'vm_memory_high_watermark.absolute = 1GB' \
-    'disk_free_limit.absolute = 50MB' 'log.file.level = warning' >"$base/rabbitmq.conf"
+    'disk_free_limit.absolute = 50MB' 'log.file.level = warning' \
+    'raft.wal_max_size_bytes = 64000000' >"$base/rabbitmq.conf"
   chmod 644 "$base/enabled_plugins" "$base/rabbitmq.conf"
   if ! epmd_pid >/dev/null; then
     spawn "$base/epmd.pid" "$base/epmd" "$base/log/epmd.log" epmd

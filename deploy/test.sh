@@ -29,13 +29,24 @@ services_up() {
   eval "$variables"
 }
 
+# What the servers had to say may be why a test failed.
+show_logs() {
+  local log
+  for log in target/services/rabbitmq/log/cd@localhost.log target/services/postgres/postgres.log; do
+    if [[ -s $log ]]; then
+      printf '\n== the end of %s ==\n' "$log" >&2
+      tail -n 20 "$log" >&2
+    fi
+  done
+}
+
 run_tests() {
   local runner=(cargo test)
-  if command -v cargo-nextest >/dev/null; then runner=(cargo nextest run); fi
+  if command -v cargo-nextest >/dev/null; then runner=(cargo nextest run --no-fail-fast); fi
   if (($#)); then
     "${runner[@]}" "$@"
   elif [[ ${runner[1]} == nextest ]]; then
-    # nextest runs no doc tests; both results are wanted even when the first fails.
+    # nextest runs no doc tests.
     local failed=0
     "${runner[@]}" || failed=$?
     cargo test --doc || failed=$?
@@ -49,4 +60,7 @@ need_cargo
 services_up
 # The checked SQL is committed in .sqlx: a build must not depend on a migrated database.
 export SQLX_OFFLINE=true
-run_tests "$@"
+if ! run_tests "$@"; then
+  show_logs
+  exit 1
+fi

@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{Mutex, watch},
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -22,6 +25,8 @@ pub(super) const RECONNECT: RetryPolicy =
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A loss that nobody announces is seen by then.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a process that waits to declare asks again.
+const TURN_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a goodbye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -36,6 +41,8 @@ pub(super) struct LinkSettings {
     pub(super) purpose: &'static str,
     /// Declared on every new connection.
     pub(super) topology: Topology,
+    /// Shared by the links of a process: they declare one after the other.
+    pub(super) turn: Arc<Mutex<()>>,
 }
 
 /// One connection while it stands.
@@ -180,10 +187,25 @@ async fn connect(settings: &LinkSettings) -> Result<Session, BrokerError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connection = Connection::connect_uri(uri, properties).await.map_err(BrokerError::Connect)?;
     let session = Session { connection, broken: CancellationToken::new() };
-    let channel = session.channel().await?;
+    let _mine = settings.turn.lock().await;
+    let channel = take_turn(&session, &settings.topology).await?;
     settings.topology.declare(&channel).await?;
+    settings.topology.end_turn(&channel).await?;
     let _closed = channel.close(200, "declared".into()).await;
     Ok(session)
+}
+
+/// Waits until no other process of the installation declares: a quorum queue that two connections declare at the same
+/// time answers one of them with an internal error, and may stay broken (`RabbitMQ` issue 13727 and others).
+async fn take_turn(session: &Session, topology: &Topology) -> Result<Channel, BrokerError> {
+    loop {
+        // The broker closes the channel of whoever comes second.
+        let channel = session.channel().await?;
+        if topology.take_turn(&channel).await? {
+            return Ok(channel);
+        }
+        time::sleep(TURN_INTERVAL).await;
+    }
 }
 
 /// How a connection ended.

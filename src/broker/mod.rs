@@ -105,12 +105,14 @@ impl Broker {
     pub fn start(options: &BrokerOptions, shutdown: CancellationToken) -> Result<Self, BrokerError> {
         let uri: lapin::uri::AMQPUri = options.url.expose_secret().parse().map_err(BrokerError::Url)?;
         let tasks = TaskTracker::new();
+        let turn = Arc::default();
         let link = |purpose| {
             let settings = connection::LinkSettings {
                 uri: uri.clone(),
                 heartbeat: options.heartbeat,
                 purpose,
                 topology: options.topology.clone(),
+                turn: Arc::clone(&turn),
             };
             Link::start(settings, &tasks, shutdown.clone())
         };

@@ -6,8 +6,9 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use lapin::{
-    Channel, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    Channel, ErrorKind, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
+    protocol::{AMQPErrorKind, AMQPSoftError},
     types::{AMQPValue, FieldTable, ShortString},
 };
 use serde::Serialize;
@@ -172,6 +173,34 @@ impl Topology {
         Description { exchanges, queues }
     }
 
+    /// Takes the right to declare, which ends with [`Topology::end_turn`] or with the connection. False when another
+    /// connection has it; the channel is closed then.
+    ///
+    /// # Errors
+    /// [`BrokerError::Declare`] when the broker says anything else.
+    pub async fn take_turn(&self, channel: &Channel) -> Result<bool, BrokerError> {
+        // An exclusive queue belongs to one connection: the broker's own mutex.
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        match channel.queue_declare(short(&self.turn()), options, FieldTable::default()).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_locked(&error) => Ok(false),
+            Err(source) => Err(BrokerError::Declare { name: self.turn(), source }),
+        }
+    }
+
+    /// Gives the right to declare to the next.
+    ///
+    /// # Errors
+    /// [`BrokerError::Declare`] when the broker does not take it.
+    pub async fn end_turn(&self, channel: &Channel) -> Result<(), BrokerError> {
+        let ended = channel.queue_delete(short(&self.turn()), QueueDeleteOptions::default()).await;
+        ended.map(drop).map_err(|source| BrokerError::Declare { name: self.turn(), source })
+    }
+
+    fn turn(&self) -> String {
+        self.named("declaring")
+    }
+
     /// Declares everything; run again it changes nothing.
     ///
     /// # Errors
@@ -198,24 +227,11 @@ impl Topology {
         }
         Ok(())
     }
+}
 
-    /// Removes everything, with what is in it. For tests and for taking an installation down.
-    ///
-    /// # Errors
-    /// [`BrokerError::Declare`] names what could not be removed.
-    pub async fn remove(&self, channel: &Channel) -> Result<(), BrokerError> {
-        let description = self.describe();
-        for queue in description.queues.iter().rev() {
-            let removed = channel.queue_delete(short(&queue.name), lapin::options::QueueDeleteOptions::default()).await;
-            removed.map_err(|source| BrokerError::Declare { name: queue.name.clone(), source })?;
-        }
-        for exchange in description.exchanges.iter().rev() {
-            let options = lapin::options::ExchangeDeleteOptions::default();
-            let removed = channel.exchange_delete(short(&exchange.name), options).await;
-            removed.map_err(|source| BrokerError::Declare { name: exchange.name.clone(), source })?;
-        }
-        Ok(())
-    }
+fn is_locked(error: &lapin::Error) -> bool {
+    let locked = AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED);
+    matches!(error.kind(), ErrorKind::ProtocolError(said) if *said.kind() == locked)
 }
 
 fn quorum() -> BTreeMap<&'static str, Argument> {

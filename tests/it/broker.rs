@@ -13,13 +13,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    broker::{Peer, TestBroker, message, next, options, url},
+    broker::{Peer, TestBroker, message, next, url},
     soon,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn declaring_again_changes_nothing() {
-    let broker = TestBroker::new();
+    let broker = TestBroker::new().await;
     soon("a first publish", broker.broker.publisher().publish(vec![])).await.unwrap();
     let peer = Peer::new().await;
     let topology = broker.topology();
@@ -29,8 +29,29 @@ async fn declaring_again_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_connection_of_an_installation_declares_at_a_time() {
+    let broker = TestBroker::new().await;
+    let topology = broker.topology();
+    let publisher = broker.broker.publisher();
+    let publish = || vec![message(topology.entry(), Topology::JOBS_KEY, "1")];
+    soon("a first publish", publisher.publish(publish())).await.unwrap();
+
+    let [declaring, late] = [Peer::new().await, Peer::new().await];
+    assert!(topology.take_turn(&declaring.channel).await.unwrap());
+    assert!(!topology.take_turn(&late.channel).await.unwrap());
+    broker.broker.cut();
+    let limit = Duration::from_millis(500);
+    let early = publisher.publish_within(publish(), limit).await;
+    assert_eq!(early, Err(PublishError::NotConfirmed(limit)));
+    // The turn ends with the connection of whoever had it.
+    drop(declaring);
+    soon("a publish after that", publisher.publish(publish())).await.unwrap();
+    broker.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_confirmed_arrives_and_is_acknowledged_in_runs() {
-    let broker = TestBroker::new();
+    let broker = TestBroker::new().await;
     let topology = broker.topology();
     let publisher = broker.broker.publisher();
     let bodies: Vec<String> = (0..500).map(|n| n.to_string()).collect();
@@ -60,7 +81,7 @@ async fn what_is_confirmed_arrives_and_is_acknowledged_in_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unroutable_message_is_told_and_its_neighbours_arrive() {
-    let broker = TestBroker::new();
+    let broker = TestBroker::new().await;
     let topology = broker.topology();
     let lost = message(String::new(), "no-such-queue", "x");
     let id = lost.message_id.clone();
@@ -84,7 +105,7 @@ async fn an_unroutable_message_is_told_and_its_neighbours_arrive() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_lose_nothing() {
-    let broker = TestBroker::new();
+    let broker = TestBroker::new().await;
     let topology = broker.topology();
     let publisher = broker.broker.publisher();
     let mut consumer = broker.broker.consumer(topology.jobs(), 50);
@@ -119,7 +140,7 @@ async fn cut_connections_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_delivery_is_a_dead_letter() {
-    let broker = TestBroker::new();
+    let broker = TestBroker::new().await;
     let topology = broker.topology();
     let bad = message(topology.entry(), Topology::JOBS_KEY, "poison");
     soon("the confirm", broker.broker.publisher().publish(vec![bad])).await.unwrap();
@@ -137,10 +158,8 @@ async fn a_rejected_delivery_is_a_dead_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wake_ups_reach_this_process_and_others() {
-    let one = TestBroker::new();
-    let mut of_other = options(&url());
-    of_other.topology = one.topology();
-    let other = TestBroker::with(&of_other);
+    let one = TestBroker::new().await;
+    let other = one.beside();
     let (mut here, mut there) = (one.broker.wakes().subscribe(), other.broker.wakes().subscribe());
     soon("a wake-up elsewhere", async {
         // The other process hears only from when it listens on.
@@ -185,7 +204,7 @@ async fn a_broker_that_is_away_is_waited_for_and_told_when_it_stays_away() {
     let cut = CancellationToken::new();
     tokio::spawn(relay(listener, server.clone(), cut.clone()));
 
-    let broker = TestBroker::with(&options(&through));
+    let broker = TestBroker::through(&through).await;
     let topology = broker.topology();
     let publisher = broker.broker.publisher();
     let entry = topology.entry();

@@ -68,7 +68,7 @@ impl World {
         .await
         .unwrap();
         db.run(SEED).await;
-        let broker = TestBroker::new();
+        let broker = TestBroker::new().await;
         let directory = Directory::new(db.store.clone(), vault);
         directory.refresh().await.unwrap();
         let mut settings = Settings::load(None, std::iter::empty()).unwrap().intake;

@@ -11,7 +11,7 @@ use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
 
 use super::support::{
-    broker::{Peer, next},
+    broker::{Names, Peer, next},
     eventually::eventually,
     world::{self, Plan, World},
 };
@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_mins(1);
 struct Home {
     world: World,
     server: Server,
-    topology: Topology,
+    names: Names,
 }
 
 impl Home {
@@ -31,8 +31,8 @@ impl Home {
     }
 
     async fn with(plan: Plan, roles: &[Role]) -> Self {
-        let prefix = format!("it-{}", uuid::Uuid::new_v4().simple());
-        let world = World::start_with(plan, &[("DISPATCH__BROKER__PREFIX", &prefix)]).await;
+        let names = Names::take().await;
+        let world = World::start_with(plan, &[("DISPATCH__BROKER__PREFIX", &names.prefix)]).await;
         sqlx::query("INSERT INTO producer (name, tenant_id) VALUES ('shop', 1)")
             .execute(&mut world.database.connect().await)
             .await
@@ -42,7 +42,7 @@ impl Home {
             .await
             .unwrap();
         let server = app::start(Arc::clone(&world.settings), roles).await.unwrap();
-        let home = Self { world, server, topology: Topology::with_prefix(&prefix) };
+        let home = Self { world, server, names };
         let url = format!("{}{}", home.url(), home.hook());
         home.world.simulator.set_webhook("2001", Some(&url)).unwrap();
         eventually("the queues are there", LONG, async || {
@@ -68,7 +68,7 @@ impl Home {
         let (queue, mut answers) = peer.listen("", "").await;
         let properties = lapin::BasicProperties::default().with_reply_to(queue.as_str().into());
         let body = serde_json::to_vec(job).unwrap();
-        peer.publish(&self.topology.entry(), Topology::JOBS_KEY, &body, properties).await;
+        peer.publish(&self.names.topology().entry(), Topology::JOBS_KEY, &body, properties).await;
         serde_json::from_slice(&next(&mut answers).await.data).unwrap()
     }
 
@@ -96,8 +96,6 @@ impl Home {
     async fn finish(mut self) {
         self.server.stop();
         self.server.ended().await.unwrap();
-        let peer = Peer::new().await;
-        self.topology.remove(&peer.channel).await.unwrap();
         self.world.finish().await;
     }
 }

@@ -1,4 +1,7 @@
-//! Exchanges and queues of one's own on the shared broker, and a client like a producer's.
+//! Exchanges and queues that no other running test uses, and a client like a producer's.
+//!
+//! Names are taken from a small set and used again: quorum queues are made for years, and a broker that makes and
+//! deletes hundreds of them in a minute loses some (`RabbitMQ` issue 13826).
 
 use std::time::Duration;
 
@@ -7,38 +10,107 @@ use campaign_dispatch::broker::{Broker, BrokerOptions, Publication, Topology};
 use futures_util::StreamExt as _;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions},
+    options::{BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions},
     types::FieldTable,
 };
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
+
+use super::eventually::eventually;
 
 pub(crate) fn url() -> String {
     std::env::var("AMQP_URL").expect("AMQP_URL")
 }
 
-pub(crate) fn options(url: &str) -> BrokerOptions {
-    BrokerOptions {
-        url: url.to_owned().into(),
-        confirm_timeout: Duration::from_secs(10),
-        heartbeat: Duration::from_secs(10),
-        topology: Topology::with_prefix(&format!("it-{}", uuid::Uuid::new_v4().simple())),
+/// A prefix that is this test's until it ends, with empty queues.
+#[derive(Debug)]
+pub(crate) struct Names {
+    pub(crate) prefix: String,
+    // The lock ends with its connection, also when the test panics.
+    _lock: PgConnection,
+}
+
+impl Names {
+    pub(crate) async fn take() -> Self {
+        let mut lock = super::db::admin().await;
+        let mut place = 0;
+        let taken = loop {
+            place += 1;
+            let is_free: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(7262015, $1)")
+                .bind(place)
+                .fetch_one(&mut lock)
+                .await
+                .unwrap();
+            if is_free {
+                break format!("it-{place}");
+            }
+        };
+        empty(&Topology::with_prefix(&taken)).await;
+        Self { prefix: taken, _lock: lock }
+    }
+
+    pub(crate) fn topology(&self) -> Topology {
+        Topology::with_prefix(&self.prefix)
+    }
+
+    pub(crate) fn options(&self, url: &str) -> BrokerOptions {
+        BrokerOptions {
+            url: url.to_owned().into(),
+            confirm_timeout: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(10),
+            topology: self.topology(),
+        }
     }
 }
 
-/// A handle whose names are its own; [`TestBroker::remove`] takes them away.
+/// Takes away what an earlier test left, once the broker has noticed that it ended.
+async fn empty(topology: &Topology) {
+    let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
+    for queue in topology.describe().queues {
+        let name = || queue.name.as_str().into();
+        let channel = eventually("nobody consumes any more", Duration::from_secs(30), async || {
+            let channel = connection.create_channel().await.unwrap();
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            match channel.queue_declare(name(), passive, FieldTable::default()).await {
+                Ok(found) if found.consumer_count() > 0 => None,
+                Ok(_) => Some(Some(channel)),
+                Err(_) => Some(None),
+            }
+        });
+        // A queue that was never declared needs no emptying.
+        if let Some(channel) = channel.await {
+            channel.queue_purge(name(), QueuePurgeOptions::default()).await.unwrap();
+        }
+    }
+}
+
+/// A handle with names of its own; [`TestBroker::remove`] ends it.
 pub(crate) struct TestBroker {
     pub(crate) broker: Broker,
     pub(crate) shutdown: CancellationToken,
+    names: Option<Names>,
 }
 
 impl TestBroker {
-    pub(crate) fn new() -> Self {
-        Self::with(&options(&url()))
+    pub(crate) async fn new() -> Self {
+        Self::through(&url()).await
     }
 
-    pub(crate) fn with(options: &BrokerOptions) -> Self {
+    /// Reaches the broker by this address.
+    pub(crate) async fn through(url: &str) -> Self {
+        let names = Names::take().await;
+        let options = names.options(url);
+        Self { names: Some(names), ..Self::with(&options) }
+    }
+
+    /// Another process of the same installation.
+    pub(crate) fn beside(&self) -> Self {
+        Self::with(&self.names.as_ref().unwrap().options(&url()))
+    }
+
+    fn with(options: &BrokerOptions) -> Self {
         let shutdown = CancellationToken::new();
-        Self { broker: Broker::start(options, shutdown.clone()).unwrap(), shutdown }
+        Self { broker: Broker::start(options, shutdown.clone()).unwrap(), shutdown, names: None }
     }
 
     pub(crate) fn topology(&self) -> Topology {
@@ -46,11 +118,8 @@ impl TestBroker {
     }
 
     pub(crate) async fn remove(self) {
-        let topology = self.topology();
         self.shutdown.cancel();
         super::soon("the broker handle closes", self.broker.closed()).await;
-        let peer = Peer::new().await;
-        topology.remove(&peer.channel).await.unwrap();
     }
 }
 

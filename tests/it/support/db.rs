@@ -30,6 +30,11 @@ fn with_database(name: &str) -> String {
     query.map_or_else(|| format!("{base}/{name}"), |query| format!("{base}/{name}?{query}"))
 }
 
+/// A connection to the server's own database.
+pub(crate) async fn admin() -> PgConnection {
+    PgConnection::connect(&server()).await.expect("Postgres answers at DATABASE_URL")
+}
+
 /// The name of the migrated database of this build of the schema.
 fn template() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
@@ -46,7 +51,7 @@ fn template() -> &'static str {
 impl Database {
     /// A fresh database with the current schema.
     pub(crate) async fn create() -> Self {
-        let mut admin = PgConnection::connect(&server()).await.expect("Postgres answers at DATABASE_URL");
+        let mut admin = admin().await;
         // One test process makes the template; the others wait for it here.
         admin.execute("SELECT pg_advisory_lock(7262014)").await.unwrap();
         let template = template();
@@ -86,7 +91,7 @@ impl Database {
 
     /// Drops it.
     pub(crate) async fn drop(self) {
-        let mut admin = PgConnection::connect(&server()).await.unwrap();
+        let mut admin = admin().await;
         admin
             .execute(sqlx::AssertSqlSafe(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)))
             .await
