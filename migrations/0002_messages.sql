@@ -62,6 +62,7 @@ CREATE TABLE message (
     params              jsonb,
     state               message_state NOT NULL DEFAULT 'pending',
     attempt             smallint      NOT NULL DEFAULT 0,
+    dropped_attempt     smallint      NOT NULL DEFAULT 0,
     provider_message_id text,
     code                text,
     accepted_at         timestamptz,
@@ -73,7 +74,8 @@ CREATE TABLE message (
     -- recipient first, so that the one index also answers "what did this person get"
     CONSTRAINT message_once_per_batch UNIQUE (recipient, batch_id)
 ) PARTITION BY RANGE (batch_id);
-COMMENT ON COLUMN message.attempt IS 'the last attempt that was settled';
+COMMENT ON COLUMN message.attempt IS 'the highest attempt that has a name: none is ever named twice';
+COMMENT ON COLUMN message.dropped_attempt IS 'the latest attempt that the provider said failed after it had taken it; only a delivery speaks for it or an older one';
 COMMENT ON COLUMN message.ended_at IS 'when it failed, expired, was suppressed or cancelled';
 
 CREATE TABLE failed_message (

@@ -78,7 +78,7 @@ DECLARE
       "business_number": "the identity sent from", "template": "name of the text", "language": "language of the text",
       "category": "authentication, utility or marketing", "recipient": "who it is for, as the channel takes it",
       "ref": "the producer''s own mark on the recipient", "state": "where it stands; see the state tables",
-      "attempt": "number of the last settled call", "provider_message_id": "the provider''s id of the message",
+      "attempt": "number of the last call", "provider_message_id": "the provider''s id of the message",
       "code": "the provider''s code of the last failure", "send_at": "not sent before", "expires_at": "not sent after",
       "accepted_at": "when the provider took it", "sent_at": "when the provider says it left",
       "delivered_at": "when it reached the device", "read_at": "when it was opened",

@@ -69,6 +69,8 @@ named! {
         Current = "current",
         /// A call before it.
         Older = "older",
+        /// A call, the latest or an older one, of which the provider said that it failed.
+        Dropped = "dropped",
     }
 }
 
@@ -83,11 +85,19 @@ pub enum Transition {
     Wait,
 }
 
+impl MessageEvent {
+    /// Whether it says what became of a call; the others are about the message.
+    pub const fn is_of_a_call(self) -> bool {
+        !matches!(self, Self::Expired | Self::Suppressed | Self::Cancelled)
+    }
+}
+
 impl MessageState {
     /// What `event` about a call of this `age` does.
     ///
-    /// Good news lifts whatever stands below it, of any call: it is a fact about the recipient's phone. Bad news
-    /// counts only for the latest call, and never against what a later good one said.
+    /// Good news lifts whatever stands below it, of any call. Bad news counts only for the latest call, and never
+    /// against what a later good one said. Once the provider said that a call failed, nothing but a delivery speaks for
+    /// it: providers repeat and reorder what they tell, and an acceptance settled again must not stop the next call.
     ///
     /// ```
     /// use campaign_dispatch::domain::message::{Age, MessageEvent, MessageState, Transition};
@@ -99,10 +109,11 @@ impl MessageState {
     pub const fn apply(self, age: Age, event: MessageEvent) -> Transition {
         use MessageState as S;
         match event {
-            MessageEvent::Accepted => self.lift(S::Accepted),
-            MessageEvent::Sent => self.lift(S::Sent),
             MessageEvent::Delivered => self.lift(S::Delivered),
             MessageEvent::Read => self.lift(S::Read),
+            _ if matches!(age, Age::Dropped) => Transition::Stay,
+            MessageEvent::Accepted => self.lift(S::Accepted),
+            MessageEvent::Sent => self.lift(S::Sent),
             _ if matches!(age, Age::Older) => Transition::Stay,
             MessageEvent::Refused => self.unless_known(S::Failed),
             MessageEvent::Returned => match self {
@@ -190,19 +201,20 @@ impl MessageState {
 
 /// The table as Markdown, one row per state and event that does something, for the document and its test.
 pub fn print_table() -> String {
-    let mut text =
-        String::from("| state | event | of the latest call | of an older call |\n| --- | --- | --- | --- |\n");
+    let mut text = String::from(
+        "| state | event | of the latest call | of an older call | of a call that failed |\n| --- | --- | --- | --- | --- |\n",
+    );
     for state in MessageState::ALL {
         for event in MessageEvent::ALL {
-            let [current, older] = [Age::Current, Age::Older].map(|age| match state.apply(age, *event) {
-                Transition::To(next) => next.to_string(),
-                Transition::Stay => "·".to_owned(),
-                Transition::Wait => "wait".to_owned(),
-            });
-            if current != "·" || older != "·" {
-                text.push_str(
-                    &["| ", state.as_str(), " | ", event.as_str(), " | ", &current, " | ", &older, " |\n"].concat(),
-                );
+            let [current, older, dropped] =
+                [Age::Current, Age::Older, Age::Dropped].map(|age| match state.apply(age, *event) {
+                    Transition::To(next) => next.to_string(),
+                    Transition::Stay => "·".to_owned(),
+                    Transition::Wait => "wait".to_owned(),
+                });
+            if [&current, &older, &dropped].iter().any(|next| *next != "·") {
+                let row = [state.as_str(), event.as_str(), &current, &older, &dropped].join(" | ");
+                text.push_str(&["| ", &row, " |\n"].concat());
             }
         }
     }
@@ -240,11 +252,21 @@ mod tests {
 
     #[test]
     fn an_older_call_can_only_lift() {
-        for state in MessageState::ALL {
-            for event in MessageEvent::ALL {
-                if let Transition::To(next) = state.apply(Age::Older, *event) {
-                    assert!(next.rank() > state.rank(), "{state} + {event} -> {next}");
+        for (state, event) in MessageState::ALL.iter().flat_map(|s| MessageEvent::ALL.iter().map(move |e| (s, e))) {
+            for age in [Age::Older, Age::Dropped] {
+                if let Transition::To(next) = state.apply(age, *event) {
+                    assert!(next.rank() > state.rank(), "{state} + {event} ({age}) -> {next}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_delivery_speaks_for_a_call_that_failed() {
+        for state in MessageState::ALL {
+            for event in MessageEvent::ALL.iter().filter(|e| e.is_of_a_call()) {
+                let is_delivery = matches!(event, MessageEvent::Delivered | MessageEvent::Read);
+                assert!(is_delivery || state.apply(Age::Dropped, *event) == Transition::Stay, "{state} + {event}");
             }
         }
     }

@@ -59,7 +59,7 @@ pub(super) async fn lock_messages(
     let (batches, seqs) = columns(keys.iter());
     let rows = sqlx::query!(
         r#"
-        SELECT m.batch_id, m.seq, m.state::text AS "state!", m.attempt, b.number_id
+        SELECT m.batch_id, m.seq, m.state::text AS "state!", m.attempt, m.dropped_attempt, b.number_id
         FROM unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
         JOIN message m ON m.batch_id = u.batch_id AND m.seq = u.seq
         JOIN batch b ON b.batch_id = u.batch_id
@@ -74,7 +74,7 @@ pub(super) async fn lock_messages(
     let rows = rows.into_iter().map(|row| {
         let key = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq };
         let state = row.state.parse().unwrap_or(MessageState::Pending);
-        (key, MessageRow { state, attempt: row.attempt, number: NumberId(row.number_id) })
+        (key, MessageRow { state, attempt: row.attempt, dropped: row.dropped_attempt, number: NumberId(row.number_id) })
     });
     Ok(rows.collect())
 }

@@ -8,6 +8,8 @@
 mod locks;
 mod plan;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

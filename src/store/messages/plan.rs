@@ -1,9 +1,6 @@
 //! What a group of changes does to the rows that were found: pure, between the locks and the writes.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use super::{
     Applied, Change, Failure, Fault, NewHold, Next, Rules,
@@ -37,7 +34,8 @@ pub(super) fn needs_batch(change: &Change) -> bool {
 #[derive(Debug)]
 struct Entered {
     found: MessageState,
-    row: MessageRow,
+    /// The latest call that the provider said it dropped.
+    dropped: i16,
     write: MessageWrite,
     is_changed: bool,
     failure: Option<(Failure, Stamp)>,
@@ -76,25 +74,18 @@ impl Plan {
         }
         let work = self.work.get(&change.key);
         let latest = work.map_or(row.attempt, |w| w.attempt.max(row.attempt));
-        let age = if change.attempt < latest { Age::Older } else { Age::Current };
         if change.event == MessageEvent::Unknown && work.is_some_and(|w| w.stage != Stage::Calling) {
             // Returned or already unsure: nobody called for it since.
             return Applied::Stale;
         }
         let (event, failure) = self.within_life(change);
-        let entry = match self.entries.entry(change.key) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Entered {
-                found: row.state,
-                row: row.clone(),
-                write: MessageWrite::default(),
-                is_changed: false,
-                failure: None,
-                next: None,
-            }),
-        };
+        let entry = self.entries.entry(change.key).or_insert_with(|| Entered::new(row));
+        let age = entry.age(change.attempt, latest, event);
         let state = entry.write.state.unwrap_or(entry.found);
         let transition = state.apply(age, event);
+        if transition != Transition::Wait {
+            entry.note_dropped(change.attempt, event);
+        }
         if let (Some(failure), true) = (&failure, transition != Transition::Wait) {
             let attempt = AttemptWrite {
                 key: change.key,
@@ -105,6 +96,8 @@ impl Plan {
             };
             self.attempts.push(attempt);
         }
+        // Also an attempt that was claimed and never settled has named a call: its number must not come again.
+        entry.write.attempt = entry.write.attempt.max(change.attempt).max(latest);
         entry.stamp(change, event, age);
         match transition {
             Transition::Wait => Applied::Wait,
@@ -204,7 +197,6 @@ impl Entered {
     /// Records times and ids, which are facts whatever the state makes of the event.
     fn stamp(&mut self, change: &Change, event: MessageEvent, age: Age) {
         let write = &mut self.write;
-        write.attempt = write.attempt.max(change.attempt).max(self.row.attempt);
         let slot = match event {
             MessageEvent::Accepted => &mut write.accepted,
             MessageEvent::Sent => &mut write.sent,
@@ -224,6 +216,36 @@ impl Entered {
             write.provider_message_id.clone_from(&change.provider_message_id);
         }
         self.is_changed = true;
+    }
+
+    fn new(row: &MessageRow) -> Self {
+        Self {
+            found: row.state,
+            dropped: row.dropped,
+            write: MessageWrite::default(),
+            is_changed: false,
+            failure: None,
+            next: None,
+        }
+    }
+
+    fn age(&self, attempt: i16, latest: i16, event: MessageEvent) -> Age {
+        if event.is_of_a_call() && attempt <= self.dropped {
+            Age::Dropped
+        } else if attempt < latest {
+            Age::Older
+        } else {
+            Age::Current
+        }
+    }
+
+    /// Keeps in mind that the provider said of a call that it failed.
+    fn note_dropped(&mut self, attempt: i16, event: MessageEvent) {
+        if matches!(event, MessageEvent::Failed | MessageEvent::FailedForNow) && attempt > self.dropped {
+            self.dropped = attempt;
+            self.write.dropped = Some(attempt);
+            self.is_changed = true;
+        }
     }
 
     fn move_to(&mut self, to: MessageState, change: &Change, failure: Option<Failure>) {

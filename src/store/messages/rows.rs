@@ -52,6 +52,7 @@ pub(super) struct WorkRow {
 pub(super) struct MessageRow {
     pub(super) state: MessageState,
     pub(super) attempt: i16,
+    pub(super) dropped: i16,
     pub(super) number: NumberId,
 }
 
@@ -70,6 +71,7 @@ pub(super) struct BatchRow {
 pub(super) struct MessageWrite {
     pub(super) state: Option<MessageState>,
     pub(super) attempt: i16,
+    pub(super) dropped: Option<i16>,
     pub(super) provider_message_id: Option<String>,
     pub(super) code: Option<String>,
     pub(super) accepted: Option<Stamp>,

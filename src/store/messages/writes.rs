@@ -29,6 +29,7 @@ pub(super) async fn write_messages(
     let all = || writes.iter().map(|(_, write)| write);
     let states: Vec<Option<&str>> = all().map(|w| w.state.map(MessageState::as_str)).collect();
     let attempts: Vec<i16> = all().map(|w| w.attempt).collect();
+    let dropped: Vec<Option<i16>> = all().map(|w| w.dropped).collect();
     let ids: Vec<Option<&str>> = all().map(|w| w.provider_message_id.as_deref()).collect();
     let codes: Vec<Option<&str>> = all().map(|w| w.code.as_deref()).collect();
     let (accepted, accepted_at) = stamps(all().map(|w| &w.accepted));
@@ -39,7 +40,8 @@ pub(super) async fn write_messages(
     sqlx::query!(
         r#"
         UPDATE message m
-        SET state = coalesce(u.state, m.state), attempt = u.attempt, code = coalesce(u.code, m.code),
+        SET state = coalesce(u.state, m.state), attempt = u.attempt,
+            dropped_attempt = coalesce(u.dropped_attempt, m.dropped_attempt), code = coalesce(u.code, m.code),
             provider_message_id = coalesce(u.provider_message_id, m.provider_message_id),
             accepted_at = CASE WHEN u.accepted THEN coalesce(m.accepted_at, u.accepted_at, now()) ELSE m.accepted_at END,
             sent_at = CASE WHEN u.sent THEN coalesce(m.sent_at, u.sent_at, now()) ELSE m.sent_at END,
@@ -48,9 +50,9 @@ pub(super) async fn write_messages(
             ended_at = CASE WHEN u.ended THEN coalesce(u.ended_at, now()) ELSE m.ended_at END
         FROM unnest($1::uuid[], $2::int[], $3::text[]::message_state[], $4::smallint[], $5::text[], $6::text[],
                     $7::bool[], $8::timestamptz[], $9::bool[], $10::timestamptz[], $11::bool[], $12::timestamptz[],
-                    $13::bool[], $14::timestamptz[], $15::bool[], $16::timestamptz[])
+                    $13::bool[], $14::timestamptz[], $15::bool[], $16::timestamptz[], $17::smallint[])
             AS u(batch_id, seq, state, attempt, provider_message_id, code, accepted, accepted_at, sent, sent_at,
-                 delivered, delivered_at, read, read_at, ended, ended_at)
+                 delivered, delivered_at, read, read_at, ended, ended_at, dropped_attempt)
         WHERE m.batch_id = u.batch_id AND m.seq = u.seq
         "#,
         &batches,
@@ -69,6 +71,7 @@ pub(super) async fn write_messages(
         &read_at as &[Option<DateTime<Utc>>],
         &ended,
         &ended_at as &[Option<DateTime<Utc>>],
+        &dropped as &[Option<i16>],
     )
     .execute(tx)
     .await
