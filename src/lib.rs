@@ -34,6 +34,7 @@ pub mod cli;
 pub mod contracts;
 pub mod dispatch;
 pub mod domain;
+pub mod fault;
 pub mod http;
 pub mod intake;
 pub mod providers;

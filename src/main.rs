@@ -9,6 +9,7 @@ use clap::Parser as _;
 const WORKER_THREADS: usize = 2;
 
 fn main() -> ExitCode {
+    campaign_dispatch::fault::set_up();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -18,6 +18,7 @@ use crate::{
         message::MessageEvent,
         retry::{PERSIST, RetryPolicy},
     },
+    fault::{self, Point},
     providers::{self, Status, StatusCallback},
     settings::Settings,
     store::{
@@ -78,7 +79,10 @@ impl Applier {
                 waiting_at = tokio::time::Instant::now() + WAITING_EVERY;
                 self.until_done(Self::try_waiting, &[], &stop).await;
             } else if self.until_done(Self::try_deliveries, &deliveries, &stop).await {
-                consumer.ack(deliveries.iter().map(|delivery| delivery.tag)).await;
+                // Without an acknowledgement the group comes again when its channel ends.
+                if fault::pass(Point::AppliedAfter).is_ok() {
+                    consumer.ack(deliveries.iter().map(|delivery| delivery.tag)).await;
+                }
             }
         }
         consumer.close().await;

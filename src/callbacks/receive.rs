@@ -21,8 +21,9 @@ use uuid::Uuid;
 
 use super::{Group, Item};
 use crate::{
-    broker::{Broker, Publication, Topology},
+    broker::{Broker, Publication, PublishError, Topology},
     domain::ids::AccountId,
+    fault::{self, Point},
     providers::{self, CallbackRejected, Provider},
     store::registry::{Account, Directory},
 };
@@ -157,7 +158,11 @@ async fn publish(broker: Broker, mut line: mpsc::Receiver<Waiting>, group_max: u
     let mut taken = Vec::with_capacity(group_max);
     while line.recv_many(&mut taken, group_max).await > 0 {
         let messages = pack(&taken, &topology);
-        let confirmed = publisher.publish_within(messages, PUBLISH_WITHIN).await;
+        let confirmed = match fault::pass(Point::ReceivedBefore) {
+            Ok(()) => publisher.publish_within(messages, PUBLISH_WITHIN).await,
+            Err(_) => Err(PublishError::Stopping),
+        };
+        let confirmed = confirmed.and_then(|()| fault::pass(Point::ReceivedAfter).map_err(|_| PublishError::Stopping));
         if let Err(error) = &confirmed {
             tracing::warn!(%error, callbacks = taken.len(), "could not publish callbacks; the provider will repeat them");
         }

@@ -12,6 +12,7 @@ use crate::{
         ids::{TenantId, Token},
         template::Filled,
     },
+    fault::{self, Point},
     providers::{Gate, Provider, SendRequest},
     store::{registry::Number, work::ClaimedMessage},
 };
@@ -79,8 +80,18 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
     let pass = Arc::clone(&prepared.pass);
     let gate: Gate = Arc::new(move || pass.check().is_ok());
     let requests = std::slice::from_ref(&prepared.request);
+    let call = async {
+        if fault::pass(Point::CallBefore).is_err() {
+            return Outcome::NotCalled;
+        }
+        let answered = prepared.provider.send(requests, &gate).await.pop();
+        match fault::pass(Point::CallAfter) {
+            Ok(()) => answered.unwrap_or_else(|| unknown("no_answer", "the adapter gave no outcome")),
+            Err(_) => unknown("answer_lost", "the answer was lost"),
+        }
+    };
     let outcome = tokio::select! {
-        mut outcomes = prepared.provider.send(requests, &gate) => outcomes.pop().unwrap_or_else(|| unknown("no_answer", "the adapter gave no outcome")),
+        outcome = call => outcome,
         () = shared.abandon.cancelled() => unknown("shutdown", "the process ended before the call did"),
     };
     drop(permit);

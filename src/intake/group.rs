@@ -9,6 +9,7 @@ use crate::{
         hold::{HoldScope, OpenHold},
         ids::{NumberId, TenantId},
     },
+    fault::{self, Point},
     intake::{
         answer::{again, cancelled, refused, told},
         audience,
@@ -123,7 +124,9 @@ pub async fn write(
     let answers: Vec<JobAnswer> = (0..group.len()).filter_map(|index| answers.remove(&index)).collect();
     list_refused(&mut transaction, group, &answers).await?;
     outbox::insert(&mut transaction, &told(snapshot, group, &answers)).await?;
+    fault::pass(Point::JobsBefore)?;
     commit(transaction, "commit a group of jobs").await?;
+    fault::pass(Point::JobsAfter)?;
     Ok(Outcome {
         answers,
         woken: woken(&new, &holds),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{hold::HoldScope, ids::NumberId},
+    fault::{self, Point},
     intake::Shared,
     store::{
         StoreError, imports, jobs,
@@ -104,7 +105,9 @@ impl Planner {
         } else {
             Step::Made(made)
         };
+        fault::pass(Point::PlanBefore)?;
         commit(work, "commit a chunk of a plan").await?;
+        fault::pass(Point::PlanAfter)?;
         Ok((step, Some(plan.number)))
     }
 }

@@ -123,6 +123,13 @@ impl<T> Doing<T> for Result<T, sqlx::Error> {
     }
 }
 
+/// A fault point that is told to fail looks like a connection that was lost.
+impl From<crate::fault::Injected> for StoreError {
+    fn from(injected: crate::fault::Injected) -> Self {
+        Self::Query("pass a fault point", sqlx::Error::Io(std::io::Error::other(injected)))
+    }
+}
+
 /// How to reach the database, and a pool for everything that is not hot.
 #[derive(Debug, Clone)]
 pub struct Store {

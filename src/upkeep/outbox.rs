@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::{Broker, Publication, PublishError, Publisher, Topology},
+    fault::{self, Point},
     store::{
         Store, StoreError,
         outbox::{self, Destination, OutboxMessage},
@@ -111,6 +112,7 @@ impl Relay {
             return Ok(Step::Idle);
         }
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        fault::pass(Point::OutboxBefore).map_err(StoreError::from)?;
         let topology = self.broker.topology();
         let (replies, events): (Vec<_>, Vec<_>) =
             rows.into_iter().flat_map(|row| row.messages).partition(|message| message.to == Destination::Queue);
@@ -133,6 +135,7 @@ impl Relay {
         if let Err(error) = answered {
             tracing::info!(%error, "replies were not taken and are given up");
         }
+        fault::pass(Point::OutboxAfter).map_err(StoreError::from)?;
         outbox::delete(&mut work, &ids).await?;
         commit(work, "commit the outbox").await?;
         Ok(Step::Published(ids.len()))

@@ -24,6 +24,7 @@ use crate::{
         ids::{HoldId, MessageKey, NumberId, TenantId},
         message::{MessageEvent, MessageState},
     },
+    fault::{self, Point},
     store::{Doing as _, StoreError},
 };
 
@@ -190,6 +191,8 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     writes::update_work(&mut tx, &plan.again).await?;
     writes::insert_work(&mut tx, &plan.revived).await?;
     writes::add_tallies(&mut tx, &plan.tallies).await?;
+    fault::pass(Point::ChangesBefore)?;
     tx.commit().await.doing("commit a group of changes")?;
+    fault::pass(Point::ChangesAfter)?;
     Ok(Outcome { applied, woken: plan.woken, holds_opened })
 }
