@@ -6,7 +6,6 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 pub use telemetry::{init_tracing, metrics_handle};
 
@@ -254,7 +253,6 @@ impl Parts {
 
     fn dispatch(&self) -> Dispatch {
         Dispatch {
-            worker: Uuid::new_v4(),
             settings: Arc::clone(&self.settings),
             store: self.store.clone(),
             directory: self.directory.clone(),

@@ -12,7 +12,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Shared, clock, gate::Pass, leases::LeaseEvent, number::Number, send::Prepared, settle, turns::Turns};
+use super::{
+    Shared, agenda::Agenda, clock, gate::Pass, leases::LeaseEvent, number::Number, send::Prepared, settle, turns::Turns,
+};
 use crate::{
     domain::{
         failure::{FailureClass, Refusal},
@@ -32,13 +34,14 @@ use crate::{
 
 /// Groups looked at in one go; more come into view as these are served.
 const LOOK_MOST: i64 = 10_000;
+/// Numbers looked at in one go, so that each of them shows its first groups.
+const LOOK_NUMBERS: usize = 2_000;
 /// How long before the end of a claim its call must have started, beyond what a call may take.
 const SETTLE_ROOM: Duration = Duration::from_secs(5);
 
 struct Leased {
     actor: Rc<Number>,
     turns: Turns,
-    look_at: Tick,
 }
 
 pub(super) struct Claimer {
@@ -47,6 +50,9 @@ pub(super) struct Claimer {
     events: mpsc::UnboundedReceiver<LeaseEvent>,
     wakes: broadcast::Receiver<Arc<[NumberId]>>,
     numbers: HashMap<NumberId, Leased>,
+    agenda: Agenda,
+    /// The holds are not known: a moment to try again.
+    blind_until: Option<Tick>,
     routes: HashMap<(NumberId, TemplateId), Arc<Route>>,
     registry_version: i64,
     tries: u32,
@@ -66,6 +72,8 @@ impl Claimer {
             events,
             wakes,
             numbers: HashMap::new(),
+            agenda: Agenda::new(),
+            blind_until: None,
             routes: HashMap::new(),
             registry_version: 0,
             tries: 0,
@@ -108,6 +116,7 @@ impl Claimer {
                 Ok(claimed) => claimed,
                 Err(error) => {
                     self.read_back(claim_id).await;
+                    wants.iter().for_each(|want| self.agenda.known(want.number, true));
                     return Err(error);
                 }
             };
@@ -117,58 +126,91 @@ impl Claimer {
         for message in claimed {
             self.hand_over(message, &facts, asked + SETTLE_ROOM);
         }
+        self.ask_again(&wants);
         Ok(())
     }
 
-    /// Reads which groups have due work, of the numbers that were woken or not looked at for a while.
+    /// Reads which groups have due work, of the numbers that were woken, have something that becomes due, or are found by
+    /// a poll to have any.
     async fn look(&mut self) -> Result<(), StoreError> {
         let now = clock::now();
-        let due: Vec<NumberId> = self.numbers.iter().filter(|(_, n)| n.look_at <= now).map(|(id, _)| *id).collect();
-        if due.is_empty() {
-            return Ok(());
+        let is_poll = self.agenda.is_poll_due(now);
+        if is_poll {
+            let found = store::work::numbers_with_work(self.session.connection().await?).await?;
+            for number in found.into_iter().filter(|number| self.numbers.contains_key(number)) {
+                self.agenda.look_at(number);
+            }
         }
-        let found = store::work::look(self.session.connection().await?, &due, LOOK_MOST).await?;
-        let poll = Duration::from_millis(self.shared.settings.dispatch.poll_ms);
+        let due = self.agenda.take_looks(now);
+        for some in due.chunks(LOOK_NUMBERS) {
+            if let Err(error) = self.look_at(some, now).await {
+                due.into_iter().for_each(|number| self.agenda.look_at(number));
+                return Err(error);
+            }
+        }
+        if is_poll {
+            let every = Duration::from_millis(self.shared.settings.dispatch.poll_ms);
+            self.agenda.polled(now, clock::now(), every);
+        }
+        Ok(())
+    }
+
+    async fn look_at(&mut self, due: &[NumberId], now: Tick) -> Result<(), StoreError> {
+        let found = store::work::look(self.session.connection().await?, due, LOOK_MOST).await?;
         let mut by_number: HashMap<NumberId, Vec<(Lane, Uuid, Duration)>> = HashMap::new();
         for group in found {
             by_number.entry(group.number).or_default().push((group.lane, group.group, group.due_in));
         }
         for id in due {
-            let Some(number) = self.numbers.get_mut(&id) else {
-                continue;
-            };
-            number.turns.found(by_number.remove(&id).unwrap_or_default().into_iter(), now);
-            number.look_at = number.turns.next_due().map_or(now + poll, |next| next.min(now + poll));
+            if let Some(number) = self.numbers.get_mut(id) {
+                number.turns.found(by_number.remove(id).unwrap_or_default().into_iter(), now);
+                self.agenda.looked(*id, number.turns.has_due(), number.turns.next_due());
+            }
         }
         Ok(())
     }
 
-    /// What each number has room for and no hold over it.
+    /// What each number that may be asked for has room for and no hold over it.
     fn wants(&mut self) -> Vec<Want> {
         let snapshot = self.shared.directory.current();
         let gates = &self.shared.gates;
         let now = clock::now();
+        self.blind_until = None;
         if !gates.is_fresh(now) {
+            self.blind_until = Some(now + Duration::from_millis(self.shared.settings.dispatch.hold_refresh_ms));
             return Vec::new();
         }
         let mut wants = Vec::new();
-        for (id, number) in &mut self.numbers {
-            if !number.actor.held.is_good(now) {
+        for id in self.agenda.take_asks(&self.shared.hunger, gates.version()) {
+            let Some(number) = self.numbers.get_mut(&id).filter(|number| number.actor.held.is_good(now)) else {
                 continue;
-            }
+            };
             for urgent in [true, false] {
                 let room = number.actor.room(urgent);
                 if room == 0 {
                     continue;
                 }
-                let open = |lane, group| gates.lets_group(&snapshot, *id, lane, group);
+                let open = |lane, group| gates.lets_group(&snapshot, id, lane, group);
                 for turn in number.turns.take(urgent, room, open) {
                     let (lease, lane, group, most) = (number.actor.held.lease, turn.lane, turn.group, turn.most);
-                    wants.push(Want { number: *id, lease, lane, group, most });
+                    wants.push(Want { number: id, lease, lane, group, most });
                 }
             }
         }
         wants
+    }
+
+    /// Numbers that were asked for and still have room are asked again, as long as a group of theirs has more.
+    fn ask_again(&mut self, wants: &[Want]) {
+        for want in wants {
+            if let Some(number) = self.numbers.get(&want.number) {
+                let more = number.turns.has_due();
+                self.agenda.known(want.number, more);
+                if more && number.actor.room(false) == 0 && number.actor.room(true) == 0 {
+                    self.agenda.asked(want.number);
+                }
+            }
+        }
     }
 
     /// A group that gave less than it was asked for has nothing more that is due.
@@ -272,15 +314,16 @@ impl Claimer {
 
     /// Waits for something to do: room, a wake-up, a lease, or the next due time.
     async fn wait(&mut self, stop: &CancellationToken) {
-        let next =
-            self.numbers.values().map(|n| n.look_at).min().unwrap_or_else(|| clock::now() + Duration::from_secs(1));
+        let now = clock::now();
+        let next = self.blind_until.unwrap_or_else(|| self.agenda.next(now));
         tokio::select! {
             () = stop.cancelled() => return,
-            () = self.shared.hungry.notified() => {}
-            () = tokio::time::sleep_until(clock::instant(next)) => {}
+            () = self.shared.hunger.told() => {}
+            () = self.shared.gates.moved() => {}
+            () = until(next) => {}
             woken = self.wakes.recv(), if !self.is_deaf => match woken {
-                Ok(numbers) => self.woken(Some(numbers)),
-                Err(broadcast::error::RecvError::Lagged(_)) => self.woken(None),
+                Ok(numbers) => self.woken(&numbers),
+                Err(broadcast::error::RecvError::Lagged(_)) => self.agenda.poll_now(),
                 // Nobody will wake us any more; the polls go on.
                 Err(broadcast::error::RecvError::Closed) => self.is_deaf = true,
             },
@@ -290,22 +333,13 @@ impl Claimer {
             self.leased(event);
         }
         while let Ok(woken) = self.wakes.try_recv() {
-            self.woken(Some(woken));
+            self.woken(&woken);
         }
     }
 
-    /// Numbers to look at now; without names (wake-ups were missed) all of them.
-    fn woken(&mut self, numbers: Option<Arc<[NumberId]>>) {
-        let now = clock::now();
-        match numbers {
-            Some(numbers) => {
-                for id in numbers.iter() {
-                    if let Some(number) = self.numbers.get_mut(id) {
-                        number.look_at = now;
-                    }
-                }
-            }
-            None => self.numbers.values_mut().for_each(|number| number.look_at = now),
+    fn woken(&mut self, numbers: &[NumberId]) {
+        for number in numbers.iter().filter(|number| self.numbers.contains_key(number)) {
+            self.agenda.look_at(*number);
         }
     }
 
@@ -316,9 +350,11 @@ impl Claimer {
                     before.actor.close(&self.shared);
                 }
                 let actor = Number::start(&self.shared, number, held, not_before);
-                self.numbers.insert(number, Leased { actor, turns: Turns::default(), look_at: clock::now() });
+                self.numbers.insert(number, Leased { actor, turns: Turns::default() });
+                self.agenda.look_at(number);
             }
             LeaseEvent::Lost(number) => {
+                self.agenda.forget(number);
                 if let Some(lost) = self.numbers.remove(&number) {
                     lost.actor.close(&self.shared);
                 }
@@ -332,6 +368,7 @@ impl Claimer {
         let Some(leaving) = self.numbers.remove(&number) else {
             return;
         };
+        self.agenda.forget(number);
         leaving.actor.close(&self.shared);
         tokio::task::spawn_local(async move {
             leaving.actor.drained().await;
@@ -345,10 +382,18 @@ impl Claimer {
         if version != self.registry_version {
             self.registry_version = version;
             self.routes.clear();
+            self.agenda.ask_all();
             for number in self.numbers.values() {
                 number.actor.set_limit(&self.shared);
             }
         }
+    }
+}
+
+/// A timer would round up to its next millisecond what is to be done at once.
+async fn until(at: Tick) {
+    if at > clock::now() {
+        tokio::time::sleep_until(clock::instant(at)).await;
     }
 }
 

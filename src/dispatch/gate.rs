@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,19 +27,19 @@ use crate::{
     },
 };
 
-/// The right to send for a number, as this process holds it.
+/// A worker's life, as this process knows it: all its leases end with it.
 #[derive(Debug)]
-pub struct Held {
-    /// The fence that claims are made under.
-    pub lease: Uuid,
-    /// The tick after which nothing may be written; zero once it is lost.
+pub struct Life {
+    /// The worker's row.
+    pub worker: Uuid,
+    /// The tick after which nothing may be written; zero once it has ended.
     deadline: AtomicU64,
 }
 
-impl Held {
-    /// A lease that is good until `deadline`.
-    pub fn new(lease: Uuid, deadline: Tick) -> Self {
-        Self { lease, deadline: AtomicU64::new(nanos(deadline)) }
+impl Life {
+    /// A life that is good until `deadline`.
+    pub fn new(worker: Uuid, deadline: Tick) -> Self {
+        Self { worker, deadline: AtomicU64::new(nanos(deadline)) }
     }
 
     /// Moves the deadline after a renewal.
@@ -48,13 +48,39 @@ impl Held {
     }
 
     /// Ends it at once.
-    pub fn lose(&self) {
+    pub fn end(&self) {
         self.deadline.store(0, Ordering::Relaxed);
     }
 
     /// Whether it is good at `now`.
     pub fn is_good(&self, now: Tick) -> bool {
         nanos(now) < self.deadline.load(Ordering::Relaxed)
+    }
+}
+
+/// The right to send for a number, as this process holds it.
+#[derive(Debug)]
+pub struct Held {
+    /// The fence that claims are made under.
+    pub lease: Uuid,
+    life: Arc<Life>,
+    lost: AtomicBool,
+}
+
+impl Held {
+    /// A lease of a living worker.
+    pub const fn new(lease: Uuid, life: Arc<Life>) -> Self {
+        Self { lease, life, lost: AtomicBool::new(false) }
+    }
+
+    /// Ends it at once.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is good at `now`.
+    pub fn is_good(&self, now: Tick) -> bool {
+        !self.lost.load(Ordering::Relaxed) && self.life.is_good(now)
     }
 }
 
@@ -66,6 +92,7 @@ pub struct Gates {
     read_at: AtomicU64,
     version: AtomicU64,
     nudge: Notify,
+    moved: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -98,12 +125,18 @@ impl Gates {
             read_at: AtomicU64::new(0),
             version: AtomicU64::new(0),
             nudge: Notify::new(),
+            moved: Notify::new(),
         }
     }
 
     /// Asks for a fresh copy now: a hold was opened here.
     pub fn nudge(&self) {
         self.nudge.notify_one();
+    }
+
+    /// Waits until the copy changed; for one listener.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// Moves whenever the copy changed.
@@ -164,6 +197,7 @@ impl Gates {
         if current.holds != copy.holds || current.cancelled != copy.cancelled {
             *self.copy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(copy);
             self.version.fetch_add(1, Ordering::Release);
+            self.moved.notify_one();
         }
         self.read_at.store(nanos(read_at), Ordering::Relaxed);
     }

@@ -1,17 +1,22 @@
 //! Which numbers this worker sends for: renewing, taking what is free, handing over what another should have.
 //!
 //! Workers share numbers by the sum of their limits, and one moves only when that clearly helps: a worker takes while
-//! it has less than its share, and hands over while it would still have its share without the number.
+//! it has less than its share, and hands over while it would still have its share without the number. All leases last as
+//! long as the worker's own row; a worker whose row expired loses them all and enters again under a new name.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::{Shared, clock, gate::Held};
+use super::{
+    Shared, clock,
+    gate::{Held, Life},
+};
 use crate::{
     domain::{ids::NumberId, pacing::Tick},
-    store::{self, Session, StoreError, leases::UNLIMITED_WEIGHT},
+    store::{self, Session, StoreError, leases::UNLIMITED_WEIGHT, registry::Snapshot},
 };
 
 /// What the keeper tells the claimer.
@@ -25,19 +30,35 @@ pub(super) enum LeaseEvent {
     HandOver(NumberId, oneshot::Sender<()>),
 }
 
-/// The leases held, as the keeper and the claimer share them.
-pub(super) type Book = Rc<RefCell<HashMap<NumberId, Arc<Held>>>>;
+/// The leases held.
+type Book = HashMap<NumberId, Arc<Held>>;
 
 /// Looks for numbers without a holder: two of these, the lease and the takeover wait end before 12 s are over.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
 
+/// More numbers than these change hands in one line of the log.
+const TOLD_ONE_BY_ONE: usize = 8;
+
 pub(super) struct Keeper {
     shared: Rc<Shared>,
     session: Session,
+    life: Option<Arc<Life>>,
     book: Book,
     events: mpsc::UnboundedSender<LeaseEvent>,
     host: String,
     leaving: HashMap<NumberId, oneshot::Receiver<()>>,
+    /// An answer of the database was lost: what it holds for us may not be what the book says.
+    is_unsure: bool,
+    load: Load,
+}
+
+/// The weight of what is held and of everything, counted again only when something changed.
+#[derive(Debug, Default)]
+struct Load {
+    registry_version: i64,
+    is_stale: bool,
+    mine: i64,
+    total: i64,
 }
 
 impl Keeper {
@@ -46,10 +67,13 @@ impl Keeper {
         Self {
             shared: Rc::clone(shared),
             session: Session::new(shared.store.clone(), "leases"),
+            life: None,
             book: Book::default(),
             events,
             host,
             leaving: HashMap::new(),
+            is_unsure: false,
+            load: Load::default(),
         }
     }
 
@@ -58,21 +82,19 @@ impl Keeper {
         let renew_every = Duration::from_secs(self.shared.settings.lease.renew_s);
         let mut renew_at = clock::now();
         while !stop.is_cancelled() {
-            let due = clock::now() >= renew_at;
-            let renewed = if due { self.renew().await } else { Ok(()) };
-            let kept = match renewed {
-                Ok(()) => self.share().await,
-                Err(error) => Err(error),
-            };
-            match kept {
+            let due = self.life.is_none() || clock::now() >= renew_at;
+            match self.keep(due).await {
                 Ok(()) if due => renew_at = clock::now() + renew_every,
                 Ok(()) => {}
                 Err(error) => {
                     self.session.reset();
+                    self.is_unsure = true;
                     tracing::warn!(error = %store::chain(&error), "could not keep the leases; they end by themselves unless this recovers");
                 }
             }
-            self.drop_expired();
+            if self.life.as_ref().is_some_and(|life| !life.is_good(clock::now())) {
+                self.die();
+            }
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -81,67 +103,125 @@ impl Keeper {
         self.leave().await;
     }
 
-    async fn renew(&mut self) -> Result<(), StoreError> {
-        let (ttl, good_for) = self.lasts();
-        let asked = clock::now();
-        let connection = self.session.connection().await?;
-        store::leases::greet(connection, self.shared.worker, &self.host).await?;
-        let renewed: HashMap<_, _> =
-            store::leases::renew(connection, self.shared.worker, ttl).await?.into_iter().collect();
-        // Counted from before the question was sent: the answer may have been long under way.
-        let deadline = asked + good_for;
-        for (number, held) in self.book.borrow().iter() {
-            if renewed.get(number) == Some(&held.lease) { held.extend(deadline) } else { held.lose() }
+    async fn keep(&mut self, renewal_is_due: bool) -> Result<(), StoreError> {
+        let Some(life) = self.life.clone() else {
+            return self.greet().await;
+        };
+        if renewal_is_due && !self.renew(&life).await? {
+            self.die();
+            return Ok(());
         }
-        metrics::gauge!("dispatch_leases").set(f64::from(u32::try_from(renewed.len()).unwrap_or(u32::MAX)));
+        if self.is_unsure {
+            self.compare(&life).await?;
+        }
+        self.finish_hand_overs().await?;
+        self.share(&life).await
+    }
+
+    /// Enters under a new name: the numbers of an earlier life may be anybody's.
+    async fn greet(&mut self) -> Result<(), StoreError> {
+        let (ttl, good_for) = self.lasts();
+        let worker = Uuid::new_v4();
+        let asked = clock::now();
+        store::leases::greet(self.session.connection().await?, worker, &self.host, ttl).await?;
+        self.life = Some(Arc::new(Life::new(worker, asked + good_for)));
         Ok(())
     }
 
-    async fn share(&mut self) -> Result<(), StoreError> {
-        self.finish_hand_overs().await?;
+    async fn renew(&mut self, life: &Life) -> Result<bool, StoreError> {
         let (ttl, good_for) = self.lasts();
-        let wait =
-            Duration::from_millis(self.shared.settings.lease.takeover_wait_ms + self.shared.settings.pacing.jitter_ms);
         let asked = clock::now();
+        let lives = store::leases::renew(self.session.connection().await?, life.worker, ttl).await?;
+        if lives {
+            // Counted from before the question was sent: the answer may have been long under way.
+            life.extend(asked + good_for);
+        }
+        metrics::gauge!("dispatch_leases").set(f64::from(u32::try_from(self.book.len()).unwrap_or(u32::MAX)));
+        Ok(lives)
+    }
+
+    /// After a lost answer: what the database holds for us and we know nothing of goes back, and what we believed in
+    /// and is not there is lost.
+    async fn compare(&mut self, life: &Life) -> Result<(), StoreError> {
+        let rest = self.rest();
         let connection = self.session.connection().await?;
-        let shares = store::leases::shares(connection, ttl).await?;
-        let share = shares.total / shares.workers.max(1);
-        let mut mine: i64 =
-            self.book.borrow().keys().filter(|n| !self.leaving.contains_key(n)).map(|n| self.weight(*n)).sum();
+        let there: HashMap<NumberId, Uuid> =
+            store::leases::held_by(connection, life.worker).await?.into_iter().collect();
+        let strays: Vec<_> = there
+            .iter()
+            .filter(|(number, lease)| self.book.get(number).is_none_or(|held| held.lease != **lease))
+            .map(|(number, lease)| (*number, *lease))
+            .collect();
+        if !strays.is_empty() {
+            store::leases::give_up(connection, &strays, rest).await?;
+        }
+        let lost: Vec<NumberId> =
+            self.book.iter().filter(|(number, held)| there.get(number) != Some(&held.lease)).map(|(n, _)| *n).collect();
+        self.lose(&lost);
+        self.is_unsure = false;
+        Ok(())
+    }
+
+    async fn share(&mut self, life: &Arc<Life>) -> Result<(), StoreError> {
+        let snapshot = self.shared.directory.current();
+        if snapshot.version == 0 {
+            // The registry has not been read: nothing has a weight yet.
+            return Ok(());
+        }
+        self.weigh(&snapshot);
+        let shares = store::leases::shares(self.session.connection().await?).await?;
+        let share = self.load.total / shares.workers.max(1);
+        let mut mine = self.load.mine;
         let mut wanted = Vec::new();
-        for number in shares.free {
+        let mut free: Vec<NumberId> =
+            shares.free.into_iter().filter(|number| snapshot.numbers.contains_key(number)).collect();
+        // Two workers that look in the same moment shall not want the same numbers; every worker has another order.
+        free.sort_unstable_by_key(|number| uuid_mix(life.worker, *number));
+        for number in free {
             if mine > share || (mine == share && shares.workers > 1) {
                 break;
             }
-            mine += self.weight(number);
+            mine += weight(&snapshot, number);
             wanted.push(number);
         }
         if wanted.is_empty() {
-            self.hand_over(mine, share);
+            self.hand_over(&snapshot, mine, share);
             return Ok(());
         }
+        self.take(life, &wanted).await
+    }
+
+    async fn take(&mut self, life: &Arc<Life>, wanted: &[NumberId]) -> Result<(), StoreError> {
+        let settings = &self.shared.settings;
+        let wait = Duration::from_millis(settings.lease.takeover_wait_ms + settings.pacing.jitter_ms);
         let connection = self.session.connection().await?;
-        for taken in store::leases::take(connection, self.shared.worker, &wanted, ttl, wait).await? {
-            let held = Arc::new(Held::new(taken.lease, asked + good_for));
-            self.book.borrow_mut().insert(taken.number, Arc::clone(&held));
+        let taken = store::leases::take(connection, life.worker, wanted, wait).await?;
+        self.load.is_stale |= !taken.is_empty();
+        tell_changed("took numbers", taken.iter().map(|taken| taken.number));
+        for taken in taken {
+            let held = Arc::new(Held::new(taken.lease, Arc::clone(life)));
+            self.book.insert(taken.number, Arc::clone(&held));
             let not_before = clock::now() + taken.not_before;
-            tracing::info!(number.id = %taken.number, "took a number");
             self.tell(LeaseEvent::Taken { number: taken.number, held, not_before });
         }
         Ok(())
     }
 
     /// Starts the draining of numbers that another worker should have.
-    fn hand_over(&mut self, mut mine: i64, share: i64) {
-        let held: Vec<NumberId> = self.book.borrow().keys().copied().collect();
+    fn hand_over(&mut self, snapshot: &Snapshot, mut mine: i64, share: i64) {
+        if mine <= share {
+            return;
+        }
+        let held: Vec<NumberId> = self.book.keys().copied().collect();
         for number in held {
-            let weight = self.weight(number);
+            let weight = weight(snapshot, number);
             if mine - weight < share || self.leaving.contains_key(&number) {
                 continue;
             }
             mine -= weight;
             let (drained, receiver) = oneshot::channel();
             self.leaving.insert(number, receiver);
+            self.load.is_stale = true;
             self.tell(LeaseEvent::HandOver(number, drained));
         }
     }
@@ -154,47 +234,67 @@ impl Keeper {
                 (done.try_recv() != Err(oneshot::error::TryRecvError::Empty)).then_some(*number)
             })
             .collect();
-        for number in drained {
-            self.give_up(number).await?;
-            self.leaving.remove(&number);
+        if !drained.is_empty() {
+            self.give_up(&drained).await?;
         }
         Ok(())
     }
 
-    async fn give_up(&mut self, number: NumberId) -> Result<(), StoreError> {
-        let Some(held) = self.book.borrow_mut().remove(&number) else {
-            return Ok(());
+    /// Gives numbers up that nothing is sent for any more.
+    async fn give_up(&mut self, numbers: &[NumberId]) -> Result<(), StoreError> {
+        let leases: Vec<(NumberId, Uuid)> =
+            numbers.iter().filter_map(|number| Some((*number, self.book.get(number)?.lease))).collect();
+        for (number, _) in &leases {
+            if let Some(held) = self.book.get(number) {
+                held.lose();
+            }
+        }
+        let rest = self.rest();
+        store::leases::give_up(self.session.connection().await?, &leases, rest).await?;
+        for number in numbers {
+            self.book.remove(number);
+            self.leaving.remove(number);
+        }
+        self.load.is_stale = true;
+        tell_changed("gave numbers up", leases.into_iter().map(|(number, _)| number));
+        Ok(())
+    }
+
+    /// This life is over: its numbers are lost, and the next one starts without any.
+    fn die(&mut self) {
+        let Some(life) = self.life.take() else {
+            return;
         };
-        held.lose();
-        // What was just written has left every sliding second after this.
-        let rest = Duration::from_millis(1000 + self.shared.settings.pacing.jitter_ms);
-        store::leases::give_up(self.session.connection().await?, number, held.lease, rest).await?;
-        tracing::info!(number.id = %number, "gave a number up");
-        Ok(())
+        life.end();
+        tracing::warn!(numbers = self.book.len(), "the leases have expired");
+        let all: Vec<NumberId> = self.book.keys().copied().collect();
+        self.lose(&all);
+        self.is_unsure = false;
     }
 
-    fn drop_expired(&mut self) {
-        let now = clock::now();
-        let lost: Vec<NumberId> =
-            self.book.borrow().iter().filter(|(_, held)| !held.is_good(now)).map(|(number, _)| *number).collect();
-        for number in lost {
-            tracing::warn!(number.id = %number, "lost a number");
-            self.book.borrow_mut().remove(&number);
-            self.leaving.remove(&number);
-            self.tell(LeaseEvent::Lost(number));
+    fn lose(&mut self, numbers: &[NumberId]) {
+        for number in numbers {
+            if let Some(held) = self.book.remove(number) {
+                held.lose();
+            }
+            self.leaving.remove(number);
+            tracing::debug!(number.id = %number, "lost a number");
+            self.tell(LeaseEvent::Lost(*number));
         }
+        self.load.is_stale |= !numbers.is_empty();
     }
 
     async fn leave(&mut self) {
-        let held: Vec<NumberId> = self.book.borrow().keys().copied().collect();
-        for number in held {
-            if let Err(error) = self.give_up(number).await {
-                tracing::warn!(error = %store::chain(&error), "could not give a lease up; it ends by itself");
-                return;
-            }
+        let Some(life) = self.life.take() else {
+            return;
+        };
+        let held: Vec<NumberId> = self.book.keys().copied().collect();
+        if let Err(error) = self.give_up(&held).await {
+            tracing::warn!(error = %store::chain(&error), "could not give the leases up; they end by themselves");
+            return;
         }
         if let Ok(connection) = self.session.connection().await
-            && let Err(error) = store::leases::leave(connection, self.shared.worker).await
+            && let Err(error) = store::leases::leave(connection, life.worker).await
         {
             tracing::warn!(error = %store::chain(&error), "could not say good-bye");
         }
@@ -205,14 +305,50 @@ impl Keeper {
         self.events.send(event).ok();
     }
 
-    fn weight(&self, number: NumberId) -> i64 {
-        let snapshot = self.shared.directory.current();
-        snapshot.numbers.get(&number).and_then(|n| n.limit_per_s).map_or(UNLIMITED_WEIGHT, i64::from)
+    fn weigh(&mut self, snapshot: &Snapshot) {
+        if !self.load.is_stale && self.load.registry_version == snapshot.version {
+            return;
+        }
+        let staying = self.book.keys().filter(|number| !self.leaving.contains_key(number));
+        self.load = Load {
+            registry_version: snapshot.version,
+            is_stale: false,
+            mine: staying.map(|number| weight(snapshot, *number)).sum(),
+            total: snapshot.numbers.keys().map(|number| weight(snapshot, *number)).sum(),
+        };
+    }
+
+    /// What was just written has left every sliding second after this.
+    fn rest(&self) -> Duration {
+        Duration::from_millis(1000 + self.shared.settings.pacing.jitter_ms)
     }
 
     /// How long a lease lasts in the database, and how long this process trusts it.
     fn lasts(&self) -> (Duration, Duration) {
         let lease = &self.shared.settings.lease;
         (Duration::from_secs(lease.ttl_s), Duration::from_secs(lease.ttl_s.saturating_sub(lease.margin_s)))
+    }
+}
+
+fn weight(snapshot: &Snapshot, number: NumberId) -> i64 {
+    snapshot.numbers.get(&number).and_then(|n| n.limit_per_s).map_or(UNLIMITED_WEIGHT, i64::from)
+}
+
+/// A place of `number` in an order of the worker's own.
+fn uuid_mix(worker: Uuid, number: NumberId) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    (worker, number).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn tell_changed(what: &'static str, numbers: impl ExactSizeIterator<Item = NumberId>) {
+    let count = numbers.len();
+    if count > TOLD_ONE_BY_ONE {
+        tracing::info!(numbers = count, "{what}");
+        return;
+    }
+    for number in numbers {
+        tracing::info!(number.id = %number, "{what}");
     }
 }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod gate;
 pub mod settle;
 
+mod agenda;
 mod claim;
 mod leases;
 mod number;
@@ -16,9 +17,8 @@ mod turns;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use uuid::Uuid;
 
 use crate::{
     domain::{ids::NumberId, retry::RetryPolicy},
@@ -30,8 +30,6 @@ use crate::{
 /// Everything dispatch needs from the process around it.
 #[derive(Debug)]
 pub struct Dispatch {
-    /// This worker among the others.
-    pub worker: Uuid,
     /// Settings of the process.
     pub settings: Arc<Settings>,
     /// The database.
@@ -47,7 +45,6 @@ pub struct Dispatch {
 /// What the parts of a running dispatch share.
 #[derive(Debug)]
 struct Shared {
-    worker: Uuid,
     settings: Arc<Settings>,
     store: Store,
     directory: Directory,
@@ -57,8 +54,7 @@ struct Shared {
     settle: settle::Settler,
     retry: RetryPolicy,
     in_flight: Arc<Semaphore>,
-    /// An actor has room for more work.
-    hungry: Notify,
+    hunger: agenda::Hunger,
     /// Calls under way.
     calls: TaskTracker,
     /// Ends calls that outlive the drain.
@@ -89,7 +85,6 @@ impl Dispatch {
         let gates = Arc::new(gate::Gates::new(Duration::from_millis(settings.dispatch.hold_refresh_ms)));
         let (settler, settling) = settle::start(&self.store, &settings, Arc::clone(&gates));
         let shared = Rc::new(Shared {
-            worker: self.worker,
             store: self.store,
             directory: self.directory,
             providers: self.providers,
@@ -98,7 +93,7 @@ impl Dispatch {
             settle: settler,
             retry: settings.retry.policy(),
             in_flight: Arc::new(Semaphore::new(settings.dispatch.in_flight_max)),
-            hungry: Notify::new(),
+            hunger: agenda::Hunger::default(),
             calls: TaskTracker::new(),
             abandon: CancellationToken::new(),
             settings,

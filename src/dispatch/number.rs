@@ -174,7 +174,7 @@ impl Number {
     fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) {
         self.in_flight.set(self.in_flight.get() + 1);
         if self.room(false) > 0 || self.room(true) > 0 {
-            shared.hungry.notify_one();
+            shared.hunger.tell(self.id);
         }
         let (number, shared) = (Rc::clone(self), Rc::clone(shared));
         let calls = shared.calls.clone();

@@ -51,6 +51,11 @@ impl Turns {
         self.next_due
     }
 
+    /// Whether any group is known to have due work.
+    pub(super) fn has_due(&self) -> bool {
+        self.due.iter().any(|groups| !groups.is_empty())
+    }
+
     /// Forgets a group that had less than it was asked for.
     pub(super) fn drained(&mut self, lane: Lane, group: Uuid) {
         self.due[lane as usize].retain(|g| *g != group);

@@ -40,7 +40,7 @@ impl Pace {
             limit,
             window: SECOND + jitter,
             late,
-            written: VecDeque::with_capacity(limit),
+            written: VecDeque::new(),
             next_slot: Duration::ZERO,
             start: Duration::ZERO,
         }

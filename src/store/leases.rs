@@ -1,4 +1,8 @@
 //! Leases: who may send for which number, and how the workers share them.
+//!
+//! A lease lasts as long as its worker's row, which one small statement renews for any number of numbers. A row that
+//! expired is first marked dead, under its lock, and only then are its numbers free: so a renewal that was long under
+//! way cannot bring a worker back whose numbers are taken.
 
 use std::time::Duration;
 
@@ -21,15 +25,6 @@ pub struct Taken {
     pub not_before: Duration,
 }
 
-/// A number nobody holds, or one of ours, with its weight.
-#[derive(Debug, Clone, Copy)]
-pub struct Weighed {
-    /// The number.
-    pub number: NumberId,
-    /// Its limit, or [`UNLIMITED_WEIGHT`].
-    pub weight: i64,
-}
-
 /// What a number without a limit counts for when workers share.
 pub const UNLIMITED_WEIGHT: i64 = 1000;
 
@@ -38,18 +33,17 @@ pub const UNLIMITED_WEIGHT: i64 = 1000;
 pub struct Shares {
     /// Workers alive, this one included.
     pub workers: i64,
-    /// The weight of all numbers.
-    pub total: i64,
     /// Numbers without a living holder.
     pub free: Vec<NumberId>,
 }
 
-/// Says that a worker lives.
-pub async fn greet(connection: &mut PgConnection, worker: Uuid, host: &str) -> Result<(), StoreError> {
+/// A new worker enters, alive for `ttl`.
+pub async fn greet(connection: &mut PgConnection, worker: Uuid, host: &str, ttl: Duration) -> Result<(), StoreError> {
     sqlx::query!(
-        "INSERT INTO worker (worker_id, host) VALUES ($1, $2) ON CONFLICT (worker_id) DO UPDATE SET seen_at = now()",
+        "INSERT INTO worker (worker_id, host, expires_at) VALUES ($1, $2, now() + make_interval(secs => $3))",
         worker,
-        host
+        host,
+        ttl.as_secs_f64()
     )
     .execute(connection)
     .await
@@ -57,77 +51,86 @@ pub async fn greet(connection: &mut PgConnection, worker: Uuid, host: &str) -> R
     Ok(())
 }
 
-/// Says that a worker has gone, so that the others share its numbers at once.
-pub async fn leave(connection: &mut PgConnection, worker: Uuid) -> Result<(), StoreError> {
-    sqlx::query!("DELETE FROM worker WHERE worker_id = $1 OR seen_at < now() - interval '1 day'", worker)
-        .execute(connection)
-        .await
-        .doing("say that the worker has gone")?;
-    Ok(())
-}
-
-/// Renews all leases of a worker in one statement; those not returned are lost.
-pub async fn renew(
-    connection: &mut PgConnection,
-    worker: Uuid,
-    ttl: Duration,
-) -> Result<Vec<(NumberId, Uuid)>, StoreError> {
-    let rows = sqlx::query!(
-        r#"UPDATE number_lease SET expires_at = now() + make_interval(secs => $2)
-           WHERE worker_id = $1 AND lease_id IS NOT NULL AND expires_at > now() RETURNING number_id, lease_id AS "lease_id!""#,
+/// Renews a worker and with it all its leases; one that expired has lost them and stays so.
+pub async fn renew(connection: &mut PgConnection, worker: Uuid, ttl: Duration) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "UPDATE worker SET expires_at = now() + make_interval(secs => $2)
+         WHERE worker_id = $1 AND NOT is_dead AND expires_at > now()",
         worker,
         ttl.as_secs_f64()
     )
+    .execute(connection)
+    .await
+    .doing("renew the leases")?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The leases of a worker as the database has them: asked for after an answer was lost.
+pub async fn held_by(connection: &mut PgConnection, worker: Uuid) -> Result<Vec<(NumberId, Uuid)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT number_id, lease_id AS "lease_id!" FROM number_lease WHERE worker_id = $1 AND lease_id IS NOT NULL"#,
+        worker
+    )
     .fetch_all(connection)
     .await
-    .doing("renew leases")?;
+    .doing("read the worker's leases")?;
     Ok(rows.into_iter().map(|row| (NumberId(row.number_id), row.lease_id)).collect())
 }
 
-/// How the numbers stand between the workers seen within `ttl`.
-pub async fn shares(connection: &mut PgConnection, ttl: Duration) -> Result<Shares, StoreError> {
+/// Marks workers dead whose row expired, and says how the numbers stand between the living. What it marks counts as
+/// free at the next look.
+pub async fn shares(connection: &mut PgConnection) -> Result<Shares, StoreError> {
     let row = sqlx::query!(
-        r#"SELECT (SELECT count(*) FROM worker WHERE seen_at > now() - make_interval(secs => $1)) AS "workers!",
-                  (SELECT coalesce(sum(coalesce(limit_per_s, $2)), 0)::bigint FROM business_number) AS "total!""#,
-        ttl.as_secs_f64(),
-        i32::try_from(UNLIMITED_WEIGHT).unwrap_or(i32::MAX)
+        r#"
+        WITH expired AS (
+            SELECT worker_id FROM worker WHERE NOT is_dead AND expires_at < now()
+            ORDER BY worker_id FOR UPDATE SKIP LOCKED
+        ), buried AS (
+            UPDATE worker w SET is_dead = true FROM expired WHERE w.worker_id = expired.worker_id
+        )
+        SELECT (SELECT count(*) FROM worker WHERE NOT is_dead AND expires_at > now()) AS "workers!",
+               ARRAY (
+                   SELECT number_id FROM number_lease WHERE worker_id IS NULL
+                   UNION ALL
+                   SELECT l.number_id FROM worker w JOIN number_lease l ON l.worker_id = w.worker_id WHERE w.is_dead
+               ) AS "free!"
+        "#
     )
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await
-    .doing("count workers")?;
-    let free = sqlx::query_scalar!("SELECT number_id FROM number_lease WHERE expires_at < now() ORDER BY random()")
-        .fetch_all(connection)
-        .await
-        .doing("look for numbers without a holder")?;
-    Ok(Shares { workers: row.workers, total: row.total, free: free.into_iter().map(NumberId).collect() })
+    .doing("look for numbers without a holder")?;
+    Ok(Shares { workers: row.workers, free: row.free.into_iter().map(NumberId).collect() })
 }
 
-/// Takes numbers whose lease has expired or was given up. After an expiry nothing is sent for `wait` after its end.
+/// Takes numbers that nobody holds or whose holder is dead. After a death nothing is sent for `wait` after its row expired.
 pub async fn take(
     connection: &mut PgConnection,
     worker: Uuid,
     numbers: &[NumberId],
-    ttl: Duration,
     wait: Duration,
 ) -> Result<Vec<Taken>, StoreError> {
     let numbers: Vec<i32> = numbers.iter().map(|n| n.0).collect();
     let rows = sqlx::query!(
         r#"
-        WITH free AS (
-            SELECT number_id FROM number_lease WHERE number_id = ANY ($2) AND expires_at < now()
-            ORDER BY number_id FOR UPDATE SKIP LOCKED
+        -- Locked, so that nobody buries and forgets a worker that is about to hold something.
+        WITH me AS MATERIALIZED (
+            SELECT worker_id FROM worker WHERE worker_id = $1 AND NOT is_dead AND expires_at > now() FOR SHARE
+        ), free AS (
+            SELECT l.number_id, w.expires_at
+            FROM number_lease l LEFT JOIN worker w ON w.worker_id = l.worker_id
+            WHERE l.number_id = ANY ($2) AND (l.worker_id IS NULL OR w.is_dead) AND EXISTS (SELECT FROM me)
+            ORDER BY l.number_id FOR UPDATE OF l SKIP LOCKED
         )
         UPDATE number_lease l
-        SET lease_id = gen_random_uuid(), worker_id = $1, expires_at = now() + make_interval(secs => $3),
-            next_send_at = greatest(l.next_send_at, CASE WHEN l.lease_id IS NULL THEN l.next_send_at
-                                                         ELSE l.expires_at + make_interval(secs => $4) END)
+        SET lease_id = gen_random_uuid(), worker_id = $1,
+            -- greatest() passes over the holder that there was not
+            next_send_at = greatest(l.next_send_at, free.expires_at + make_interval(secs => $3))
         FROM free WHERE l.number_id = free.number_id
         RETURNING l.number_id, l.lease_id AS "lease_id!",
                   extract(epoch FROM greatest(now(), least(l.next_send_at, now() + interval '1 minute')) - now())::float8 AS "wait!"
         "#,
         worker,
         &numbers,
-        ttl.as_secs_f64(),
         wait.as_secs_f64()
     )
     .fetch_all(connection)
@@ -141,23 +144,42 @@ pub async fn take(
     Ok(taken.collect())
 }
 
-/// Gives a number up after its last call: the next holder waits until that call has left the window.
+/// Gives numbers up after their last call: the next holder waits until that call has left the window.
 pub async fn give_up(
     connection: &mut PgConnection,
-    number: NumberId,
-    lease: Uuid,
+    leases: &[(NumberId, Uuid)],
     rest: Duration,
 ) -> Result<(), StoreError> {
+    let numbers: Vec<i32> = leases.iter().map(|(number, _)| number.0).collect();
+    let fences: Vec<Uuid> = leases.iter().map(|(_, lease)| *lease).collect();
     sqlx::query!(
-        "UPDATE number_lease SET lease_id = NULL, worker_id = NULL, expires_at = '-infinity',
-             next_send_at = now() + make_interval(secs => $3)
-         WHERE number_id = $1 AND lease_id = $2",
-        number.0,
-        lease,
+        "WITH mine AS (
+             SELECT l.number_id FROM unnest($1::int[], $2::uuid[]) AS u(number_id, lease_id)
+             JOIN number_lease l ON l.number_id = u.number_id AND l.lease_id = u.lease_id
+             ORDER BY l.number_id FOR UPDATE OF l
+         )
+         UPDATE number_lease l SET lease_id = NULL, worker_id = NULL, next_send_at = now() + make_interval(secs => $3)
+         FROM mine WHERE l.number_id = mine.number_id",
+        &numbers,
+        &fences,
         rest.as_secs_f64()
     )
     .execute(connection)
     .await
-    .doing("give a lease up")?;
+    .doing("give leases up")?;
+    Ok(())
+}
+
+/// A worker that holds nothing any more leaves, so that the others share its numbers at once. Those that died and hold
+/// nothing any more are forgotten with it.
+pub async fn leave(connection: &mut PgConnection, worker: Uuid) -> Result<(), StoreError> {
+    sqlx::query!(
+        "DELETE FROM worker w
+         WHERE (w.worker_id = $1 OR w.is_dead) AND NOT EXISTS (SELECT FROM number_lease l WHERE l.worker_id = w.worker_id)",
+        worker
+    )
+    .execute(connection)
+    .await
+    .doing("say that the worker has gone")?;
     Ok(())
 }

@@ -8,6 +8,7 @@ mod contracts;
 mod dispatch;
 mod intake;
 mod journey;
+mod leases;
 mod plans;
 mod registry;
 mod served;

@@ -33,6 +33,7 @@ async fn read_through(connection: &mut PgConnection) -> Vec<(String, i64)> {
 async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease: Uuid) -> usize {
     let number = world.number(1);
     let mut tx = connection.begin().await.unwrap();
+    work::numbers_with_work(&mut tx).await.unwrap();
     let found = work::look(&mut tx, &[number], 1000).await.unwrap();
     let wants: Vec<Want> =
         found.iter().map(|f| Want { number, lease, lane: f.lane, group: f.group, most: 100 }).collect();
@@ -63,7 +64,8 @@ async fn hot_statements_use_their_indexes_on_empty_and_on_full_tables() {
     let mut connection = world.store.connect("plans").await.unwrap();
     let worker = Uuid::new_v4();
     let ttl = Duration::from_mins(10);
-    let taken = leases::take(&mut connection, worker, &[world.number(1)], ttl, Duration::ZERO).await.unwrap();
+    leases::greet(&mut connection, worker, "here", ttl).await.unwrap();
+    let taken = leases::take(&mut connection, worker, &[world.number(1)], Duration::ZERO).await.unwrap();
     let lease = taken[0].lease;
     // Statistics of empty tables, as a new month's partition has them when its first campaign starts.
     for statement in

@@ -165,6 +165,30 @@ pub async fn look(
     Ok(groups.collect())
 }
 
+/// The numbers that have ready work, due or not. Costs an index probe for each of them and nothing for the others.
+pub async fn numbers_with_work(connection: &mut PgConnection) -> Result<Vec<NumberId>, StoreError> {
+    let rows = sqlx::query_scalar!(
+        r#"
+        WITH RECURSIVE found AS (
+            -- A parameter, because a statement without any keeps the plan it got when the table was empty.
+            SELECT $1::int AS number_id
+            UNION ALL
+            SELECT next.number_id FROM found
+            CROSS JOIN LATERAL (
+                SELECT w.number_id FROM work w WHERE w.stage = 'ready' AND w.number_id > found.number_id
+                ORDER BY w.number_id, w.lane, w.turn_group, w.wake_at LIMIT 1
+            ) next
+        )
+        SELECT number_id AS "number_id!" FROM found WHERE number_id > $1
+        "#,
+        0
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for numbers with work")?;
+    Ok(rows.into_iter().map(NumberId).collect())
+}
+
 /// Claims due messages: stage *calling*, attempt + 1, until `deadline` from now. One statement for all numbers.
 ///
 /// Rows that another transaction holds are left for the next step. After a lost answer, [`claimed_by`] tells what
@@ -188,7 +212,8 @@ pub async fn claim(
             FROM unnest($1::int[], $2::uuid[], $3::text[]::lane[], $4::uuid[], $5::int[])
                 AS w(number_id, lease_id, lane, turn_group, most)
             -- The lease is the right to claim: whoever lost it takes nothing.
-            JOIN number_lease l ON l.number_id = w.number_id AND l.lease_id = w.lease_id AND l.expires_at > now()
+            JOIN number_lease l ON l.number_id = w.number_id AND l.lease_id = w.lease_id
+            JOIN worker o ON o.worker_id = l.worker_id AND NOT o.is_dead AND o.expires_at > now()
             WHERE NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = w.turn_group AND b.state = 'planning')
         ), due AS MATERIALIZED (
             SELECT k.batch_id, k.seq

@@ -22,7 +22,6 @@ use secrecy::SecretString;
 use sqlx::{PgConnection, Row as _};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{db::Database, eventually::eventually};
 
@@ -201,7 +200,6 @@ impl World {
         let stop = CancellationToken::new();
         let directory = Directory::new(self.store.clone(), Vault::new(KEY));
         let dispatch = Dispatch {
-            worker: Uuid::new_v4(),
             settings: Arc::clone(&self.settings),
             store: self.store.clone(),
             directory,
