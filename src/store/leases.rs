@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::ids::NumberId,
+    fault::{self, Point},
     store::{Doing as _, StoreError},
 };
 
@@ -53,6 +54,7 @@ pub async fn greet(connection: &mut PgConnection, worker: Uuid, host: &str, ttl:
 
 /// Renews a worker and with it all its leases; one that expired has lost them and stays so.
 pub async fn renew(connection: &mut PgConnection, worker: Uuid, ttl: Duration) -> Result<bool, StoreError> {
+    fault::pass(Point::RenewBefore)?;
     let done = sqlx::query!(
         "UPDATE worker SET expires_at = now() + make_interval(secs => $2)
          WHERE worker_id = $1 AND NOT is_dead AND expires_at > now()",
@@ -109,6 +111,7 @@ pub async fn take(
     numbers: &[NumberId],
     wait: Duration,
 ) -> Result<Vec<Taken>, StoreError> {
+    fault::pass(Point::LeaseBefore)?;
     let numbers: Vec<i32> = numbers.iter().map(|n| n.0).collect();
     let rows = sqlx::query!(
         r#"
@@ -136,6 +139,7 @@ pub async fn take(
     .fetch_all(connection)
     .await
     .doing("take leases")?;
+    fault::pass(Point::LeaseAfter)?;
     let taken = rows.into_iter().map(|row| Taken {
         number: NumberId(row.number_id),
         lease: row.lease_id,
@@ -167,6 +171,7 @@ pub async fn give_up(
     .execute(connection)
     .await
     .doing("give leases up")?;
+    fault::pass(Point::GiveUpAfter)?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::ids::{BatchId, HoldId, MessageKey, NumberId},
+    fault::{self, Point},
     store::{Doing as _, StoreError},
 };
 
@@ -87,6 +88,7 @@ pub async fn unpark_hold(
     .fetch_all(connection)
     .await
     .doing("give held work back")?;
+    fault::pass(Point::UnparkAfter)?;
     Ok((rows.len(), distinct(rows)))
 }
 
