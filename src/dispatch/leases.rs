@@ -91,7 +91,13 @@ impl Keeper {
         // Counted from before the question was sent: the answer may have been long under way.
         let deadline = asked + good_for;
         for (number, held) in self.book.borrow().iter() {
-            if renewed.get(number) == Some(&held.lease) { held.extend(deadline) } else { held.lose() }
+            if renewed.get(number) == Some(&held.lease) {
+                held.extend(deadline);
+            } else {
+                // Believed to be ours until this answer: expired in the database, or another's already.
+                metrics::counter!("dispatch_leases_found_gone_total").increment(1);
+                held.lose();
+            }
         }
         metrics::gauge!("dispatch_leases").set(f64::from(u32::try_from(renewed.len()).unwrap_or(u32::MAX)));
         Ok(())
@@ -157,6 +163,7 @@ impl Keeper {
         for number in drained {
             self.give_up(number).await?;
             self.leaving.remove(&number);
+            metrics::counter!("dispatch_hand_overs_total").increment(1);
         }
         Ok(())
     }

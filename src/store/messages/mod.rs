@@ -22,7 +22,7 @@ use crate::{
         ids::{HoldId, MessageKey, NumberId, TenantId},
         message::{MessageEvent, MessageState},
     },
-    store::{Doing as _, StoreError},
+    store::{Doing as _, StoreError, commit},
 };
 
 /// Something that happened to a message.
@@ -188,6 +188,6 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     writes::update_work(&mut tx, &plan.again).await?;
     writes::insert_work(&mut tx, &plan.revived).await?;
     writes::add_tallies(&mut tx, &plan.tallies).await?;
-    tx.commit().await.doing("commit a group of changes")?;
+    commit(tx, "commit a group of changes").await?;
     Ok(Outcome { applied, woken: plan.woken, holds_opened })
 }
