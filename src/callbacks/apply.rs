@@ -215,8 +215,10 @@ impl Applier {
             .iter()
             .zip(sources)
             .filter(|(applied, _)| matches!(applied, Some(Applied::Wait | Applied::Unmatched)))
-            .map(|(_, event)| event.clone());
-        Ok(unsettled.collect())
+            .map(|(_, event)| event.clone())
+            .collect::<Vec<_>>();
+        metrics::counter!("callbacks_before_settle_total").increment(unsettled.len() as u64);
+        Ok(unsettled)
     }
 
     fn change(&self, event: &Event, key: MessageKey, attempt: i16, numbers: Arc<[NumberId]>) -> Option<Change> {

@@ -298,6 +298,7 @@ impl Claimer {
             };
             match read {
                 Ok(claimed) => {
+                    metrics::counter!("dispatch_claims_read_back_total").increment(u64::from(!claimed.is_empty()));
                     for (key, attempt) in claimed {
                         self.shared.settle.settle(settle::not_called(key, attempt, None));
                     }
@@ -356,6 +357,9 @@ impl Claimer {
             LeaseEvent::Lost(number) => {
                 self.agenda.forget(number);
                 if let Some(lost) = self.numbers.remove(&number) {
+                    if lost.actor.has_open_calls() {
+                        metrics::counter!("dispatch_leases_lost_in_mid_call_total").increment(1);
+                    }
                     lost.actor.close(&self.shared);
                 }
             }

@@ -236,6 +236,7 @@ impl Keeper {
             .collect();
         if !drained.is_empty() {
             self.give_up(&drained).await?;
+            metrics::counter!("dispatch_hand_overs_total").increment(drained.len() as u64);
         }
         Ok(())
     }
@@ -267,6 +268,8 @@ impl Keeper {
         };
         life.end();
         tracing::warn!(numbers = self.book.len(), "the leases have expired");
+        // Believed to be ours until now; others may have taken them already.
+        metrics::counter!("dispatch_leases_found_gone_total").increment(self.book.len() as u64);
         let all: Vec<NumberId> = self.book.keys().copied().collect();
         self.lose(&all);
         self.is_unsure = false;

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Shared, gate::Pass, settle};
+use super::{Shared, clock, gate::Pass, settle};
 use crate::{
     domain::{
         failure::{FailureClass, Outcome, Refusal},
@@ -77,7 +77,7 @@ impl Prepared {
 
 /// Calls the provider once and hands the outcome to settle. The permit is given back when the call has ended.
 pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) {
-    let pass = Arc::clone(&prepared.pass);
+    let (pass, held) = (Arc::clone(&prepared.pass), Arc::clone(&prepared.pass.held));
     let gate: Gate = Arc::new(move || pass.check().is_ok());
     let requests = std::slice::from_ref(&prepared.request);
     let call = async {
@@ -95,6 +95,9 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
         () = shared.abandon.cancelled() => unknown("shutdown", "the process ended before the call did"),
     };
     drop(permit);
+    if !held.is_good(clock::now()) {
+        metrics::counter!("dispatch_outcomes_after_lease_total").increment(1);
+    }
     metrics::counter!("dispatch_calls_total", "outcome" => word(&outcome)).increment(1);
     shared.settle.settle(settle::decide(&prepared, outcome, &shared.retry));
 }

@@ -117,6 +117,8 @@ impl IntakeLane {
 
     /// Checks, writes and answers; nothing is acknowledged that is not committed.
     async fn take(&mut self, arrivals: Vec<Arrival>, shutdown: &CancellationToken) {
+        let redelivered = arrivals.iter().filter(|arrival| arrival.is_redelivered).count();
+        metrics::counter!("intake_redelivered_total").increment(redelivered as u64);
         let (snapshot, jobs) = self.check(&arrivals).await;
         let mut waiting: Vec<(Asker, bool, Job)> = arrivals
             .into_iter()

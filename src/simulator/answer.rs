@@ -17,7 +17,7 @@ use crate::simulator::{
     effects::{Effects, Subject, Verdict},
     errors::ApiError,
     gate::{self, Endpoint, Passed, Recipient},
-    ledger::{MessageKey, Record},
+    ledger::{MessageKey, Record, Told},
     locked, read_locked, wire,
     world::Number,
 };
@@ -136,7 +136,8 @@ fn accept(simulator: &Simulator, number: &Arc<Number>, passed: Passed, effects: 
         .as_ref()
         .map_or_else(|| MessageKey::without_token(number.index, recipient, &passed.template), MessageKey::of_token);
     let attempt = token.map_or(0, |token| token.attempt);
-    simulator.ledger.accepted(Record { key, recipient, at, serial, attempt, number: number.index });
+    let told = Told::of(effects.callbacks);
+    simulator.ledger.accepted(Record { key, recipient, at, serial, attempt, number: number.index, told });
     locked(&number.state).accepted += 1;
     let body = accepted_body(&passed.recipient, &id, effects.callbacks.held);
     let message = Accepted {

@@ -129,6 +129,8 @@ pub(super) struct Outbox {
 struct Queue {
     waiting: BinaryHeap<Reverse<Owed>>,
     url: Option<String>,
+    /// What is due waits until this ends.
+    withheld: bool,
     planned: u64,
     counts: CallbackCounts,
     /// Grows with each reset, so that answers to what was posted before it are not counted.
@@ -176,6 +178,9 @@ impl Outbox {
     /// Takes up to `most` statuses that are due, forged ones apart from the others.
     pub(super) fn take_due(&self, now: u64, most: usize) -> Option<Post> {
         let mut queue = locked(&self.queue);
+        if queue.withheld {
+            return None;
+        }
         let is_forged = queue.waiting.peek().filter(|first| first.0.due <= now)?.0.is_forged;
         let mut statuses = Vec::new();
         while statuses.len() < most
@@ -225,14 +230,20 @@ impl Outbox {
         self.bell.notify_one();
     }
 
+    /// Withholds what is due, or lets it go.
+    pub(super) fn withhold(&self, withheld: bool) {
+        locked(&self.queue).withheld = withheld;
+        self.bell.notify_one();
+    }
+
     pub(super) fn counts(&self) -> CallbackCounts {
         locked(&self.queue).counts
     }
 
     pub(super) fn clear(&self) {
         let mut queue = locked(&self.queue);
-        let (url, epoch) = (queue.url.take(), queue.epoch + 1);
-        *queue = Queue { url, epoch, ..Queue::default() };
+        let (url, withheld, epoch) = (queue.url.take(), queue.withheld, queue.epoch + 1);
+        *queue = Queue { url, withheld, epoch, ..Queue::default() };
     }
 }
 

@@ -43,7 +43,7 @@ What happened:
 What shall happen:
   PUT  /_sim/webhooks                {\"<waba id>\": \"http://...\"}; null clears
   GET, POST, DELETE  /_sim/faults    faults in force; DELETE /_sim/faults/{id} for one
-  PUT  /_sim/settings                {\"suffix_faults\"?, \"delay_ms\"?, \"read_share\"?}
+  PUT  /_sim/settings                {\"suffix_faults\"?, \"delay_ms\"?, \"read_share\"?, \"withhold_callbacks\"?}
   PUT  /_sim/numbers                 {\"<id>\": {\"limit\"?: N, or 0 for unlimited, \"status\"?}}
   POST /_sim/reset                   forgets what happened";
 

@@ -9,8 +9,9 @@
 //! | `GET /_sim/callbacks` | owed, sent, acknowledged by account |
 //! | `PUT /_sim/webhooks` | `{"<waba id>": "http://…"}`; `null` clears |
 //! | `GET`, `POST`, `DELETE /_sim/faults`, `DELETE /_sim/faults/{id}` | faults in force |
-//! | `PUT /_sim/settings` | `{"suffix_faults"?, "delay_ms"?, "read_share"?}` |
+//! | `PUT /_sim/settings` | `{"suffix_faults"?, "delay_ms"?, "read_share"?, "withhold_callbacks"?}` |
 //! | `PUT /_sim/numbers` | `{"<id>": {"limit"?: N or 0 for unlimited, "status"?}}` |
+//! | `POST /_sim/stalls` | `{"ms": N}`: the network before it stood still for so long until now; not judged |
 //! | `POST /_sim/reset` | forgets what happened; webhooks, faults and settings stay |
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
     convert::Infallible,
     fmt::Write as _,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use axum::{
@@ -33,7 +35,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::simulator::{
-    Fault, LedgerReport, Simulator, SimulatorError, answer, locked, report, stalls::millis, write_locked,
+    Fault, LedgerReport, Simulator, SimulatorError, answer, locked, report,
+    stalls::{millis, nanos},
+    write_locked,
 };
 
 type Shared = State<Arc<Simulator>>;
@@ -51,6 +55,7 @@ pub(super) fn router(simulator: Arc<Simulator>) -> Router {
         .route("/_sim/faults/{id}", delete(remove_fault))
         .route("/_sim/settings", put(set_settings))
         .route("/_sim/numbers", put(set_numbers))
+        .route("/_sim/stalls", post(add_stall))
         .route("/_sim/reset", post(reset))
         .route("/_sim/{*rest}", axum::routing::any(async || (StatusCode::NOT_FOUND, "no such control\n")))
         .fallback(answer::call)
@@ -174,11 +179,17 @@ struct Changes {
     suffix_faults: Option<bool>,
     delay_ms: Option<u64>,
     read_share: Option<f64>,
+    withhold_callbacks: Option<bool>,
 }
 
 async fn set_settings(State(simulator): Shared, Json(changes): Json<Changes>) -> StatusCode {
     if let Some(on) = changes.suffix_faults {
         simulator.suffix_faults.store(on, Ordering::Relaxed);
+    }
+    if let Some(withheld) = changes.withhold_callbacks {
+        for account in &simulator.world.accounts {
+            account.outbox.withhold(withheld);
+        }
     }
     let mut telling = write_locked(&simulator.telling);
     telling.delay_ms = changes.delay_ms.unwrap_or(telling.delay_ms);
@@ -210,6 +221,19 @@ async fn set_numbers(
         }
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stall {
+    ms: u64,
+}
+
+/// A relay before the simulator bends what it sees as much as its own stalls do.
+async fn add_stall(State(simulator): Shared, Json(stall): Json<Stall>) -> StatusCode {
+    let now = simulator.clock.now();
+    simulator.stalls.add(now.saturating_sub(nanos(Duration::from_millis(stall.ms))), now);
+    StatusCode::NO_CONTENT
 }
 
 async fn reset(State(simulator): Shared) -> StatusCode {

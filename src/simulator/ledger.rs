@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::ids::Token,
-    simulator::{locked, wire},
+    simulator::{effects::CallbackEffects, locked, wire},
 };
 
 /// An accepted call, in 56 bytes.
@@ -28,6 +28,34 @@ pub(super) struct Record {
     pub(super) serial: u64,
     pub(super) attempt: i16,
     pub(super) number: u16,
+    pub(super) told: Told,
+}
+
+/// What the callbacks of an accepted call are to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Told(u32);
+
+impl Told {
+    const SUCCESS: u32 = 0;
+    const NOTHING: u32 = u32::MAX;
+
+    pub(super) fn of(effects: CallbackEffects) -> Self {
+        Self(match (effects.none, effects.failed) {
+            (true, _) => Self::NOTHING,
+            (false, Some(code)) => code,
+            (false, None) => Self::SUCCESS,
+        })
+    }
+
+    /// Whether nothing is told at all.
+    pub(super) fn is_nothing(self) -> bool {
+        self.0 == Self::NOTHING
+    }
+
+    /// The code of the failure that is told.
+    pub(super) fn failure(self) -> Option<u32> {
+        (!matches!(self.0, Self::SUCCESS | Self::NOTHING)).then_some(self.0)
+    }
 }
 
 /// What makes two accepted calls the same message: the token without its attempt; without a token of ours the number,

@@ -40,10 +40,12 @@ pub(super) struct Worst {
     pub(super) windows: usize,
     /// How many of them touch a stall of the simulator and prove nothing.
     pub(super) unjudged: usize,
+    /// How many that can be judged hold more than the limit.
+    pub(super) over: usize,
 }
 
 /// Looks at every second of `times` (ascending); `stalls` are disjoint and ascending.
-pub(super) fn worst_second(times: &[u64], stalls: &[(u64, u64)]) -> Worst {
+pub(super) fn worst_second(times: &[u64], stalls: &[(u64, u64)], limit: Option<usize>) -> Worst {
     let mut worst = Worst { windows: times.len(), ..Worst::default() };
     let (mut first, mut stall) = (0, 0);
     for (index, &at) in times.iter().enumerate() {
@@ -59,6 +61,7 @@ pub(super) fn worst_second(times: &[u64], stalls: &[(u64, u64)]) -> Worst {
             worst.unjudged += 1;
         } else {
             worst.judged = worst.judged.max(count);
+            worst.over += usize::from(limit.is_some_and(|limit| count > limit));
         }
     }
     worst
@@ -131,16 +134,17 @@ mod tests {
     #[test]
     fn the_worst_second_is_found_wherever_it_begins() {
         let times: Vec<u64> = (0..20).map(|i| i * SECOND / 10).chain([2 * SECOND - 1, 2 * SECOND - 1]).collect();
-        let worst = worst_second(&times, &[]);
+        let worst = worst_second(&times, &[], Some(11));
         assert_eq!((worst.any, worst.judged, worst.windows, worst.unjudged), (12, 12, 22, 0));
+        assert_eq!(worst.over, 1, "only the last call makes twelve");
     }
 
     #[test]
     fn a_second_that_touches_a_stall_is_not_judged() {
         let times = [0, 5 * SECOND, 5 * SECOND + 1, 5 * SECOND + 2, 9 * SECOND, 9 * SECOND + 1];
-        let worst = worst_second(&times, &[(4 * SECOND, 4 * SECOND + SECOND / 2)]);
+        let worst = worst_second(&times, &[(4 * SECOND, 4 * SECOND + SECOND / 2)], None);
         assert_eq!((worst.any, worst.judged, worst.unjudged), (3, 2, 3));
-        let after = worst_second(&times, &[(3 * SECOND, 4 * SECOND)]);
+        let after = worst_second(&times, &[(3 * SECOND, 4 * SECOND)], None);
         assert_eq!((after.judged, after.unjudged), (3, 0), "a stall that ended a second before the last call is over");
     }
 

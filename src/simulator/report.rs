@@ -68,6 +68,8 @@ pub struct NumberReport {
     pub worst_second_any: usize,
     /// Sliding seconds that touch a stall of the simulator.
     pub unjudged: usize,
+    /// Sliding seconds that can be judged and hold more calls than the limit.
+    pub over_limit: usize,
     /// When the first call arrived.
     pub first_ms: Option<f64>,
     /// When the last call arrived.
@@ -104,7 +106,8 @@ pub(super) fn callbacks(simulator: &Simulator) -> CallbackCounts {
 
 fn number_report(number: &Number, stalls: &[(u64, u64)]) -> (NumberReport, usize) {
     let times = arrivals(number);
-    let worst = worst_second(&times, stalls);
+    let limit = locked(&number.state).limit;
+    let worst = worst_second(&times, stalls, limit.and_then(|limit| usize::try_from(limit).ok()));
     let (first, last) = (times.first().copied(), times.last().copied());
     let span = last.unwrap_or_default() - first.unwrap_or_default();
     let state = locked(&number.state);
@@ -113,10 +116,11 @@ fn number_report(number: &Number, stalls: &[(u64, u64)]) -> (NumberReport, usize
         calls: times.len(),
         accepted: state.accepted,
         throttled: state.throttled,
-        limit: state.limit,
+        limit,
         worst_second: worst.judged,
         worst_second_any: worst.any,
         unjudged: worst.unjudged,
+        over_limit: worst.over,
         first_ms: first.map(millis),
         last_ms: last.map(millis),
         mean_per_second: ratio(times.len().saturating_sub(1), usize::try_from(span).unwrap_or(usize::MAX))
@@ -168,6 +172,12 @@ pub struct MessageLine {
     pub at_ms: f64,
     /// How many calls for the same message were accepted; more than one is a double.
     pub times_accepted: u32,
+    /// The code of the failure that its callback tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<u32>,
+    /// Whether no callback tells anything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untold: bool,
 }
 
 /// One accepted call as a line.
@@ -187,5 +197,7 @@ pub(super) fn line(simulator: &Simulator, index: usize, record: &Record) -> Mess
         wamid: if is_user { String::new() } else { wire::message_id(&digits, simulator.run, record.serial) },
         at_ms: millis(record.at),
         times_accepted: simulator.ledger.times_accepted(record.key),
+        failed: record.told.failure(),
+        untold: record.told.is_nothing(),
     }
 }

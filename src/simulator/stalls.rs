@@ -100,6 +100,11 @@ impl Stalls {
         now
     }
 
+    /// Notes a stall that others saw.
+    pub(super) fn add(&self, start: u64, end: u64) {
+        locked(&self.spans).push((start, end));
+    }
+
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }

@@ -52,5 +52,10 @@ impl Session {
 
 /// Ends a transaction so that what it did stays. An error may hide a commit.
 pub async fn commit(work: Work<'_>, what: &'static str) -> Result<(), StoreError> {
-    work.commit().await.doing(what)
+    let done = work.commit().await;
+    // No answer came: it may have happened.
+    if matches!(done, Err(sqlx::Error::Io(_) | sqlx::Error::Protocol(_))) {
+        metrics::counter!("store_commits_unanswered_total").increment(1);
+    }
+    done.doing(what)
 }

@@ -25,7 +25,7 @@ use crate::{
         message::{MessageEvent, MessageState},
     },
     fault::{self, Point},
-    store::{Doing as _, StoreError},
+    store::{Doing as _, StoreError, commit},
 };
 
 /// Something that happened to a message.
@@ -192,7 +192,7 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     writes::insert_work(&mut tx, &plan.revived).await?;
     writes::add_tallies(&mut tx, &plan.tallies).await?;
     fault::pass(Point::ChangesBefore)?;
-    tx.commit().await.doing("commit a group of changes")?;
+    commit(tx, "commit a group of changes").await?;
     fault::pass(Point::ChangesAfter)?;
     Ok(Outcome { applied, woken: plan.woken, holds_opened })
 }
