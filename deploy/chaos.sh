@@ -5,6 +5,7 @@
 #   deploy/chaos.sh [--minutes N] [--seed N] [--workers N] [--messages N]
 #   deploy/chaos.sh --short             about a minute, the same faults every time (deploy/test.sh runs it)
 #   deploy/chaos.sh --cluster           against a RabbitMQ cluster of three nodes, one of them killed now and then
+#   deploy/chaos.sh --points            every fault point of src/fault.rs, crashed, failed and delayed pass by pass
 #   deploy/chaos.sh --scenario NAME     one story: takeover, outage, drain, token, pacing
 #   --dev                               the build that tests use, in place of a release build
 #
@@ -16,10 +17,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$CHECKOUT"
 
 readonly SERVICES=deploy/services.sh
-PROFILE=(--release) CLUSTER=false STARTED=() ARGUMENTS=()
+PROFILE=(--release) FEATURES=() CLUSTER=false STARTED=() ARGUMENTS=()
 for argument; do
   case $argument in
     --dev) PROFILE=() ;;
+    --points) FEATURES=(--features fault-points) ARGUMENTS+=("$argument") ;;
     --cluster) CLUSTER=true ARGUMENTS+=("$argument") ;;
     *) ARGUMENTS+=("$argument") ;;
   esac
@@ -56,4 +58,4 @@ services_up() {
 need_cargo
 services_up
 export SQLX_OFFLINE=true
-cargo test --locked "${PROFILE[@]}" --test chaos -- "${ARGUMENTS[@]}"
+cargo test --locked "${PROFILE[@]}" "${FEATURES[@]}" --test chaos -- "${ARGUMENTS[@]}"

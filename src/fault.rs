@@ -12,6 +12,9 @@ use crate::domain::named;
 /// How long a point stands still.
 pub const DELAY: Duration = Duration::from_millis(1500);
 
+/// Whether this build has them.
+pub const ARE_BUILT_IN: bool = cfg!(feature = "fault-points");
+
 named! {
     /// Where a test may interfere. *Before* is before a commit or a call, *after* is when it is done and nobody knows yet.
     pub enum Point {

@@ -73,6 +73,11 @@ impl Process {
 
     /// Starts it, unless it runs.
     pub(crate) async fn start(&self) -> anyhow::Result<()> {
+        self.start_with(&Environment::new()).await
+    }
+
+    /// Starts it with more variables, unless it runs.
+    pub(crate) async fn start_with(&self, more: &Environment) -> anyhow::Result<()> {
         let mut child = self.child.lock().await;
         if let Some(running) = child.as_mut()
             && running.try_wait()?.is_none()
@@ -82,9 +87,15 @@ impl Process {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let mut starting = command(&arguments, &self.environment);
+        starting.envs(more);
         *child = Some(starting.stdout(log.try_clone()?).stderr(log).spawn()?);
         self.lives.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Where it writes.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Which life this is.

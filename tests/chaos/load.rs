@@ -152,7 +152,7 @@ async fn once(world: &World, producer: &Producer, job: &Job, body: &Value) -> an
     anyhow::bail!("never answered")
 }
 
-async fn http(world: &World, body: &Value, tries: usize) -> Option<Value> {
+pub(crate) async fn http(world: &World, body: &Value, tries: usize) -> Option<Value> {
     let turn = usize::try_from(rand::random::<u16>()).unwrap_or_default() + tries;
     let address = world.serves.get(turn % world.serves.len())?.address;
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().ok()?;

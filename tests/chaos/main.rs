@@ -9,6 +9,7 @@ mod faults;
 mod judge;
 mod load;
 mod person;
+mod points;
 mod rare;
 mod registry;
 mod relays;
@@ -45,12 +46,18 @@ pub(crate) struct Arguments {
     /// About a minute: a fixed list of faults, a few thousand messages
     #[arg(long)]
     short: bool,
+    /// Every fault point, one after the other; with --short only a crash at the first pass
+    #[arg(long)]
+    points: bool,
     /// One story instead: takeover, outage, drain, token, pacing
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
 }
 
 async fn all(arguments: Arguments) -> anyhow::Result<bool> {
+    if arguments.points {
+        return points::run(&arguments).await;
+    }
     match arguments.scenario.clone() {
         Some(name) => scenarios::run(&name, &arguments).await,
         None => run::run(&arguments).await,
