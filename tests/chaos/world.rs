@@ -176,7 +176,7 @@ impl World {
         world.cli(&["accounts", "apply", &registry.display().to_string()]).await?;
         for (account, waba) in ACCOUNTS.iter().zip(WABAS) {
             let shown: Value = serde_json::from_str(&world.cli(&["accounts", "show", account, "--json"]).await?)?;
-            let path = shown["hook_path"].as_str().context("accounts show names the callback path")?;
+            let path = shown[0]["hook_path"].as_str().or(shown["items"][0]["hook_path"].as_str()).context("accounts show names the callback path")?;
             world.simulator.set_webhook(waba, &format!("http://{}{path}", world.hook.address)).await?;
         }
         Ok(world)
