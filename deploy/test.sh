@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole test suite against real PostgreSQL and RabbitMQ.
-#   deploy/test.sh              everything, doc tests too
+#   deploy/test.sh              everything, doc tests too, then a short run of deploy/chaos.sh
 #   deploy/test.sh pacing -j1   only that: arguments go to cargo nextest run (or cargo test)
 # Servers that ran before are left running; those started here are stopped at the end.
 set -euo pipefail
@@ -50,3 +50,5 @@ services_up
 # The checked SQL is committed in .sqlx: a build must not depend on a migrated database.
 export SQLX_OFFLINE=true
 run_tests "$@"
+# The same build as the tests: nothing is compiled again. Last, for it stops and starts the servers.
+if ((!$#)); then deploy/chaos.sh --dev --short; fi

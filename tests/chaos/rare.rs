@@ -8,7 +8,7 @@ use std::{
 
 use sqlx::PgConnection;
 
-use crate::world::World;
+use crate::world::{Serve, World};
 
 /// What `/metrics` said last, by process, life and counter.
 #[derive(Debug, Default)]
@@ -31,6 +31,13 @@ impl Counters {
             }
             tokio::time::sleep(Duration::from_millis(400)).await;
         }
+    }
+
+    /// A counter of one process as it stands.
+    pub(crate) async fn now(serve: &Serve, name: &str) -> Option<f64> {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(800)).build().ok()?;
+        let text = client.get(format!("http://{}/metrics", serve.address)).send().await.ok()?.text().await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     fn note(&self, process: &str, life: u64, text: &str) {
