@@ -20,7 +20,7 @@ readonly SERVICES=deploy/services.sh
 PROFILE=(--release) FEATURES=() CLUSTER=false STARTED=() ARGUMENTS=()
 for argument; do
   case $argument in
-    --dev) PROFILE=() ;;
+    --dev) PROFILE=() FEATURES=(--features fault-points) ;;
     --points) FEATURES=(--features fault-points) ARGUMENTS+=("$argument") ;;
     --cluster) CLUSTER=true ARGUMENTS+=("$argument") ;;
     *) ARGUMENTS+=("$argument") ;;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole test suite against real PostgreSQL and RabbitMQ.
-#   deploy/test.sh              everything, doc tests too
+#   deploy/test.sh              everything, doc tests too, then a short run of deploy/chaos.sh
 #   deploy/test.sh pacing -j1   only that: arguments go to cargo nextest run (or cargo test)
 # Servers that ran before are left running; those started here are stopped at the end.
 set -euo pipefail
@@ -43,13 +43,14 @@ show_logs() {
 run_tests() {
   local runner=(cargo test)
   if command -v cargo-nextest >/dev/null; then runner=(cargo nextest run --no-fail-fast); fi
+  runner+=(--features fault-points)
   if (($#)); then
     "${runner[@]}" "$@"
   elif [[ ${runner[1]} == nextest ]]; then
     # nextest runs no doc tests.
     local failed=0
     "${runner[@]}" || failed=$?
-    cargo test --doc || failed=$?
+    cargo test --features fault-points --doc || failed=$?
     return "$failed"
   else
     "${runner[@]}" --no-fail-fast
@@ -63,4 +64,9 @@ export SQLX_OFFLINE=true
 if ! run_tests "$@"; then
   show_logs
   exit 1
+fi
+# The same build as the tests: nothing is compiled again. Last, for it stops and starts the servers.
+if ((!$#)); then
+  deploy/chaos.sh --dev --short
+  deploy/chaos.sh --dev --points --short
 fi

@@ -357,9 +357,6 @@ impl Claimer {
             LeaseEvent::Lost(number) => {
                 self.agenda.forget(number);
                 if let Some(lost) = self.numbers.remove(&number) {
-                    if lost.actor.has_open_calls() {
-                        metrics::counter!("dispatch_leases_lost_in_mid_call_total").increment(1);
-                    }
                     lost.actor.close(&self.shared);
                 }
             }

@@ -116,11 +116,6 @@ impl Number {
         self.changed.notify_one();
     }
 
-    /// Whether a call is under way.
-    pub(super) fn has_open_calls(&self) -> bool {
-        self.in_flight.get() > 0
-    }
-
     /// Waits until no call is open; only after [`Number::close`].
     pub(super) async fn drained(&self) {
         while self.in_flight.get() > 0 {

@@ -32,6 +32,10 @@ pub(crate) enum Fault {
     HalfOpen { relay: usize, share: f64, mode: Mode, ms: u64 },
     /// Nobody can connect over a path for a while.
     Refuse { relay: usize, ms: u64 },
+    /// Answers of Postgres come late, so that statements are under way at any instant; then they stop coming.
+    LoseAnswers { serve: usize, ms: u64 },
+    /// A `serve` cannot reach Postgres for longer than its lease, its calls under way.
+    Sever { serve: usize },
     /// New connections of a path are slow for a while; the old ones are cut.
     Slow { relay: usize, ms: u64 },
     /// The provider misbehaves for a while.
@@ -77,8 +81,7 @@ fn kinds(world: &World, group: Group, rng: &mut StdRng) -> Vec<Fault> {
     let (serves, relays) = (world.serves.len(), world.relays().len());
     let share = [0.3, 1.0][rng.random_range(0..2)];
     let relay = rng.random_range(0..relays);
-    // The paths to Postgres come first and in pairs with those to RabbitMQ.
-    let postgres = 2 * rng.random_range(0..serves);
+    let serve = rng.random_range(0..serves);
     match group {
         Group::Processes => vec![
             Fault::Kill { serve: rng.random_range(0..serves), down_s: rng.random_range(0..15) },
@@ -100,8 +103,9 @@ fn kinds(world: &World, group: Group, rng: &mut StdRng) -> Vec<Fault> {
             Fault::Slow { relay, ms: rng.random_range(5000..15_000) },
             Fault::HalfOpen { relay, share, mode: Mode::Deaf, ms: rng.random_range(500..12_000) },
             Fault::HalfOpen { relay, share, mode: Mode::Mute, ms: rng.random_range(300..3000) },
-            Fault::HalfOpen { relay: postgres, share: 1.0, mode: Mode::Mute, ms: rng.random_range(200..1000) },
-            Fault::HalfOpen { relay: postgres, share: 0.5, mode: Mode::Mute, ms: rng.random_range(200..1000) },
+            Fault::LoseAnswers { serve, ms: rng.random_range(1500..4000) },
+            Fault::LoseAnswers { serve: rng.random_range(0..serves), ms: rng.random_range(1500..4000) },
+            Fault::Sever { serve },
         ],
         Group::Provider => {
             let ms = rng.random_range(3000..12_000);
@@ -115,7 +119,7 @@ fn kinds(world: &World, group: Group, rng: &mut StdRng) -> Vec<Fault> {
                 (0.2, "throttle"),
                 (0.2, "throttle_429"),
                 (0.5, "slow_ms=1500"),
-                (0.03, "slow_ms=6000"),
+                (0.03, "slow_ms=9000"),
                 (0.5, "duplicate_callbacks"),
                 (0.5, "reorder_callbacks"),
                 (0.5, "late_ms=4000"),
@@ -167,6 +171,7 @@ pub(crate) async fn run(world: &World, fault: Fault) -> anyhow::Result<()> {
             to_network(world, fault).await;
             Ok(())
         }
+        Fault::LoseAnswers { .. } | Fault::Sever { .. } => to_database_path(world, fault).await,
         Fault::Provider { .. } | Fault::Withhold { .. } => to_provider(world, fault).await,
     }
 }
@@ -233,6 +238,32 @@ async fn to_server(world: &World, fault: Fault) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+async fn to_database_path(world: &World, fault: Fault) -> anyhow::Result<()> {
+    let (Fault::LoseAnswers { serve, .. } | Fault::Sever { serve }) = fault else { return Ok(()) };
+    let Some(relay) = world.chosen(serve)?.postgres.clone() else { return Ok(()) };
+    if let Fault::LoseAnswers { ms, .. } = fault {
+        relay.new_connections(Mode::Pass, Delays { request_ms: 0, answer_ms: 150 });
+        relay.cut(1.0);
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        relay.new_connections(Mode::Mute, Delays::default());
+        let open = relay.half_open(1.0, Mode::Mute);
+        world.say(&format!("the answers under way to {open} connections between {} are lost", relay.name));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    } else {
+        world.say(&format!("serve-{serve} cannot reach Postgres for 12 s, its calls under way"));
+        let slow = json!({"match": {"probability": 0.5}, "do": "slow_ms=7500"});
+        let slow = world.simulator.add_fault(&slow).await?;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        relay.new_connections(Mode::Deaf, Delays::default());
+        relay.half_open(1.0, Mode::Deaf);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.simulator.remove_fault(slow).await?;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    relay.pass();
+    Ok(())
 }
 
 async fn to_network(world: &World, fault: Fault) {

@@ -18,6 +18,8 @@ pub(crate) struct Verdict {
     pub(crate) doubled: i64,
     pub(crate) over_limit: usize,
     pub(crate) uncertain_open: i64,
+    /// This build has no command to resolve them by: they stay open, which is no broken promise.
+    pub(crate) nobody_resolves: bool,
     pub(crate) policy_resends: usize,
     pub(crate) unjudged_share: f64,
     /// What each count is made of.
@@ -26,7 +28,10 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     pub(crate) fn is_clean(&self) -> bool {
-        self.lost == 0 && self.doubled == 0 && self.over_limit == 0 && self.uncertain_open == 0
+        self.lost == 0
+            && self.doubled == 0
+            && self.over_limit == 0
+            && (self.uncertain_open == 0 || self.nobody_resolves)
     }
 
     fn add(&mut self, what: &str, count: i64) -> i64 {

@@ -64,9 +64,19 @@ async fn all(arguments: Arguments) -> anyhow::Result<bool> {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    children::raise_priority();
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(until_ended(arguments)),
+        Err(error) => {
+            println!("no runtime: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn until_ended(arguments: Arguments) -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
     let mut terminated = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
         Ok(terminated) => terminated,

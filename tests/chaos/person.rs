@@ -38,8 +38,8 @@ async fn can_resolve(world: &World) -> bool {
 }
 
 /// Decides about every uncertain message by the provider's ledger: `sent` where a call was taken, `resend` where none
-/// was. Returns how many it decided about.
-pub(crate) async fn resolves(world: &World) -> anyhow::Result<usize> {
+/// was. Returns how many it decided about; nothing when this build has no command for it.
+pub(crate) async fn resolves(world: &World) -> anyhow::Result<Option<usize>> {
     let mut connection = world.connect().await?;
     let open: Vec<(Uuid, i32)> = sqlx::query_as(
         "SELECT m.batch_id, m.seq FROM work w JOIN message m USING (batch_id, seq) WHERE m.state = 'uncertain'",
@@ -47,11 +47,11 @@ pub(crate) async fn resolves(world: &World) -> anyhow::Result<usize> {
     .fetch_all(&mut connection)
     .await?;
     if open.is_empty() {
-        return Ok(0);
+        return Ok(Some(0));
     }
     if !can_resolve(world).await {
         world.say(&format!("{} messages stay uncertain: this build has no `uncertain resolve`", open.len()));
-        return Ok(0);
+        return Ok(None);
     }
     let mut taken: HashMap<(Uuid, u64), MessageLine> = HashMap::new();
     for line in world.simulator.accepted().await? {
@@ -90,5 +90,5 @@ pub(crate) async fn resolves(world: &World) -> anyhow::Result<usize> {
         world.cli(&arguments).await?;
         world.say(&format!("a person resolved {} messages as {decision}", messages.len()));
     }
-    Ok(open.len())
+    Ok(Some(open.len()))
 }

@@ -8,7 +8,7 @@ use std::{
 
 use sqlx::PgConnection;
 
-use crate::world::World;
+use crate::world::{Serve, World};
 
 /// What `/metrics` said last, by process, life and counter.
 #[derive(Debug, Default)]
@@ -31,6 +31,13 @@ impl Counters {
             }
             tokio::time::sleep(Duration::from_millis(400)).await;
         }
+    }
+
+    /// A counter of one process as it stands.
+    pub(crate) async fn now(serve: &Serve, name: &str) -> Option<f64> {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(800)).build().ok()?;
+        let text = client.get(format!("http://{}/metrics", serve.address)).send().await.ok()?.text().await.ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     fn note(&self, process: &str, life: u64, text: &str) {
@@ -59,8 +66,10 @@ impl Counters {
 /// A rare state: its name, and how often it was seen.
 pub(crate) type Seen = (&'static str, u64);
 
+/// A call that outlives its lease is both: the lease was lost in mid-send, and its outcome is settled afterwards (else the
+/// message would end as a lapsed claim, which is counted apart).
 const COUNTED: &[(&str, &str)] = &[
-    ("lease lost in mid-send", "dispatch_leases_lost_in_mid_call_total"),
+    ("lease lost in mid-send", "dispatch_outcomes_after_lease_total"),
     ("two workers believing in one number", "dispatch_leases_found_gone_total"),
     ("callback before settle", "callbacks_before_settle_total"),
     ("ambiguous commit", "store_commits_unanswered_total"),

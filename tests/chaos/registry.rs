@@ -29,13 +29,9 @@ pub(crate) const ACCOUNTS: [&str; 2] = ["north", "south"];
 /// Their WABA ids.
 pub(crate) const WABAS: [&str; 2] = ["2001", "2002"];
 
-/// Numbers with these limits; every third one is of the second account.
-pub(crate) fn numbers(limits: &[u32]) -> Vec<Number> {
-    limits
-        .iter()
-        .enumerate()
-        .map(|(index, &limit)| Number { index, limit, account: usize::from(index % 3 == 2) })
-        .collect()
+/// Numbers with these limits, each of an account.
+pub(crate) fn numbers(limits: &[(u32, usize)]) -> Vec<Number> {
+    limits.iter().enumerate().map(|(index, &(limit, account))| Number { index, limit, account }).collect()
 }
 
 /// The registry file.

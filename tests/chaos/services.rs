@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use tokio::process::Command;
 
+use crate::children::usual_priority;
+
 /// What this run may do to the servers.
 #[derive(Debug, Clone)]
 pub(crate) struct Services {
@@ -31,8 +33,11 @@ impl Services {
     }
 
     async fn script(&self, script: &str, arguments: &[&str]) -> anyhow::Result<()> {
-        let mut command = Command::new(self.checkout.join("deploy").join(script));
-        let running = command.args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
+        let path = self.checkout.join("deploy").join(script).display().to_string();
+        let words: Vec<&str> = usual_priority().iter().copied().chain([path.as_str()]).collect();
+        let mut command = Command::new(words[0]);
+        let running =
+            command.args(&words[1..]).args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
         let output = tokio::time::timeout(Duration::from_secs(180), running).await;
         let output = output.with_context(|| format!("{script} {arguments:?} does not end"))??;
         let said = String::from_utf8_lossy(&output.stderr);

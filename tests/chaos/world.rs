@@ -25,7 +25,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) workers: usize,
-    pub(crate) limits: Vec<u32>,
+    /// Each number's limit, and its account: 0 or 1.
+    pub(crate) limits: Vec<(u32, usize)>,
     pub(crate) seed: u64,
     pub(crate) is_cluster: bool,
     /// Whether connections go through relays. Without: nothing stands between sender and judge.
@@ -97,6 +98,8 @@ impl World {
         println!("logs: {}", folder.display());
         let admin = std::env::var("DATABASE_URL").context("DATABASE_URL")?;
         let amqp = std::env::var("AMQP_URL").context("AMQP_URL")?;
+        // Producers go to whichever node lives.
+        let producers = Relay::start("producers and RabbitMQ", brokers(&amqp)?).await?;
         let database = with_database(&admin, &format!("chaos_{run}"))?;
         let create = format!("CREATE DATABASE chaos_{run}");
         PgConnection::connect(&admin).await?.execute(sqlx::AssertSqlSafe(create)).await?;
@@ -163,7 +166,7 @@ impl World {
             services: Services::find(plan.is_cluster).await,
             counters: Arc::default(),
             topology: Topology::with_prefix(&format!("chaos-{run}")),
-            amqp,
+            amqp: through(&amqp, producers.address)?,
             token,
             environment,
             admin,
@@ -176,7 +179,10 @@ impl World {
         world.cli(&["accounts", "apply", &registry.display().to_string()]).await?;
         for (account, waba) in ACCOUNTS.iter().zip(WABAS) {
             let shown: Value = serde_json::from_str(&world.cli(&["accounts", "show", account, "--json"]).await?)?;
-            let path = shown["hook_path"].as_str().context("accounts show names the callback path")?;
+            let path = shown[0]["hook_path"]
+                .as_str()
+                .or(shown["items"][0]["hook_path"].as_str())
+                .context("accounts show names the callback path")?;
             world.simulator.set_webhook(waba, &format!("http://{}{path}", world.hook.address)).await?;
         }
         Ok(world)
@@ -280,9 +286,9 @@ fn environment(database: &str, amqp: &str, run: &str, plan: &Plan) -> Environmen
         ("DISPATCH__RETRY__CEILING_S", "5".to_owned()),
         ("DISPATCH__INTAKE__EXPIRES_AUTHENTICATION_S", "86400".to_owned()),
         // The shortest grace that is allowed with these timeouts.
-        ("DISPATCH__PROVIDER__TIMEOUT_MS", "5000".to_owned()),
+        ("DISPATCH__PROVIDER__TIMEOUT_MS", "8000".to_owned()),
         ("DISPATCH__PROVIDER__CONNECT_TIMEOUT_MS", "2000".to_owned()),
-        ("DISPATCH__UNCERTAIN__GRACE_S", "45".to_owned()),
+        ("DISPATCH__UNCERTAIN__GRACE_S", "48".to_owned()),
         ("CHAOS_VERIFY", "verify".to_owned()),
         ("NO_COLOR", "1".to_owned()),
     ];
