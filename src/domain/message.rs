@@ -43,6 +43,8 @@ named! {
         Returned = "returned",
         /// The call's outcome cannot be known.
         Unknown = "unknown",
+        /// It may have been called, and the database has lost what became of that.
+        Recovered = "recovered",
         /// Not called: too late.
         Expired = "expired",
         /// Not called: the recipient's wish.
@@ -117,7 +119,7 @@ impl MessageState {
                 | S::Suppressed
                 | S::Cancelled => Transition::Stay,
             },
-            MessageEvent::Unknown => self.while_pending(S::Uncertain),
+            MessageEvent::Unknown | MessageEvent::Recovered => self.while_pending(S::Uncertain),
             MessageEvent::Expired => self.while_pending(S::Expired),
             MessageEvent::Suppressed => self.while_pending(S::Suppressed),
             MessageEvent::Cancelled => self.while_pending(S::Cancelled),

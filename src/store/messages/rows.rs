@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::Failure;
+use super::{Failure, decisions::DecisionWrite};
 use crate::domain::{
     hold::{HoldScope, Route},
     ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
@@ -90,6 +90,8 @@ pub(super) struct WorkWrite {
     pub(super) wait: Duration,
     pub(super) charged: i16,
     pub(super) hold: Option<HoldId>,
+    /// Attempt numbers that are passed over.
+    pub(super) skip: i16,
 }
 
 /// A work row that comes back after its message had been settled.
@@ -140,6 +142,7 @@ pub(super) struct Holds {
 pub(super) struct Writes {
     pub(super) messages: Vec<(MessageKey, MessageWrite)>,
     pub(super) attempts: Vec<AttemptWrite>,
+    pub(super) decisions: Vec<DecisionWrite>,
     pub(super) failed: Vec<FailedWrite>,
     pub(super) lifted: Vec<MessageKey>,
     pub(super) done: Vec<MessageKey>,
