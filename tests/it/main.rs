@@ -10,5 +10,8 @@ mod intake;
 mod journey;
 mod plans;
 mod registry;
+mod resolve;
 mod served;
 mod support;
+mod uncertain;
+mod upkeep;
