@@ -4,7 +4,7 @@ mod telemetry;
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use telemetry::{init_tracing, metrics_handle};
@@ -18,8 +18,8 @@ use crate::{
     intake::{self, Intake},
     providers::{self, http::HttpClient},
     settings::{Settings, SettingsError},
-    store::{Store, StoreError, chain, registry::Directory, vault::Vault},
-    upkeep::{self, Upkeep},
+    store::{Store, StoreError, chain, messages::Rules, registry::Directory, vault::Vault},
+    upkeep::{self, Upkeep, alive::Heart, janitor::Janitor},
 };
 
 named! {
@@ -100,6 +100,9 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
     raise_open_files(settings.dispatch.in_flight_max);
     let store = Store::new(&settings.database.url, settings.database.connections)?;
     store.check_schema().await?;
+    // Before anything is sent: the database may have gone back in time.
+    let mut heart = Heart::new(&store, &settings);
+    heart.beat().await?;
     let directory = Directory::new(store.clone(), Vault::new(settings.secret_key()?));
     directory.refresh().await?;
     address::warm_up();
@@ -110,7 +113,7 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
     let broker_stop = CancellationToken::new();
     let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), broker_stop.clone())?;
     let (intake, lanes) = Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone());
-    let parts = Parts { settings, store, directory, providers, broker, intake };
+    let parts = Parts { settings, store, directory, providers, broker, intake, nudge: Arc::default() };
 
     let mut tasks = Tasks::default();
     let address = if roles.contains(&Role::Http) { Some(parts.listen(&mut tasks, &stop).await?) } else { None };
@@ -121,8 +124,11 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
         tasks.spawn("callbacks", applier.run(parts.broker.clone(), stop.clone()));
     }
     if roles.contains(&Role::Upkeep) {
-        let upkeep = Upkeep::new(&parts.store, parts.broker.clone(), Arc::clone(&parts.settings));
+        let (store, settings, nudge) = (&parts.store, || Arc::clone(&parts.settings), Arc::clone(&parts.nudge));
+        let upkeep = Upkeep::new(store, parts.broker.clone(), settings(), nudge);
         tasks.spawn("upkeep", upkeep.run(stop.clone()));
+        tasks.spawn("janitor", Janitor::new(store, settings(), stop.clone()).run());
+        tasks.spawn("sign of life", heart.run(stop.clone()));
     }
     if roles.contains(&Role::Dispatch) {
         let ended = parts.dispatch().spawn(stop.clone()).map_err(AppError::Thread)?;
@@ -185,6 +191,8 @@ struct Parts {
     providers: providers::Registry,
     broker: Broker,
     intake: Intake,
+    /// Wakes upkeep.
+    nudge: Arc<Notify>,
 }
 
 impl Parts {
@@ -212,6 +220,8 @@ impl Parts {
             readiness: self.readiness(),
             settings: self.settings.http.clone(),
             inline_bytes: self.settings.intake.inline_bytes,
+            rules: Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) },
+            upkeep: Arc::clone(&self.nudge),
         };
         let router = http::router(state).merge(callbacks::routes(receiver));
         let (stop, directory) = (stop.clone(), self.directory.clone());

@@ -1,14 +1,16 @@
 //! What operators ask: which batches, which messages, what failed and what to do about it, what is held and why.
 //!
-//! Reads only, but for closing a hold. Every question starts from the tenant of who asks; addresses are masked unless
+//! Reads only, but for closing a hold and deciding about uncertain messages. Every question starts from the tenant of who asks; addresses are masked unless
 //! the caller may see them whole. Pages go by key, so that the thousandth costs what the first does.
 
 mod failures;
+mod uncertain;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use failures::{AdvisedFailure, failures};
+pub use uncertain::{ResolveRequest, Resolved, UncertainMessage, list_uncertain, resolve};
 
 use crate::{
     domain::{
@@ -22,7 +24,7 @@ use crate::{
         checklist::{
             self,
             batches::{self, BatchFilter, BatchRow},
-            messages::{self, AttemptRow, List, MessageFilter, MessageRow},
+            messages::{self, AttemptRow, DecisionRow, List, MessageFilter, MessageRow},
             refused::{self, ImportRow, RejectedImportRow, RejectedJobRow, RejectedRecipientRow},
         },
         holds_list::{self, Closed, HoldRow},
@@ -73,6 +75,16 @@ pub enum ChecklistError {
         /// What the channel says of it.
         reason: AddressError,
     },
+    /// A decision that cannot be made so.
+    #[error("{reason}")]
+    Refused {
+        /// Which part of it.
+        pointer: &'static str,
+        /// Why, in one word.
+        code: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// `after` is not what a page gave as `next`.
     #[error("`after` is not what an earlier page gave as `next`")]
     NotACursor,
@@ -99,6 +111,9 @@ pub struct MessageWithAttempts {
     pub message: Message,
     /// Calls that did not end accepted, in order.
     pub attempts: Vec<AttemptRow>,
+    /// What was decided about calls whose outcome nobody knew, in order.
+    #[serde(default)]
+    pub decisions: Vec<DecisionRow>,
 }
 
 /// Which batches, as people write it.
@@ -296,7 +311,8 @@ pub async fn find_message(
         return Ok(None);
     };
     let attempts = messages::attempts(&mut connection, key).await?;
-    Ok(Some(MessageWithAttempts { message: shown(row, whole), attempts }))
+    let decisions = messages::decisions(&mut connection, key).await?;
+    Ok(Some(MessageWithAttempts { message: shown(row, whole), attempts, decisions }))
 }
 
 /// A page of jobs that were refused whole.

@@ -129,6 +129,17 @@ fn show_message(shown: &MessageWithAttempts) -> anyhow::Result<()> {
             a.reason
         ))?;
     }
+    for d in &shown.decisions {
+        let evidence = if d.evidence.is_empty() { String::new() } else { format!(" ({})", d.evidence) };
+        output::line(&format!(
+            "decided {}  {}  {} by {}: {}{evidence}",
+            d.attempt,
+            output::time(d.at),
+            d.decision,
+            d.decided_by,
+            d.reason
+        ))?;
+    }
     Ok(())
 }
 

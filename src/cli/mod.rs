@@ -11,10 +11,12 @@ mod ids;
 mod imports;
 mod messages;
 mod output;
+mod recover;
 mod registry;
 mod send;
 mod server;
 mod tokens;
+mod uncertain;
 
 use std::path::PathBuf;
 
@@ -97,6 +99,9 @@ enum Command {
     Messages(messages::MessagesCommand),
     /// What failed, by code, and what to do
     Failures(messages::FailuresArgs),
+    /// Calls whose outcome nobody knows
+    #[command(subcommand)]
+    Uncertain(uncertain::UncertainCommand),
     /// Why something is not being sent
     #[command(subcommand)]
     Holds(holds::HoldsCommand),
@@ -112,6 +117,8 @@ enum Command {
     /// Files of recipients
     #[command(subcommand)]
     Imports(imports::ImportsCommand),
+    /// Mark what may have been sent after the database went back in time
+    Recover(recover::RecoverArgs),
     /// Tokens of the API
     #[command(subcommand)]
     Tokens(tokens::TokensCommand),
@@ -143,6 +150,8 @@ impl Cli {
             Command::Batches(command) => batches::batches(common, command).await,
             Command::Messages(command) => messages::messages(common, command).await,
             Command::Failures(args) => messages::failures(common, args).await,
+            Command::Uncertain(command) => uncertain::run(common, command).await,
+            Command::Recover(args) => recover::run(common, args).await,
             Command::Holds(command) => holds::holds(common, command).await,
             Command::Accounts(command) => registry::run(common, registry::Kind::Accounts, command).await,
             Command::Numbers(command) => registry::run(common, registry::Kind::Numbers, command).await,

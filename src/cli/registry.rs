@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{Common, client::Query, output, read},
+    domain::{Category, lane::Lane, uncertain::UncertainOverrides},
     registry::{
         apply::{Applied, Became, secrets_key},
         file::RegistryFile,
@@ -146,11 +147,18 @@ async fn accounts(common: &Common, name: Option<String>) -> anyhow::Result<()> {
                 },
             ),
             ("callback path", a.hook_path.clone()),
+            ("uncertain", uncertain(&a.uncertain)),
             ("numbers", a.numbers.to_string()),
             ("templates", a.templates.to_string()),
         ])?;
     }
     Ok(())
+}
+
+/// The policies that are the account's own: `marketing resend, utility fail`.
+fn uncertain(own: &UncertainOverrides) -> String {
+    let said = Category::ALL.iter().filter_map(|c| own.of(Lane::from(*c)).map(|policy| format!("{c} {policy}")));
+    said.collect::<Vec<_>>().join(", ")
 }
 
 async fn numbers(common: &Common, name: Option<String>) -> anyhow::Result<()> {

@@ -19,6 +19,10 @@ fn lines() -> Vec<Vec<&'static str>> {
         "batches list --job-id a",
         "messages list failed --state failed",
         "failures --lang ja",
+        "uncertain list --number +81312345678",
+        "uncertain resolve --batch 01900000-0000-7000-8000-000000000001 --as sent --reason r --evidence e --dry-run",
+        "uncertain resolve --ids-file - --as resend --reason r",
+        "recover --since 2026-01-31T09:00:00Z --dry-run",
         "holds list --all",
         "holds close 7 --reason r",
         "accounts list",
@@ -88,6 +92,7 @@ fn what_is_no_id_is_answered_with_where_they_are() {
         ("imports show 123", "imports list"),
         ("messages show 123", "messages list"),
         ("messages list --batch 123", "batches list"),
+        ("uncertain resolve 123 --as sent --reason r", "messages list"),
         ("tokens revoke 123", "tokens list"),
     ] {
         let words = ["campaign-dispatch"].into_iter().chain(line.split(' '));

@@ -43,6 +43,8 @@ named! {
         Returned = "returned",
         /// The call's outcome cannot be known.
         Unknown = "unknown",
+        /// It may have been called, and the database has lost what became of that.
+        Recovered = "recovered",
         /// Not called: too late.
         Expired = "expired",
         /// Not called: the recipient's wish.
@@ -88,7 +90,7 @@ pub enum Transition {
 impl MessageEvent {
     /// Whether it says what became of a call; the others are about the message.
     pub const fn is_of_a_call(self) -> bool {
-        !matches!(self, Self::Expired | Self::Suppressed | Self::Cancelled)
+        !matches!(self, Self::Expired | Self::Suppressed | Self::Cancelled | Self::Recovered)
     }
 }
 
@@ -128,7 +130,7 @@ impl MessageState {
                 | S::Suppressed
                 | S::Cancelled => Transition::Stay,
             },
-            MessageEvent::Unknown => self.while_pending(S::Uncertain),
+            MessageEvent::Unknown | MessageEvent::Recovered => self.while_pending(S::Uncertain),
             MessageEvent::Expired => self.while_pending(S::Expired),
             MessageEvent::Suppressed => self.while_pending(S::Suppressed),
             MessageEvent::Cancelled => self.while_pending(S::Cancelled),

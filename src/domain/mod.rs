@@ -3,6 +3,7 @@
 //! Stages fetch, ask this module, and store what it answered.
 
 pub mod address;
+pub mod alive;
 pub mod failure;
 pub mod hold;
 pub mod ids;
@@ -12,6 +13,7 @@ pub mod nearest;
 pub mod pacing;
 pub mod retry;
 pub mod template;
+pub mod uncertain;
 
 /// Derives `Display`, `FromStr`, `as_str` and `ALL` for a flat enum whose variants have one stable name each.
 macro_rules! named {

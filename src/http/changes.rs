@@ -62,6 +62,8 @@ pub(super) async fn close_hold(
     match checklist::close_hold(&state.store, caller.tenant, everybody, hold, &caller.name, reason.trim()).await? {
         Closed::Now => {
             tracing::info!(hold.id = hold.0, token.name = caller.name, "a hold was closed");
+            // What waits under it is given back at once.
+            state.upkeep.notify_one();
             Ok(StatusCode::NO_CONTENT)
         }
         Closed::Before => Err(ApiError::whole(StatusCode::CONFLICT, "closed_before", "this hold is closed already")),
@@ -70,12 +72,12 @@ pub(super) async fn close_hold(
 }
 
 /// Holds on all tenants are closed by the tenant that runs the installation.
-fn speaks_for_everybody(snapshot: &Snapshot, tenant: TenantId) -> bool {
+pub(super) fn speaks_for_everybody(snapshot: &Snapshot, tenant: TenantId) -> bool {
     snapshot.tenants.get(&tenant).is_some_and(|name| name == DEFAULT_TENANT)
 }
 
 /// The registry as it is now: another process may have changed it a moment ago.
-async fn current(state: &HttpState) -> Result<Arc<Snapshot>, ApiError> {
+pub(super) async fn current(state: &HttpState) -> Result<Arc<Snapshot>, ApiError> {
     state.directory.refresh().await?;
     Ok(state.directory.current())
 }

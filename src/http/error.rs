@@ -95,6 +95,9 @@ impl From<ChecklistError> for ApiError {
             ChecklistError::NotAnAddress { .. } => {
                 Self::new(status, vec![Problem::new("/recipient", "invalid_recipient", error.to_string())])
             }
+            ChecklistError::Refused { pointer, code, reason } => {
+                Self::new(status, vec![Problem::new(pointer, code, reason)])
+            }
             ChecklistError::UnknownNumber { ref given, ref known } => {
                 let problem = Problem::new("/number", "unknown_number", error.to_string());
                 Self::new(status, vec![problem.near(given, known.iter().map(String::as_str))])

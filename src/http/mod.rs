@@ -12,6 +12,7 @@ mod lists;
 pub mod openapi;
 mod system;
 mod trace;
+mod uncertain;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -24,6 +25,7 @@ use axum::{
 };
 use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Notify;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 pub use error::{ApiError, Errors};
@@ -35,7 +37,7 @@ use crate::{
     providers,
     registry::tokens::Scope,
     settings,
-    store::{Store, registry::Directory},
+    store::{Store, messages::Rules, registry::Directory},
 };
 
 /// Longer than any list takes; a request that hangs is cut here.
@@ -63,6 +65,10 @@ pub struct HttpState {
     pub settings: settings::Http,
     /// The largest job.
     pub inline_bytes: usize,
+    /// How changes of messages are made.
+    pub rules: Rules,
+    /// Wakes upkeep, where this process has it.
+    pub upkeep: Arc<Notify>,
 }
 
 impl fmt::Debug for HttpState {
@@ -85,7 +91,7 @@ pub fn router(state: HttpState) -> Router {
     };
     let quick = Router::new()
         .merge(guarded(Scope::Read, read_routes()))
-        .merge(guarded(Scope::Operate, Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold))))
+        .merge(guarded(Scope::Operate, operate_routes()))
         .merge(guarded(Scope::Admin, admin_routes()))
         .merge(guarded(Scope::Publish, Router::new().route("/v1/jobs", post(jobs::submit))))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN));
@@ -110,13 +116,20 @@ pub fn router(state: HttpState) -> Router {
         .with_state(state)
 }
 
+fn operate_routes() -> Router<HttpState> {
+    Router::new()
+        .route("/v1/holds/{hold}/close", post(changes::close_hold))
+        .route("/v1/uncertain/resolve", post(uncertain::resolve))
+}
+
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 16] = [
+    let routes: [(&str, MethodRouter<HttpState>); 17] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
         ("/v1/messages", get(lists::messages)),
         ("/v1/messages/{message}", get(lists::message)),
+        ("/v1/uncertain", get(uncertain::list)),
         ("/v1/failures", get(lists::failures)),
         ("/v1/jobs/rejected", get(lists::rejected_jobs)),
         ("/v1/imports", get(jobs::imports)),
@@ -135,6 +148,7 @@ fn read_routes() -> Router<HttpState> {
 fn admin_routes() -> Router<HttpState> {
     Router::new()
         .route("/v1/registry", put(changes::put_registry))
+        .route("/v1/recover", post(uncertain::recover))
         .route("/v1/tokens", get(changes::list_tokens).post(changes::create_token))
         .route("/v1/tokens/{token}", delete(changes::revoke_token))
 }

@@ -21,7 +21,7 @@ pub use crate::{
     registry::credential::{CredentialError, CredentialSource},
 };
 use crate::{
-    domain::{Category, Channel},
+    domain::{Category, Channel, uncertain::UncertainOverrides},
     providers::Credentials,
 };
 
@@ -88,6 +88,9 @@ pub struct AccountEntry {
     /// Where each secret of the account is found, by the secret's name (`access_token`, `app_secret`, `verify_token`).
     #[serde(default)]
     pub credentials: BTreeMap<String, CredentialSource>,
+    /// What is done about calls whose outcome nobody knows, by category; what is absent is as in the settings.
+    #[serde(default, skip_serializing_if = "UncertainOverrides::is_empty")]
+    pub uncertain: UncertainOverrides,
 }
 
 /// A business number.

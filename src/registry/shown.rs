@@ -7,6 +7,7 @@ use crate::{
     domain::{
         ids::TenantId,
         template::{Slot, Template},
+        uncertain::UncertainOverrides,
     },
     store::registry::{Account, Number, RegisteredTemplate, Snapshot},
 };
@@ -32,6 +33,9 @@ pub struct AccountInfo {
     pub credentials: Vec<String>,
     /// Whether the credentials can be opened with this `secrets.key`.
     pub usable: bool,
+    /// Its own policies for uncertain messages, by category.
+    #[serde(default)]
+    pub uncertain: UncertainOverrides,
     /// Where the provider must send callbacks, below our public address.
     pub hook_path: String,
     /// How many numbers it has.
@@ -157,6 +161,7 @@ fn account_info(snapshot: &Snapshot, account: &Account) -> AccountInfo {
         waba_id: account.waba_id.clone(),
         credentials: access.map_or_else(Vec::new, |a| a.credentials.0.keys().cloned().collect()),
         usable: access.is_some(),
+        uncertain: account.uncertain,
         hook_path: hook_path(&account.provider, account.hook),
         numbers: snapshot.numbers.values().filter(|n| n.account.id == account.id).count(),
         templates: snapshot.templates_of(account.id).count(),

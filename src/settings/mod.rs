@@ -15,7 +15,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::{
-    domain::{nearest::nearest, retry::RetryPolicy},
+    domain::{lane::Lane, nearest::nearest, retry::RetryPolicy, uncertain::UncertainPolicy},
     providers::http::HttpSettings,
 };
 
@@ -52,6 +52,8 @@ pub struct Settings {
     pub callbacks: Callbacks,
     /// Periodic repairs.
     pub upkeep: Upkeep,
+    /// How long things are kept.
+    pub retention: Retention,
     /// What is written to standard error.
     pub log: Log,
 }
@@ -91,11 +93,16 @@ sections! {
     /// Section `retry`.
     Retry { base_ms: u64, ceiling_s: u64, charged_cap: i16, }
     /// Section `uncertain`.
-    Uncertain { grace_s: u64, }
+    Uncertain {
+        grace_s: u64, give_up_days: u64, marketing: UncertainPolicy, utility: UncertainPolicy,
+        authentication: UncertainPolicy,
+    }
     /// Section `callbacks`.
     Callbacks { prefetch: u16, apply_max: usize, group_max: usize, retry_window_h: i64, wait_max_s: i64, }
     /// Section `upkeep`.
-    Upkeep { sweep_ms: u64, sweep_max: i64, partitions_s: u64, }
+    Upkeep { sweep_ms: u64, sweep_max: i64, partitions_s: u64, audit_s: u64, audit_large: i32, gap_s: u64, }
+    /// Section `retention`.
+    Retention { months: u32, }
     /// Section `log`.
     Log { format: String, filter: String, }
 }
@@ -108,6 +115,22 @@ impl Retry {
             ceiling: Duration::from_secs(self.ceiling_s),
             charged_cap: self.charged_cap,
         }
+    }
+}
+
+impl Uncertain {
+    /// What is done about a category whose account says nothing else.
+    pub const fn policy(&self, lane: Lane) -> UncertainPolicy {
+        match lane {
+            Lane::Marketing => self.marketing,
+            Lane::Utility => self.utility,
+            Lane::Authentication => self.authentication,
+        }
+    }
+
+    /// How long after the call a message that is held has failed.
+    pub const fn give_up(&self) -> Duration {
+        Duration::from_secs(self.give_up_days.saturating_mul(86_400))
     }
 }
 
@@ -224,6 +247,7 @@ impl Settings {
             dispatch.hold_refresh_ms > 1000,
             "dispatch.hold_refresh_ms: at most 1000, or holds are obeyed too late".to_owned(),
         );
+        refuse(&["retention"], self.retention.months < 1, "retention.months: must be at least 1".to_owned());
         refuse(&["retry"], self.retry.charged_cap < 1, "retry.charged_cap: must be at least 1".to_owned());
         refuse(
             &["log"],

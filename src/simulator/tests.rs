@@ -33,6 +33,7 @@ fn registry(limit: Option<u32>) -> RegistryFile {
             base_url: "http://127.0.0.1:1".to_owned(),
             api_version: "v25.0".to_owned(),
             waba_id: "2001".to_owned(),
+            uncertain: crate::domain::uncertain::UncertainOverrides::default(),
             credentials: ["access_token", "app_secret", "verify_token"].map(secret).into(),
         }],
         numbers: vec![NumberEntry {

@@ -1,9 +1,12 @@
 //! Tenants, producers, accounts, numbers and templates as people write them. Read back by [`super::registry`].
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 
 use crate::{
-    domain::ids::{AccountId, NumberId, TemplateId, TenantId},
+    domain::{
+        ids::{AccountId, NumberId, TemplateId, TenantId},
+        uncertain::UncertainOverrides,
+    },
     store::{Doing as _, StoreError},
 };
 
@@ -22,6 +25,8 @@ pub struct AccountFields {
     pub api_version: String,
     /// The provider's id of the account.
     pub waba_id: String,
+    /// Its own policies for uncertain messages.
+    pub uncertain: UncertainOverrides,
 }
 
 /// An account as it stands.
@@ -119,8 +124,9 @@ pub async fn find_account(
     name: &str,
 ) -> Result<Option<AccountRecord>, StoreError> {
     let row = sqlx::query!(
-        "SELECT id, portfolio, channel, provider, base_url, api_version, waba_id, credentials
-         FROM account WHERE tenant_id = $1 AND name = $2",
+        r#"SELECT id, portfolio, channel, provider, base_url, api_version, waba_id, credentials,
+                  uncertain AS "uncertain: Json<UncertainOverrides>"
+           FROM account WHERE tenant_id = $1 AND name = $2"#,
         tenant.0,
         name
     )
@@ -136,6 +142,7 @@ pub async fn find_account(
             base_url: row.base_url,
             api_version: row.api_version,
             waba_id: row.waba_id,
+            uncertain: row.uncertain.0,
         },
         credentials: row.credentials,
     }))
@@ -152,8 +159,8 @@ pub async fn insert_account(
 ) -> Result<AccountId, StoreError> {
     sqlx::query_scalar!(
         "INSERT INTO account (tenant_id, name, portfolio, channel, provider, base_url, api_version, waba_id,
-                              credentials, app_digest)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id",
+                              credentials, app_digest, uncertain)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id",
         tenant.0,
         name,
         fields.portfolio,
@@ -163,7 +170,8 @@ pub async fn insert_account(
         fields.api_version,
         fields.waba_id,
         credentials,
-        app_digest
+        app_digest,
+        Json(fields.uncertain) as _
     )
     .fetch_one(connection)
     .await
@@ -181,7 +189,7 @@ pub async fn update_account(
     let (credentials, app_digest) = secrets.unzip();
     sqlx::query!(
         "UPDATE account SET portfolio = $2, base_url = $3, api_version = $4, waba_id = $5, updated_at = now(),
-                credentials = coalesce($6, credentials), app_digest = coalesce($7, app_digest)
+                credentials = coalesce($6, credentials), app_digest = coalesce($7, app_digest), uncertain = $8
          WHERE id = $1",
         id.0,
         fields.portfolio,
@@ -189,7 +197,8 @@ pub async fn update_account(
         fields.api_version,
         fields.waba_id,
         credentials,
-        app_digest
+        app_digest,
+        Json(fields.uncertain) as _
     )
     .execute(connection)
     .await

@@ -5,6 +5,8 @@
 //! what is due, leased or expired.
 
 pub mod accounts;
+pub mod alive;
+pub mod audit;
 pub mod callbacks;
 pub mod checklist;
 pub mod holds;
@@ -17,6 +19,8 @@ pub mod outbox;
 pub mod partitions;
 pub mod refusals;
 pub mod registry;
+pub mod retention;
+pub mod rounds;
 pub mod session;
 pub mod tokens;
 pub mod vault;
@@ -88,6 +92,11 @@ impl StoreError {
             }
             _ => false,
         }
+    }
+
+    /// Whether somebody else held a lock for longer than could be waited.
+    pub fn is_lock_timeout(&self) -> bool {
+        matches!(self, Self::Query(_, sqlx::Error::Database(db)) if db.code().as_deref() == Some("55P03"))
     }
 
     /// Whether the connection it came from is still usable.

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
         ids::{AccountId, Installation, NumberId, TemplateId, TenantId},
         lane::Lane,
         template::Template,
+        uncertain::UncertainOverrides,
     },
     providers::Access,
     store::{Doing as _, Store, StoreError, vault::Vault},
@@ -43,6 +44,8 @@ pub struct Account {
     pub app_digest: Vec<u8>,
     /// The last part of its callback URL.
     pub hook: Uuid,
+    /// Its own policies for uncertain messages.
+    pub uncertain: UncertainOverrides,
 }
 
 /// A business number.
@@ -219,8 +222,9 @@ async fn load_accounts(
     vault: &Vault,
 ) -> Result<HashMap<AccountId, Arc<Account>>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT id, tenant_id, name, portfolio, channel, provider, base_url, api_version, waba_id, credentials, app_digest, hook
-         FROM account"
+        r#"SELECT id, tenant_id, name, portfolio, channel, provider, base_url, api_version, waba_id, credentials, app_digest,
+                  hook, uncertain AS "uncertain: Json<UncertainOverrides>"
+           FROM account"#
     )
     .fetch_all(connection)
     .await
@@ -246,6 +250,7 @@ async fn load_accounts(
             access,
             app_digest: row.app_digest,
             hook: row.hook,
+            uncertain: row.uncertain.0,
         };
         accounts.insert(account.id, Arc::new(account));
     }

@@ -1,26 +1,39 @@
-//! Periodic repairs, each idempotent: lapsed claims, holds that end, cancelled batches, partitions made
-//! ahead, imports left behind.
+//! Periodic repairs, each idempotent, by the clock and when somebody nudges: lapsed claims, uncertain messages past
+//! their grace, work past its end, holds that end, cancelled batches, partitions made ahead, imports left behind.
+//!
+//! What takes long is done beside them: [`janitor`] compares tallies with recounts and drops what is old, [`alive`] gives
+//! the sign of life by which a database that went back in time is noticed, [`recover`] is for a person after that.
 
+pub mod alive;
+pub mod janitor;
 pub mod outbox;
+pub mod recover;
+
+mod uncertain;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::Broker,
-    domain::{failure::FailureClass, ids::NumberId, message::MessageEvent},
+    domain::{
+        failure::FailureClass,
+        ids::{BatchId, NumberId},
+        message::MessageEvent,
+    },
     settings::Settings,
     store::{
         Session, Store, StoreError, chain, holds, imports,
         messages::{self, Change, Failure, Rules},
         partitions,
-        work::sweep as work,
+        work::{open, sweep as work},
     },
 };
 
-/// How long uncertain messages wait for a person after their grace.
-const GIVE_UP: Duration = Duration::from_hours(7 * 24);
+/// Open batches that a sweep looks at for work past its end; the next sweep goes on from there.
+const LOOK_AT: i32 = 1000;
 
 /// The sweeper. Any number of them may run: rows that another one has are passed over.
 #[derive(Debug)]
@@ -28,6 +41,8 @@ pub struct Upkeep {
     session: Session,
     settings: Arc<Settings>,
     broker: Broker,
+    nudge: Arc<Notify>,
+    looked_at: BatchId,
 }
 
 /// What one sweep did.
@@ -39,12 +54,17 @@ pub struct Swept {
     pub cancelled: usize,
     /// Rows given back from ended holds.
     pub released: usize,
+    /// Messages whose life ended while they waited.
+    pub expired: usize,
+    /// Uncertain messages that the policy decided about.
+    pub decided: usize,
 }
 
 impl Upkeep {
-    /// A sweeper with a connection of its own.
-    pub fn new(store: &Store, broker: Broker, settings: Arc<Settings>) -> Self {
-        Self { session: Session::new(store.clone(), "upkeep"), settings, broker }
+    /// A sweeper with a connection of its own; `nudge` makes it sweep at once.
+    pub fn new(store: &Store, broker: Broker, settings: Arc<Settings>, nudge: Arc<Notify>) -> Self {
+        let looked_at = BatchId(uuid::Uuid::nil());
+        Self { session: Session::new(store.clone(), "upkeep"), settings, broker, nudge, looked_at }
     }
 
     /// Sweeps every second (a setting) until `stop`.
@@ -70,6 +90,7 @@ impl Upkeep {
             let pause = if busy { Duration::from_millis(20) } else { every };
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = self.nudge.notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -80,17 +101,36 @@ impl Upkeep {
         let lapsed = self.sweep_lapsed().await?;
         let cancelled = self.sweep_cancelled().await?;
         let released = self.release_holds().await?;
+        let expired = self.sweep_expired().await? + self.sweep_overdue().await?;
+        let woken = work::unpark_due(self.session.connection().await?, self.settings.upkeep.sweep_max).await?;
+        self.wake(&woken);
+        let decided = self.sweep_uncertain().await?;
+        Ok(Swept { lapsed, cancelled, released, expired, decided })
+    }
+
+    /// Parked work whose life has ended.
+    async fn sweep_expired(&mut self) -> Result<usize, StoreError> {
         let most = self.settings.upkeep.sweep_max;
-        let connection = self.session.connection().await?;
-        let expired = work::parked_expired(connection, most).await?;
+        let expired = work::parked_expired(self.session.connection().await?, most).await?;
         let changes: Vec<Change> =
             expired.iter().map(|row| Change::new(row.key, row.attempt, MessageEvent::Expired)).collect();
-        self.apply(&changes).await?;
-        let connection = self.session.connection().await?;
-        let woken = work::unpark_due(connection, most).await?;
-        work::extend_unsure(connection, GIVE_UP, most).await?;
-        self.wake(&woken);
-        Ok(Swept { lapsed, cancelled, released })
+        self.apply(&changes).await
+    }
+
+    /// Ready work whose life has ended: nobody claims it while its number, account or more is held.
+    async fn sweep_overdue(&mut self) -> Result<usize, StoreError> {
+        let (most, connection) = (self.settings.upkeep.sweep_max, self.session.connection().await?);
+        let batches = open::batches(connection, self.looked_at, true, LOOK_AT).await?;
+        let overdue: Vec<BatchId> = batches.iter().filter(|b| b.is_overdue).map(|b| b.batch).collect();
+        let work = if overdue.is_empty() { Vec::new() } else { open::ready(connection, &overdue, most).await? };
+        let changes: Vec<Change> =
+            work.into_iter().map(|(key, attempt)| Change::new(key, attempt, MessageEvent::Expired)).collect();
+        if i64::try_from(changes.len()).is_ok_and(|found| found < most) {
+            let is_whole = i32::try_from(batches.len()).is_ok_and(|found| found < LOOK_AT);
+            let last = batches.last().filter(|_| !is_whole);
+            self.looked_at = last.map_or(BatchId(uuid::Uuid::nil()), |last| last.batch);
+        }
+        self.apply(&changes).await
     }
 
     async fn sweep_lapsed(&mut self) -> Result<usize, StoreError> {
@@ -120,10 +160,14 @@ impl Upkeep {
 
     async fn apply(&mut self, changes: &[Change]) -> Result<usize, StoreError> {
         if !changes.is_empty() {
-            let rules = Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) };
+            let rules = self.rules();
             messages::apply(self.session.connection().await?, changes, rules).await?;
         }
         Ok(changes.len())
+    }
+
+    fn rules(&self) -> Rules {
+        Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) }
     }
 
     /// Ends holds by the clock, and gives back what was parked under closed ones, a chunk each.

@@ -83,7 +83,8 @@ async fn go(
         set("DISPATCH__PROVIDER__CONNECT_TIMEOUT_MS", "500"),
         set("DISPATCH__LOG__FILTER", "info,sqlx=warn,lapin=off"),
     ];
-    let plan = Plan { workers: 1, limits: vec![(200, 0), (200, 0)], seed: 1, is_cluster: false, relayed: false, settings };
+    let plan =
+        Plan { workers: 1, limits: vec![(200, 0), (200, 0)], seed: 1, is_cluster: false, relayed: false, settings };
     let mut lane =
         Lane { world: Arc::new(World::start(&plan).await?), published: Published::default(), runs: lane * 10_000 };
     loop {

@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checklist", &["domain", "providers", "settings", "store"]),
     ("registry", &["domain", "providers", "settings", "store"]),
     ("upkeep", &["broker", "domain", "providers", "settings", "store"]),
-    ("http", &["broker", "checklist", "domain", "intake", "providers", "registry", "settings", "store"]),
+    ("http", &["broker", "checklist", "domain", "intake", "providers", "registry", "settings", "store", "upkeep"]),
     ("simulator", &["domain", "providers", "registry", "settings"]),
     (
         "app",
@@ -35,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "settings",
             "simulator",
             "store",
+            "upkeep",
         ],
     ),
 ];

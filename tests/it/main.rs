@@ -11,5 +11,8 @@ mod journey;
 mod leases;
 mod plans;
 mod registry;
+mod resolve;
 mod served;
 mod support;
+mod uncertain;
+mod upkeep;

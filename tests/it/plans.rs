@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use campaign_dispatch::{
-    domain::{ids::MessageKey, message::MessageEvent},
+    domain::{
+        ids::{BatchId, MessageKey},
+        message::MessageEvent,
+    },
     store::{
         holds, leases,
         messages::{self, Change, Rules},
-        work::{self, Want, sweep},
+        work::{self, Want, open, sweep, unsure},
     },
 };
 use sqlx::{Connection as _, PgConnection};
@@ -49,7 +52,12 @@ async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease:
     sweep::lapsed(&mut tx, 100).await.unwrap();
     sweep::parked_expired(&mut tx, 100).await.unwrap();
     sweep::unpark_due(&mut tx, 100).await.unwrap();
-    sweep::extend_unsure(&mut tx, Duration::from_secs(1), 100).await.unwrap();
+    unsure::due(&mut tx, 100).await.unwrap();
+    let waits: Vec<_> = keys.iter().map(|(key, attempt)| (*key, *attempt, Duration::from_secs(1))).collect();
+    unsure::wait(&mut tx, &waits).await.unwrap();
+    let open = open::batches(&mut tx, BatchId(Uuid::nil()), true, 1000).await.unwrap();
+    let open: Vec<_> = open.iter().map(|b| b.batch).collect();
+    open::ready(&mut tx, &open, 100).await.unwrap();
     sweep::of_cancelled(&mut tx, 100).await.unwrap();
     holds::gates(&mut tx).await.unwrap();
     let through = read_through(&mut tx).await;

@@ -1,6 +1,6 @@
 //! The API on a port of its own, over a database of its own.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use campaign_dispatch::{
     broker::{Broker, BrokerOptions},
@@ -10,7 +10,7 @@ use campaign_dispatch::{
     providers::{self, http::HttpClient},
     registry::tokens::{self, Scope, TokenRequest},
     settings::Settings,
-    store::{Store, registry::Directory, vault::Vault},
+    store::{Store, messages::Rules, registry::Directory, vault::Vault},
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, StatusCode};
@@ -59,6 +59,8 @@ impl Served {
             }),
             settings: settings.http.clone(),
             inline_bytes: settings.intake.inline_bytes,
+            rules: Rules { grace: Duration::from_secs(settings.uncertain.grace_s) },
+            upkeep: Arc::default(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -44,6 +44,7 @@ impl Applying<'_> {
             base_url: entry.base_url.trim_end_matches('/').to_owned(),
             api_version: entry.api_version.clone(),
             waba_id: entry.waba_id.clone(),
+            uncertain: entry.uncertain,
         };
         let (id, became) = match found {
             None => {

@@ -137,6 +137,36 @@ pub struct AttemptRow {
     pub at: DateTime<Utc>,
 }
 
+/// A decision about a call whose outcome nobody knew.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct DecisionRow {
+    /// Which call.
+    pub attempt: i16,
+    /// sent, failed or resend.
+    pub decision: String,
+    /// `policy`, or `token:<name>`.
+    pub decided_by: String,
+    /// Why.
+    pub reason: String,
+    /// What it was decided by.
+    pub evidence: String,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// The call that makes a message uncertain.
+#[derive(Debug, Clone)]
+pub struct Doubt {
+    /// The message.
+    pub key: MessageKey,
+    /// When it was called.
+    pub called_at: DateTime<Utc>,
+    /// What happened, in one word.
+    pub code: String,
+    /// What happened.
+    pub reason: String,
+}
+
 const SHOWN: &str = "v.batch_id, v.seq, v.producer, v.job_id, v.campaign, v.channel, v.account, v.business_number,
     v.template, v.language, v.category, v.recipient, v.ref, v.state, v.attempt, v.provider_message_id, v.code, v.send_at,
     v.expires_at, v.accepted_at, v.sent_at, v.delivered_at, v.read_at, v.ended_at, w.stage::text AS stage,
@@ -263,4 +293,40 @@ pub async fn attempts(connection: &mut PgConnection, key: MessageKey) -> Result<
     .fetch_all(connection)
     .await
     .doing("list the attempts of a message")
+}
+
+/// What was decided about a message, in order.
+pub async fn decisions(connection: &mut PgConnection, key: MessageKey) -> Result<Vec<DecisionRow>, StoreError> {
+    sqlx::query_as!(
+        DecisionRow,
+        "SELECT attempt, decision, decided_by, reason, evidence, at FROM decision WHERE batch_id = $1 AND seq = $2 ORDER BY at",
+        key.batch_id.0,
+        key.seq
+    )
+    .fetch_all(connection)
+    .await
+    .doing("list the decisions about a message")
+}
+
+/// The calls in doubt of these messages.
+pub async fn doubts(connection: &mut PgConnection, keys: &[MessageKey]) -> Result<Vec<Doubt>, StoreError> {
+    let (batches, seqs): (Vec<Uuid>, Vec<i32>) = keys.iter().map(|key| (key.batch_id.0, key.seq)).unzip();
+    let rows = sqlx::query!(
+        "SELECT a.batch_id, a.seq, a.at, a.code, a.reason
+         FROM unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
+         JOIN work w ON w.batch_id = u.batch_id AND w.seq = u.seq
+         JOIN attempt a ON a.batch_id = u.batch_id AND a.seq = u.seq AND a.attempt = w.attempt AND a.outcome = 'unknown'",
+        &batches,
+        &seqs
+    )
+    .fetch_all(connection)
+    .await
+    .doing("list the calls in doubt")?;
+    let doubts = rows.into_iter().map(|row| Doubt {
+        key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
+        called_at: row.at,
+        code: row.code,
+        reason: row.reason,
+    });
+    Ok(doubts.collect())
 }

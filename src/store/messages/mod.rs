@@ -5,6 +5,7 @@
 //! ([`crate::domain::message::MessageState::apply`]); tallies take their deltas from what changed. So everything here
 //! may be run again after a lost answer, and two sources about one message cannot undo each other.
 
+mod decisions;
 mod locks;
 mod plan;
 mod rows;
@@ -16,6 +17,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
+
+pub use decisions::Ruling;
 
 use crate::{
     domain::{
@@ -49,6 +52,8 @@ pub struct Change {
     pub fault: Option<Fault>,
     /// The numbers this source may speak for; absent is all. A callback may only settle messages of its own app.
     pub only_numbers: Option<Arc<[NumberId]>>,
+    /// The decision about an uncertain message that this is.
+    pub ruling: Option<Arc<Ruling>>,
 }
 
 impl Change {
@@ -64,6 +69,7 @@ impl Change {
             next: Next::Ready,
             fault: None,
             only_numbers: None,
+            ruling: None,
         }
     }
 }
@@ -186,6 +192,7 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     let plan = plan.finish(&holds);
     writes::write_messages(&mut tx, &plan.messages).await?;
     writes::write_attempts(&mut tx, &plan.attempts).await?;
+    decisions::write(&mut tx, &plan.decisions).await?;
     writes::write_failures(&mut tx, &plan.failed, &plan.lifted).await?;
     writes::delete_work(&mut tx, &plan.done).await?;
     writes::update_work(&mut tx, &plan.again).await?;

@@ -1,20 +1,23 @@
 //! What a group of changes does to the rows that were found: pure, between the locks and the writes.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
-    Applied, Change, Failure, Fault, NewHold, Next, Rules,
+    Applied, Change, Failure, NewHold, Next, Rules,
+    decisions::DecisionWrite,
     rows::{
         AttemptWrite, BatchRow, FailedWrite, Holds, MessageRow, MessageWrite, Stage, Stamp, WorkInsert, WorkRow,
-        WorkWrite, Writes,
+        WorkWrite, Writes, expired, hold_for, unexplained,
     },
 };
 use crate::domain::{
-    failure::FailureClass,
-    hold::Resume,
     ids::{BatchId, MessageKey},
     message::{Age, MessageEvent, MessageState, Transition},
 };
+
+/// How many attempt numbers are passed over for a message whose calls the database may have lost: none of the tokens
+/// that went out with those is used again.
+const LOST_ATTEMPTS: i16 = 100;
 
 /// Whether a change may need to know its batch: everything but a clean acceptance or a plain return.
 pub(super) fn needs_batch(change: &Change) -> bool {
@@ -23,6 +26,7 @@ pub(super) fn needs_batch(change: &Change) -> bool {
         MessageEvent::Refused | MessageEvent::Expired | MessageEvent::Failed | MessageEvent::FailedForNow => true,
         MessageEvent::Accepted
         | MessageEvent::Unknown
+        | MessageEvent::Recovered
         | MessageEvent::Suppressed
         | MessageEvent::Cancelled
         | MessageEvent::Sent
@@ -40,6 +44,7 @@ struct Entered {
     is_changed: bool,
     failure: Option<(Failure, Stamp)>,
     next: Option<Next>,
+    recovered: bool,
 }
 
 /// The rows found, and what the changes made of them so far.
@@ -51,6 +56,7 @@ pub(super) struct Plan {
     rules: Rules,
     entries: HashMap<MessageKey, Entered>,
     attempts: Vec<AttemptWrite>,
+    decisions: Vec<DecisionWrite>,
     faults: Vec<NewHold>,
 }
 
@@ -61,7 +67,16 @@ impl Plan {
         batches: HashMap<BatchId, BatchRow>,
         rules: Rules,
     ) -> Self {
-        Self { work, messages, batches, rules, entries: HashMap::new(), attempts: Vec::new(), faults: Vec::new() }
+        Self {
+            work,
+            messages,
+            batches,
+            rules,
+            entries: HashMap::new(),
+            attempts: Vec::new(),
+            decisions: Vec::new(),
+            faults: Vec::new(),
+        }
     }
 
     /// Applies one change to what is known of its message.
@@ -73,15 +88,17 @@ impl Plan {
             return Applied::Unmatched;
         }
         let work = self.work.get(&change.key);
-        let latest = work.map_or(row.attempt, |w| w.attempt.max(row.attempt));
-        if change.event == MessageEvent::Unknown && work.is_some_and(|w| w.stage != Stage::Calling) {
-            // Returned or already unsure: nobody called for it since.
+        let latest = latest(row, work);
+        if !is_heard(change, row, work) {
             return Applied::Stale;
         }
         let (event, failure) = self.within_life(change);
         let entry = self.entries.entry(change.key).or_insert_with(|| Entered::new(row));
         let age = entry.age(change.attempt, latest, event);
         let state = entry.write.state.unwrap_or(entry.found);
+        if change.ruling.is_some() && (state != MessageState::Uncertain || age == Age::Older) {
+            return Applied::Stale;
+        }
         let transition = state.apply(age, event);
         if transition != Transition::Wait {
             entry.note_dropped(change.attempt, event);
@@ -94,10 +111,12 @@ impl Plan {
                 failure: failure.clone(),
                 at: change.at,
             };
-            self.attempts.push(attempt);
+            self.attempts.push(if event == MessageEvent::Recovered { passed_over(attempt) } else { attempt });
         }
-        // Also an attempt that was claimed and never settled has named a call: its number must not come again.
-        entry.write.attempt = entry.write.attempt.max(change.attempt).max(latest);
+        if event == MessageEvent::Recovered && age == Age::Current {
+            entry.recovered = state.has_work();
+        }
+        entry.write.attempt = entry.write.attempt.max(change.attempt).max(row.attempt);
         entry.stamp(change, event, age);
         match transition {
             Transition::Wait => Applied::Wait,
@@ -107,14 +126,23 @@ impl Plan {
                 entry.next = Some(change.next.clone());
                 Applied::Moved { from: state, to: state }
             }
+            Transition::Stay if entry.recovered => Applied::Moved { from: state, to: state },
             Transition::Stay => Applied::Stale,
             Transition::To(to) => {
+                if let Some(ruling) = &change.ruling {
+                    let (key, attempt, ruling) = (change.key, change.attempt, Arc::clone(ruling));
+                    self.decisions.push(DecisionWrite { key, attempt, ruling });
+                }
                 if let (Some(fault), Some(failure), Some(batch)) =
                     (change.fault, &failure, self.batches.get(&change.key.batch_id))
                 {
                     self.faults.push(hold_for(fault, failure, batch));
                 }
                 entry.move_to(to, change, failure);
+                if let (Some(work), false) = (work, to.has_work()) {
+                    // Its work ends here: what was claimed and never settled has named a call, which must not come again.
+                    entry.write.attempt = entry.write.attempt.max(work.attempt);
+                }
                 Applied::Moved { from: state, to }
             }
         }
@@ -130,6 +158,8 @@ impl Plan {
             (MessageEvent::FailedForNow, Next::Wait { after, .. }) if *after >= left => {
                 (MessageEvent::Failed, change.failure.clone())
             }
+            // The row of the attempt says when the call was: there is always one.
+            (MessageEvent::Unknown, _) => (change.event, Some(change.failure.clone().unwrap_or_else(unexplained))),
             _ => (change.event, change.failure.clone()),
         }
     }
@@ -161,7 +191,7 @@ impl Plan {
 
     /// What is to be written, in key order.
     pub(super) fn finish(self, holds: &Holds) -> Writes {
-        let mut writes = Writes { attempts: self.attempts, ..Writes::default() };
+        let mut writes = Writes { attempts: self.attempts, decisions: self.decisions, ..Writes::default() };
         let mut entries: Vec<_> = self.entries.into_iter().collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
         for (key, entry) in entries {
@@ -205,6 +235,7 @@ impl Entered {
             MessageEvent::Refused
             | MessageEvent::Returned
             | MessageEvent::Unknown
+            | MessageEvent::Recovered
             | MessageEvent::Expired
             | MessageEvent::Suppressed
             | MessageEvent::Cancelled
@@ -226,6 +257,7 @@ impl Entered {
             is_changed: false,
             failure: None,
             next: None,
+            recovered: false,
         }
     }
 
@@ -289,7 +321,7 @@ fn write_work(
     }
     let charged = work.map_or(0, |w| w.charged);
     let (stage, wait, charged, hold) = match (to, &entry.next) {
-        (MessageState::Uncertain, _) if to != entry.found => ("unsure", rules.grace, charged, None),
+        (MessageState::Uncertain, _) if to != entry.found || entry.recovered => ("unsure", rules.grace, charged, None),
         (_, None) => return,
         (_, Some(Next::Wait { after, charged: counts })) => ("ready", *after, charged + i16::from(*counts), None),
         (_, Some(Next::ParkUnder(hold))) if holds.open.contains(hold) => {
@@ -301,7 +333,8 @@ fn write_work(
             None => ("ready", Duration::ZERO, charged, None),
         },
     };
-    let write = WorkWrite { key, stage, wait, charged, hold };
+    let skip = if entry.recovered { LOST_ATTEMPTS } else { 0 };
+    let write = WorkWrite { key, stage, wait, charged, hold, skip };
     if let Some(work) = work {
         if stage == "ready" {
             writes.woken.push(work.number);
@@ -319,21 +352,29 @@ fn write_work(
     }
 }
 
-fn hold_for(fault: Fault, failure: &Failure, batch: &BatchRow) -> NewHold {
-    NewHold {
-        tenant: Some(batch.tenant),
-        scope: batch.route.fault(fault.scope),
-        cause: failure.code.clone(),
-        detail: failure.reason.clone(),
-        resume: if fault.lasts.is_some() { Resume::Time } else { Resume::Person },
-        lasts: fault.lasts,
+/// Which call a change is about. While a message is unsure, the call in doubt is the one that was settled last, or one
+/// of those that the database has lost: these have higher numbers.
+fn latest(row: &MessageRow, work: Option<&WorkRow>) -> i16 {
+    match work {
+        Some(work) if work.stage != Stage::Unsure => work.attempt.max(row.attempt),
+        Some(_) | None => row.attempt,
     }
 }
 
-fn expired() -> Failure {
-    Failure {
-        code: "expired".to_owned(),
-        class: FailureClass::Message,
-        reason: "its expires_at passed before it could be sent".to_owned(),
+/// Whether a change can be about this message as its work stands.
+fn is_heard(change: &Change, row: &MessageRow, work: Option<&WorkRow>) -> bool {
+    let stage = work.map(|work| work.stage);
+    let is_recovered = work.is_some_and(|work| work.stage == Stage::Unsure && work.attempt > row.attempt);
+    match change.event {
+        // Returned or already unsure: nobody called for it since.
+        MessageEvent::Unknown => stage.is_none_or(|stage| stage == Stage::Calling),
+        // A lost call that failed for now may have been followed by another lost one: it is not called again by itself.
+        MessageEvent::FailedForNow | MessageEvent::Recovered => !is_recovered,
+        _ => true,
     }
+}
+
+/// The attempt that stands for all that may have been lost.
+fn passed_over(attempt: AttemptWrite) -> AttemptWrite {
+    AttemptWrite { attempt: attempt.attempt.saturating_add(LOST_ATTEMPTS), outcome: MessageEvent::Unknown, ..attempt }
 }

@@ -8,9 +8,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::Failure;
+use super::{Failure, Fault, NewHold, decisions::DecisionWrite};
 use crate::domain::{
-    hold::{HoldScope, Route},
+    failure::FailureClass,
+    hold::{HoldScope, Resume, Route},
     ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
     lane::Lane,
     message::{MessageEvent, MessageState},
@@ -92,6 +93,8 @@ pub(super) struct WorkWrite {
     pub(super) wait: Duration,
     pub(super) charged: i16,
     pub(super) hold: Option<HoldId>,
+    /// Attempt numbers that are passed over.
+    pub(super) skip: i16,
 }
 
 /// A work row that comes back after its message had been settled.
@@ -142,6 +145,7 @@ pub(super) struct Holds {
 pub(super) struct Writes {
     pub(super) messages: Vec<(MessageKey, MessageWrite)>,
     pub(super) attempts: Vec<AttemptWrite>,
+    pub(super) decisions: Vec<DecisionWrite>,
     pub(super) failed: Vec<FailedWrite>,
     pub(super) lifted: Vec<MessageKey>,
     pub(super) done: Vec<MessageKey>,
@@ -149,4 +153,34 @@ pub(super) struct Writes {
     pub(super) revived: Vec<WorkInsert>,
     pub(super) tallies: Tallies,
     pub(super) woken: Vec<NumberId>,
+}
+
+/// The hold that a fault told by callback opens.
+pub(super) fn hold_for(fault: Fault, failure: &Failure, batch: &BatchRow) -> NewHold {
+    NewHold {
+        tenant: Some(batch.tenant),
+        scope: batch.route.fault(fault.scope),
+        cause: failure.code.clone(),
+        detail: failure.reason.clone(),
+        resume: if fault.lasts.is_some() { Resume::Time } else { Resume::Person },
+        lasts: fault.lasts,
+    }
+}
+
+/// What is said of a call about which nothing is known.
+pub(super) fn unexplained() -> Failure {
+    Failure {
+        code: "unknown".to_owned(),
+        class: FailureClass::Uncertain,
+        reason: "nothing is known of the call".to_owned(),
+    }
+}
+
+/// What is said of a message whose life ended before it was called.
+pub(super) fn expired() -> Failure {
+    Failure {
+        code: "expired".to_owned(),
+        class: FailureClass::Message,
+        reason: "its expires_at passed before it could be sent".to_owned(),
+    }
 }

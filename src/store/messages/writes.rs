@@ -186,6 +186,7 @@ struct WorkColumns {
     waits: Vec<f64>,
     charged: Vec<i16>,
     holds: Vec<Option<i64>>,
+    skips: Vec<i16>,
 }
 
 fn work_columns<'a>(writes: impl Iterator<Item = &'a WorkWrite> + Clone) -> WorkColumns {
@@ -196,7 +197,8 @@ fn work_columns<'a>(writes: impl Iterator<Item = &'a WorkWrite> + Clone) -> Work
         stages: writes.clone().map(|w| w.stage).collect(),
         waits: writes.clone().map(|w| seconds(w.wait)).collect(),
         charged: writes.clone().map(|w| w.charged).collect(),
-        holds: writes.map(|w| w.hold.map(|h| h.0)).collect(),
+        holds: writes.clone().map(|w| w.hold.map(|h| h.0)).collect(),
+        skips: writes.map(|w| w.skip).collect(),
     }
 }
 
@@ -209,10 +211,12 @@ pub(super) async fn update_work(tx: &mut PgConnection, writes: &[WorkWrite]) -> 
     sqlx::query!(
         "UPDATE work w
          SET stage = u.stage, charged = u.charged, hold_id = u.hold_id, claim_id = NULL,
+             attempt = least(w.attempt + u.skip::int, 32767)::smallint,
              wake_at = CASE WHEN u.stage = 'parked' THEN least(b.expires_at, h.until, now() + make_interval(secs => u.wait))
                             ELSE now() + make_interval(secs => u.wait) END
-         FROM unnest($1::uuid[], $2::int[], $3::text[]::work_stage[], $4::float8[], $5::smallint[], $6::bigint[])
-             AS u(batch_id, seq, stage, wait, charged, hold_id)
+         FROM unnest($1::uuid[], $2::int[], $3::text[]::work_stage[], $4::float8[], $5::smallint[], $6::bigint[],
+                     $7::smallint[])
+             AS u(batch_id, seq, stage, wait, charged, hold_id, skip)
          LEFT JOIN batch b ON u.stage = 'parked' AND b.batch_id = u.batch_id
          LEFT JOIN hold h ON h.id = u.hold_id
          WHERE w.batch_id = u.batch_id AND w.seq = u.seq",
@@ -222,6 +226,7 @@ pub(super) async fn update_work(tx: &mut PgConnection, writes: &[WorkWrite]) -> 
         &c.waits,
         &c.charged,
         &c.holds as &[Option<i64>],
+        &c.skips,
     )
     .execute(tx)
     .await
@@ -263,7 +268,8 @@ pub(super) async fn insert_work(tx: &mut PgConnection, inserts: &[WorkInsert]) -
     Ok(())
 }
 
-/// Locks the tallies by key, then adds what moved. Batches of one have no row.
+/// Locks the tallies by key, then adds what moved, and notes the batches that are completed by it. Batches of one have
+/// no row.
 pub(super) async fn add_tallies(tx: &mut PgConnection, tallies: &Tallies) -> Result<(), StoreError> {
     if tallies.is_empty() {
         return Ok(());
@@ -273,7 +279,7 @@ pub(super) async fn add_tallies(tx: &mut PgConnection, tallies: &Tallies) -> Res
     sqlx::query!(
         "WITH locked AS MATERIALIZED (
              SELECT t.batch_id FROM batch_tally t WHERE t.batch_id = ANY ($1::uuid[]) ORDER BY t.batch_id FOR NO KEY UPDATE
-         )
+         ), moved AS (
          UPDATE batch_tally t
          SET pending = t.pending + u.pending, uncertain = t.uncertain + u.uncertain, accepted = t.accepted + u.accepted,
              sent = t.sent + u.sent, delivered = t.delivered + u.delivered, read = t.read + u.read, failed = t.failed + u.failed,
@@ -282,7 +288,11 @@ pub(super) async fn add_tallies(tx: &mut PgConnection, tallies: &Tallies) -> Res
          JOIN unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[], $10::int[], $11::int[])
              AS u(batch_id, pending, uncertain, accepted, sent, delivered, read, failed, expired, suppressed, cancelled)
              ON u.batch_id = locked.batch_id
-         WHERE t.batch_id = locked.batch_id",
+         WHERE t.batch_id = locked.batch_id
+         RETURNING t.batch_id, t.pending + t.uncertain = 0 AND u.pending + u.uncertain < 0 AS completed
+         )
+         INSERT INTO batch_to_audit (batch_id) SELECT batch_id FROM moved WHERE completed ORDER BY batch_id
+         ON CONFLICT (batch_id) DO UPDATE SET since = excluded.since",
         &batches,
         &column(MessageState::Pending),
         &column(MessageState::Uncertain),

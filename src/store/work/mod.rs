@@ -1,6 +1,10 @@
-//! Work: finding what is due, and claiming it under a lease; [`sweep`] repairs it and gives it back.
+//! Work: finding what is due, and claiming it under a lease. [`sweep`] repairs it and gives it back, [`unsure`] is about
+//! calls in doubt, [`open`] about batches that have work left, [`recover`] about work of a lost timeline.
 
+pub mod open;
+pub mod recover;
 pub mod sweep;
+pub mod unsure;
 
 use std::{collections::HashMap, time::Duration};
 

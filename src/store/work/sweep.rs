@@ -1,6 +1,4 @@
-//! Work that waits for something other than its turn: lapsed claims, ended holds, cancelled batches, uncertain calls.
-
-use std::time::Duration;
+//! Work that waits for something other than its turn: lapsed claims, ended holds, cancelled batches.
 
 use sqlx::PgConnection;
 
@@ -90,24 +88,6 @@ pub async fn unpark_hold(
     .doing("give held work back")?;
     fault::pass(Point::UnparkAfter)?;
     Ok((rows.len(), distinct(rows)))
-}
-
-/// Uncertain messages past their grace wait on, for evidence or a person, until `give_up` after the call.
-pub async fn extend_unsure(connection: &mut PgConnection, give_up: Duration, most: i64) -> Result<u64, StoreError> {
-    let done = sqlx::query!(
-        "WITH due AS (
-             SELECT batch_id, seq FROM work WHERE stage <> 'ready' AND stage = 'unsure' AND wake_at <= now()
-             ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED
-         )
-         UPDATE work w SET wake_at = now() + make_interval(secs => $1) FROM due
-         WHERE w.batch_id = due.batch_id AND w.seq = due.seq",
-        give_up.as_secs_f64(),
-        most
-    )
-    .execute(connection)
-    .await
-    .doing("let uncertain work wait")?;
-    Ok(done.rows_affected())
 }
 
 /// Uncalled work of cancelled batches, at most `most`, to be settled as cancelled.

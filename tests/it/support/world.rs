@@ -8,6 +8,7 @@ use campaign_dispatch::{
         Category, Channel,
         ids::{BatchId, NumberId, TemplateId},
         lane::Lane,
+        uncertain::UncertainOverrides,
     },
     providers::{self, http::HttpClient},
     registry::{
@@ -109,6 +110,7 @@ pub(crate) fn registry(plan: &Plan, base_url: &str) -> RegistryFile {
             base_url: base_url.to_owned(),
             api_version: "v25.0".to_owned(),
             waba_id: "2001".to_owned(),
+            uncertain: UncertainOverrides::default(),
             credentials: BTreeMap::from([
                 ("access_token".to_owned(), secret("TEST_ACCESS_TOKEN")),
                 ("app_secret".to_owned(), secret("TEST_APP_SECRET")),
