@@ -55,6 +55,8 @@ struct Shared {
     gates: Arc<gate::Gates>,
     freeze: clock::FreezeGuard,
     settle: settle::Settler,
+    /// Calls that ended accepted: counted for every message, so looked up once.
+    accepted: metrics::Counter,
     retry: RetryPolicy,
     in_flight: Arc<Semaphore>,
     /// An actor has room for more work.
@@ -96,6 +98,7 @@ impl Dispatch {
             gates: Arc::clone(&gates),
             freeze: clock::FreezeGuard::start(),
             settle: settler,
+            accepted: send::counted("accepted"),
             retry: settings.retry.policy(),
             in_flight: Arc::new(Semaphore::new(settings.dispatch.in_flight_max)),
             hungry: Notify::new(),

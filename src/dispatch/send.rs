@@ -84,7 +84,11 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
         () = shared.abandon.cancelled() => unknown("shutdown", "the process ended before the call did"),
     };
     drop(permit);
-    metrics::counter!("dispatch_calls_total", "outcome" => word(&outcome)).increment(1);
+    match &outcome {
+        Outcome::Accepted { .. } => shared.accepted.increment(1),
+        Outcome::NotCalled => counted("not_called").increment(1),
+        Outcome::Refused(refusal) => counted(refusal.class.as_str()).increment(1),
+    }
     shared.settle.settle(settle::decide(&prepared, outcome, &shared.retry));
 }
 
@@ -97,10 +101,7 @@ fn unknown(code: &str, reason: &str) -> Outcome {
     })
 }
 
-fn word(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Accepted { .. } => "accepted",
-        Outcome::NotCalled => "not_called",
-        Outcome::Refused(refusal) => refusal.class.as_str(),
-    }
+/// Calls by how they ended.
+pub(super) fn counted(outcome: &'static str) -> metrics::Counter {
+    metrics::counter!("dispatch_calls_total", "outcome" => outcome)
 }
