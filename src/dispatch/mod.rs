@@ -52,6 +52,8 @@ struct Shared {
     gates: Arc<gate::Gates>,
     freeze: clock::FreezeGuard,
     settle: settle::Settler,
+    /// Calls that ended accepted: counted for every message, so looked up once.
+    accepted: metrics::Counter,
     retry: RetryPolicy,
     in_flight: Arc<Semaphore>,
     hunger: agenda::Hunger,
@@ -91,6 +93,7 @@ impl Dispatch {
             gates: Arc::clone(&gates),
             freeze: clock::FreezeGuard::start(),
             settle: settler,
+            accepted: send::counted("accepted"),
             retry: settings.retry.policy(),
             in_flight: Arc::new(Semaphore::new(settings.dispatch.in_flight_max)),
             hunger: agenda::Hunger::default(),

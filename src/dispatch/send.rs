@@ -98,7 +98,11 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
     if !held.is_good(clock::now()) {
         metrics::counter!("dispatch_outcomes_after_lease_total").increment(1);
     }
-    metrics::counter!("dispatch_calls_total", "outcome" => word(&outcome)).increment(1);
+    match &outcome {
+        Outcome::Accepted { .. } => shared.accepted.increment(1),
+        Outcome::NotCalled => counted("not_called").increment(1),
+        Outcome::Refused(refusal) => counted(refusal.class.as_str()).increment(1),
+    }
     shared.settle.settle(settle::decide(&prepared, outcome, &shared.retry));
 }
 
@@ -111,10 +115,7 @@ fn unknown(code: &str, reason: &str) -> Outcome {
     })
 }
 
-fn word(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Accepted { .. } => "accepted",
-        Outcome::NotCalled => "not_called",
-        Outcome::Refused(refusal) => refusal.class.as_str(),
-    }
+/// Calls by how they ended.
+pub(super) fn counted(outcome: &'static str) -> metrics::Counter {
+    metrics::counter!("dispatch_calls_total", "outcome" => outcome)
 }

@@ -5,7 +5,11 @@
 //! (no connection) is a refusal that may be tried again; everything else without an answer is uncertain.
 //! A pooled connection that died before anything was written is replaced by the pool itself, which proves the same.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Client, Request, Response, Url, redirect, retry};
@@ -22,6 +26,8 @@ const MAX_ANSWER_BYTES: usize = 1 << 20;
 const MAX_RETRY_AFTER_S: u64 = 3600;
 /// How long written bytes may stay unacknowledged: a cut network is known while the claim still stands.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Addresses kept as parsed, one for each number that sends; beyond this many they are parsed anew.
+const MAX_ADDRESSES: usize = 10_000;
 
 /// How providers are called.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -51,7 +57,10 @@ pub struct NoHttpClient(#[from] reqwest::Error);
 
 /// The shared client; a clone is another handle of the same connections.
 #[derive(Debug, Clone)]
-pub struct HttpClient(Client);
+pub struct HttpClient {
+    client: Client,
+    addresses: Arc<RwLock<HashMap<String, Url>>>,
+}
 
 /// A whole answer.
 #[derive(Debug)]
@@ -82,7 +91,7 @@ impl HttpClient {
             .tcp_nodelay(true);
         #[cfg(target_os = "linux")]
         let builder = builder.tcp_user_timeout(TCP_USER_TIMEOUT);
-        Ok(Self(builder.build()?))
+        Ok(Self { client: builder.build()?, addresses: Arc::default() })
     }
 
     /// Posts JSON once. Without a whole answer, the outcome says whether anything can have been taken.
@@ -93,7 +102,7 @@ impl HttpClient {
         body: Vec<u8>,
         gate: &Gate,
     ) -> Result<Answer, Outcome> {
-        let Ok(url) = Url::parse(url) else {
+        let Some(url) = self.address(url) else {
             return Err(without_answer(
                 "address_unusable",
                 FailureClass::Account,
@@ -107,8 +116,23 @@ impl HttpClient {
         if !gate() {
             return Err(Outcome::NotCalled);
         }
-        let response = self.0.execute(request).await.map_err(|error| triage(&error))?;
+        let response = self.client.execute(request).await.map_err(|error| triage(&error))?;
         read(response).await
+    }
+
+    /// The parsed form of an address: a copy costs a tenth of parsing it again.
+    fn address(&self, url: &str) -> Option<Url> {
+        let known = self.addresses.read().unwrap_or_else(PoisonError::into_inner).get(url).cloned();
+        if known.is_some() {
+            return known;
+        }
+        let parsed = Url::parse(url).ok()?;
+        let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
+        if addresses.len() >= MAX_ADDRESSES {
+            addresses.clear();
+        }
+        addresses.insert(url.to_owned(), parsed.clone());
+        Some(parsed)
     }
 }
 

@@ -82,6 +82,19 @@ pub(super) struct MessageWrite {
     pub(super) ended: Option<Stamp>,
 }
 
+impl MessageWrite {
+    /// Whether it says that the message was accepted just now, and nothing beside that.
+    pub(super) fn is_clean_acceptance(&self) -> bool {
+        let Self { state, attempt: _, dropped, provider_message_id: _, code, accepted, sent, delivered, read, ended } =
+            self;
+        *state == Some(MessageState::Accepted)
+            && *accepted == Some(None)
+            && dropped.is_none()
+            && code.is_none()
+            && [sent, delivered, read, ended].into_iter().all(Option::is_none)
+    }
+}
+
 /// A time: the provider's, or the database's now.
 pub(super) type Stamp = Option<DateTime<Utc>>;
 

@@ -22,6 +22,8 @@ pub(super) async fn write_messages(
     tx: &mut PgConnection,
     writes: &[(MessageKey, MessageWrite)],
 ) -> Result<(), StoreError> {
+    let (accepted, writes): (Vec<_>, Vec<_>) = writes.iter().partition(|(_, write)| write.is_clean_acceptance());
+    write_accepted(tx, &accepted).await?;
     if writes.is_empty() {
         return Ok(());
     }
@@ -76,6 +78,33 @@ pub(super) async fn write_messages(
     .execute(tx)
     .await
     .doing("write messages")?;
+    Ok(())
+}
+
+/// What nearly every message of a drain is: accepted now, and nothing else. Four columns instead of sixteen.
+async fn write_accepted(tx: &mut PgConnection, writes: &[&(MessageKey, MessageWrite)]) -> Result<(), StoreError> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let (batches, seqs) = columns(writes.iter().map(|(key, _)| key));
+    let attempts: Vec<i16> = writes.iter().map(|(_, write)| write.attempt).collect();
+    let ids: Vec<Option<&str>> = writes.iter().map(|(_, write)| write.provider_message_id.as_deref()).collect();
+    sqlx::query!(
+        r#"
+        UPDATE message m
+        SET state = 'accepted', attempt = u.attempt, accepted_at = coalesce(m.accepted_at, now()),
+            provider_message_id = coalesce(u.provider_message_id, m.provider_message_id)
+        FROM unnest($1::uuid[], $2::int[], $3::smallint[], $4::text[]) AS u(batch_id, seq, attempt, provider_message_id)
+        WHERE m.batch_id = u.batch_id AND m.seq = u.seq
+        "#,
+        &batches,
+        &seqs,
+        &attempts,
+        &ids as &[Option<&str>],
+    )
+    .execute(tx)
+    .await
+    .doing("write accepted messages")?;
     Ok(())
 }
 
