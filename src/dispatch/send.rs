@@ -74,7 +74,7 @@ impl Prepared {
     }
 }
 
-/// Calls the provider once and hands the outcome to settle. The permit is given back when the call has ended.
+/// Calls the provider once and hands the outcome to settle. The permit is given back when the outcome is written.
 pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) {
     let pass = Arc::clone(&prepared.pass);
     let gate: Gate = Arc::new(move || pass.check().is_ok());
@@ -83,9 +83,8 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
         mut outcomes = prepared.provider.send(requests, &gate) => outcomes.pop().unwrap_or_else(|| unknown("no_answer", "the adapter gave no outcome")),
         () = shared.abandon.cancelled() => unknown("shutdown", "the process ended before the call did"),
     };
-    drop(permit);
     metrics::counter!("dispatch_calls_total", "outcome" => word(&outcome)).increment(1);
-    shared.settle.settle(settle::decide(&prepared, outcome, &shared.retry));
+    shared.settle.settle_call(settle::decide(&prepared, outcome, &shared.retry), permit);
 }
 
 fn unknown(code: &str, reason: &str) -> Outcome {
