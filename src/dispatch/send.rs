@@ -75,7 +75,7 @@ impl Prepared {
     }
 }
 
-/// Calls the provider once and hands the outcome to settle. The permit is given back when the call has ended.
+/// Calls the provider once and hands the outcome to settle. The permit is given back when the outcome is written.
 pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) {
     let (pass, held) = (Arc::clone(&prepared.pass), Arc::clone(&prepared.pass.held));
     let gate: Gate = Arc::new(move || pass.check().is_ok());
@@ -94,7 +94,6 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
         outcome = call => outcome,
         () = shared.abandon.cancelled() => unknown("shutdown", "the process ended before the call did"),
     };
-    drop(permit);
     if !held.is_good(clock::now()) {
         metrics::counter!("dispatch_outcomes_after_lease_total").increment(1);
     }
@@ -103,7 +102,7 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
         Outcome::NotCalled => counted("not_called").increment(1),
         Outcome::Refused(refusal) => counted(refusal.class.as_str()).increment(1),
     }
-    shared.settle.settle(settle::decide(&prepared, outcome, &shared.retry));
+    shared.settle.settle_call(settle::decide(&prepared, outcome, &shared.retry), permit);
 }
 
 fn unknown(code: &str, reason: &str) -> Outcome {

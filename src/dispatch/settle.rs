@@ -5,7 +5,10 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinHandle,
+};
 
 use super::{
     gate::{Gates, Stop},
@@ -26,15 +29,28 @@ use crate::{
     },
 };
 
+/// A change, with the permit of the call it comes from.
+type Unsettled = (Change, Option<OwnedSemaphorePermit>);
+
 /// Takes changes from every actor; the loop writes them.
 #[derive(Debug, Clone)]
 pub struct Settler {
-    queue: Rc<std::cell::RefCell<Option<mpsc::UnboundedSender<Change>>>>,
+    queue: Rc<std::cell::RefCell<Option<mpsc::UnboundedSender<Unsettled>>>>,
 }
 
 impl Settler {
     /// Settles a change, sooner or later and for certain.
     pub fn settle(&self, change: Change) {
+        self.put((change, None));
+    }
+
+    /// Settles the outcome of a call, which keeps its permit until that is written: however slow the database is, no more
+    /// calls are unsettled than may be in flight.
+    pub fn settle_call(&self, change: Change, permit: OwnedSemaphorePermit) {
+        self.put((change, Some(permit)));
+    }
+
+    fn put(&self, change: Unsettled) {
         if let Some(queue) = self.queue.borrow().as_ref() {
             // The loop outlives every sender: it ends only after `close`.
             queue.send(change).ok();
@@ -60,13 +76,14 @@ pub(super) fn start(store: &Store, settings: &Settings, gates: Arc<Gates>) -> (S
 /// While one group is being written the next one gathers, so groups grow with the load and nothing waits to fill one.
 async fn run(
     mut session: Session,
-    mut queue: mpsc::UnboundedReceiver<Change>,
+    mut queue: mpsc::UnboundedReceiver<Unsettled>,
     most: usize,
     rules: Rules,
     gates: Arc<Gates>,
 ) {
-    let mut group = Vec::with_capacity(most);
-    while queue.recv_many(&mut group, most).await > 0 {
+    let mut taken = Vec::with_capacity(most);
+    while queue.recv_many(&mut taken, most).await > 0 {
+        let (group, permits): (Vec<Change>, Vec<_>) = taken.drain(..).unzip();
         let outcome = write(&mut session, &group, rules).await;
         for hold in &outcome.holds_opened {
             tracing::error!(hold.scope = %hold.scope, hold.cause = hold.cause, detail = hold.detail,
@@ -77,7 +94,7 @@ async fn run(
             gates.nudge();
         }
         metrics::counter!("dispatch_settled_total").increment(group.len() as u64);
-        group.clear();
+        drop(permits);
     }
 }
 

@@ -3,6 +3,7 @@
 //! | call | does |
 //! |---|---|
 //! | `GET /_sim/healthz` | 200 once it listens |
+//! | `GET /_sim/clock` | the ledger's time now, in milliseconds since the start |
 //! | `GET /_sim/ledger` | [`crate::simulator::LedgerReport`] |
 //! | `GET /_sim/ledger/messages?after=&limit=&accepted=` | accepted calls as NDJSON; `accepted=2` lists doubles only |
 //! | `GET /_sim/ledger/arrivals?number=ID` | every arrival of a number as NDJSON |
@@ -46,6 +47,7 @@ type Shared = State<Arc<Simulator>>;
 pub(super) fn router(simulator: Arc<Simulator>) -> Router {
     Router::new()
         .route("/_sim/healthz", get(async || "ok\n"))
+        .route("/_sim/clock", get(clock))
         .route("/_sim/ledger", get(ledger))
         .route("/_sim/ledger/messages", get(messages))
         .route("/_sim/ledger/arrivals", get(arrivals))
@@ -66,6 +68,10 @@ impl IntoResponse for SimulatorError {
     fn into_response(self) -> Response {
         (StatusCode::BAD_REQUEST, Json(json!({ "error": self.to_string() }))).into_response()
     }
+}
+
+async fn clock(State(simulator): Shared) -> String {
+    format!("{:.3}\n", millis(simulator.clock.now()))
 }
 
 async fn ledger(State(simulator): Shared) -> Result<Json<LedgerReport>, StatusCode> {

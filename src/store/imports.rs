@@ -132,32 +132,38 @@ pub async fn insert_rows(
     import: Uuid,
     rows: &[GoodRow],
 ) -> Result<Vec<(i64, i64)>, StoreError> {
-    // In the order of the file, so that of two equal recipients the first is kept.
-    let duplicates = sqlx::query!(
-        r#"WITH given AS (
-               SELECT * FROM UNNEST($2::bigint[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
-                   AS g (row, recipient, ref, time_zone, params)
-           ), written AS (
-               INSERT INTO import_row (import_id, row, recipient, ref, time_zone, params)
-               SELECT $1, row, recipient, ref, time_zone, params FROM given ORDER BY row
-               ON CONFLICT (import_id, recipient) DO NOTHING
-               RETURNING row, recipient
-           )
-           SELECT g.row AS "row!", coalesce(w.row, o.row) AS "first!"
-           FROM given g
-           LEFT JOIN written w ON w.recipient = g.recipient
-           LEFT JOIN import_row o ON w.row IS NULL AND o.import_id = $1 AND o.recipient = g.recipient
-           WHERE w.row IS DISTINCT FROM g.row"#,
+    let places = rows.iter().map(|r| r.row).collect::<Vec<_>>();
+    let recipients = rows.iter().map(|r| r.recipient.as_str()).collect::<Vec<_>>();
+    // An array is read in its order, which is the file's: of two equal recipients the first is kept.
+    let written = sqlx::query!(
+        "INSERT INTO import_row (import_id, row, recipient, ref, time_zone, params)
+         SELECT $1, * FROM UNNEST($2::bigint[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
+         ON CONFLICT (import_id, recipient) DO NOTHING",
         import,
-        &rows.iter().map(|r| r.row).collect::<Vec<_>>(),
-        &rows.iter().map(|r| r.recipient.as_str()).collect::<Vec<_>>() as &[&str],
+        &places,
+        &recipients as &[&str],
         &rows.iter().map(|r| r.reference.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
         &rows.iter().map(|r| r.time_zone.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
         &rows.iter().map(|r| r.params.clone()).collect::<Vec<_>>()
     )
+    .execute(&mut *connection)
+    .await
+    .doing("write rows of an import")?
+    .rows_affected();
+    if usize::try_from(written).is_ok_and(|written| written == rows.len()) {
+        return Ok(Vec::new());
+    }
+    let duplicates = sqlx::query!(
+        r#"SELECT g.row AS "row!", o.row AS "first!"
+           FROM UNNEST($2::bigint[], $3::text[]) AS g (row, recipient)
+           JOIN import_row o ON o.import_id = $1 AND o.recipient = g.recipient AND o.row <> g.row"#,
+        import,
+        &places,
+        &recipients as &[&str]
+    )
     .fetch_all(connection)
     .await
-    .doing("write rows of an import")?;
+    .doing("find repeated recipients of an import")?;
     Ok(duplicates.into_iter().map(|row| (row.row, row.first)).collect())
 }
 

@@ -262,7 +262,7 @@ impl Entered {
     }
 
     fn age(&self, attempt: i16, latest: i16, event: MessageEvent) -> Age {
-        if event.is_of_a_call() && attempt <= self.dropped {
+        if event.is_of_a_call() && self.dropped > 0 && attempt <= self.dropped {
             Age::Dropped
         } else if attempt < latest {
             Age::Older

@@ -1,0 +1,79 @@
+# shellcheck shell=bash disable=SC2034,SC2119,SC2120,SC2154 # the parts share their variables
+# What a message costs: CPU of worker, Postgres and broker together, over counts of messages and numbers.
+
+# A point: its name, its database (by count of numbers), messages in one go, goes.
+POINTS=('10k:100:10000:12' '100k:100:100000:2' '1M:100:1000000:1' '1-number:1:100000:2' '5000-numbers:5000:100000:2' 'beside-1M-held:held:100000:2')
+
+bench_cost() {
+  local rounds=${ROUNDS:-5} i point name values worst=0 base share widest
+  if $QUICK; then POINTS=('10k:100:10000:4' '100k:100:100000:1' '1-number:1:100000:1' '5000-numbers:5000:100000:1' 'beside-1M-held:held:100000:1') rounds=${ROUNDS:-1}; fi
+  start_stub
+  cost_databases
+  for ((i = 1; i <= rounds; i++)); do
+    for point in "${POINTS[@]}"; do cost_point "$point"; done
+  done
+  for point in "${POINTS[@]}"; do
+    name=${point%%:*}
+    values=$(sort -g "$WORK/cost.$name" | awk '{ v[NR] = $1 } END { printf "%.3f %.3f %.3f", v[int((NR + 1) / 2)], v[1], v[NR] }')
+    read -r value low high <<<"$values"
+    if [[ -z ${base:-} ]]; then base=$value; fi
+    figure "cost_$name" "$value" "CPU-s per 10 000 at $name ($low to $high)"
+    printf '%s %s %s\n' "$value" "$low" "$high" >>"$WORK/cost"
+  done
+  # Within 15 % of each other, or within the spread of one point's own rounds.
+  read -r share widest < <(awk '{ if (NR == 1 || $1 < lo) lo = $1; if ($1 > hi) hi = $1; s = ($3 - $2) / $1 * 100; if (s > w) w = s }
+    END { printf "%.1f %.1f\n", (hi - lo) / lo * 100, w }' "$WORK/cost")
+  worst=$(calc "$widest > 15 ? $widest : 15" %.1f)
+  figure difference "$share" '% between the dearest and the cheapest' '<=' "$worst"
+  NOTES="; medians of $rounds rounds over all points in turn"
+}
+
+cost_databases() {
+  local kind many
+  for kind in 100 1 5000 held; do
+    many=$kind
+    if [[ $kind == held ]]; then many=100; fi
+    new_database "bench_$$_$kind"
+    # shellcheck disable=SC2046 # a limit a number
+    write_registry $(yes 0 | head -n "$many")
+    start_serve
+    apply_registry
+    stop_serve
+    if [[ $kind == held ]]; then hold_a_million; fi
+  done
+}
+
+# A million messages of one more number under a hold, as a paused number leaves them.
+hold_a_million() {
+  fill 1000000 0 86400
+  sql -c "INSERT INTO hold (tenant_id, scope, cause, resume) SELECT 1, 'everything', 'bench', 'person'" \
+    -c "UPDATE work SET stage = 'parked', hold_id = (SELECT max(id) FROM hold), wake_at = 'infinity'" \
+    -c "UPDATE hold SET scope = 'batch:' || (SELECT min(batch_id::text) FROM batch)" -c 'VACUUM ANALYZE work' >/dev/null
+}
+
+cost_point() {
+  local name kind n goes i count seconds worker postgres broker total=0 all=0
+  IFS=: read -r name kind n goes <<<"$1"
+  use_database "bench_$$_$kind"
+  start_serve
+  # All numbers are leased before anything is due.
+  until_true 60 leased || die 'the numbers were not leased'
+  for ((i = 0; i < goes; i++)); do
+    read -r count seconds worker postgres broker < <(cost_go "$n" "$kind")
+    total=$(calc "$total + ($worker + $postgres + $broker) * $count" %.3f)
+    all=$((all + count))
+  done
+  stop_serve
+  if [[ $kind != held ]]; then empty; fi
+  calc "$total / $all" '%.3f\n' >>"$WORK/cost.$name"
+  say "$name: $(tail -n1 "$WORK/cost.$name") CPU-s per 10 000 (last: $seconds s, worker $worker, postgres $postgres, broker $broker)"
+}
+
+leased() { [[ $(sql -c 'SELECT count(*) FROM business_number n LEFT JOIN number_lease l ON l.number_id = n.id AND l.expires_at > now() WHERE l.number_id IS NULL') == 0 ]]; }
+
+# As drain_once; what is held stays pending.
+cost_go() {
+  local held=0
+  if [[ $2 == held ]]; then held=1000000; fi
+  drain_once "$1" 1.5 "$held"
+}
