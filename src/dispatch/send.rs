@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Shared, gate::Pass, settle};
+use super::{Shared, gate::Pass};
 use crate::{
     domain::{
         failure::{FailureClass, Outcome, Refusal},
@@ -85,7 +85,7 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
     };
     drop(permit);
     metrics::counter!("dispatch_calls_total", "outcome" => word(&outcome)).increment(1);
-    shared.settle.settle(settle::decide(&prepared, outcome, &shared.retry));
+    shared.settle.settle(shared.judge.decide(&prepared, outcome));
 }
 
 fn unknown(code: &str, reason: &str) -> Outcome {

@@ -3,7 +3,9 @@
 //! Stages fetch, ask this module, and store what it answered.
 
 pub mod address;
+pub mod canary;
 pub mod failure;
+pub mod health;
 pub mod hold;
 pub mod ids;
 pub mod lane;

@@ -85,7 +85,7 @@ pub fn router(state: HttpState) -> Router {
     };
     let quick = Router::new()
         .merge(guarded(Scope::Read, read_routes()))
-        .merge(guarded(Scope::Operate, Router::new().route("/v1/holds/{hold}/close", post(changes::close_hold))))
+        .merge(guarded(Scope::Operate, operate_routes()))
         .merge(guarded(Scope::Admin, admin_routes()))
         .merge(guarded(Scope::Publish, Router::new().route("/v1/jobs", post(jobs::submit))))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN));
@@ -111,7 +111,7 @@ pub fn router(state: HttpState) -> Router {
 }
 
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 16] = [
+    let routes: [(&str, MethodRouter<HttpState>); 17] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
@@ -123,6 +123,7 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/imports/{import}", get(jobs::find_import)),
         ("/v1/imports/{import}/rejected", get(jobs::rejected_rows)),
         ("/v1/holds", get(lists::holds)),
+        ("/v1/holds/{hold}", get(lists::hold)),
         ("/v1/accounts", get(changes::accounts)),
         ("/v1/accounts/{name}", get(changes::account)),
         ("/v1/numbers", get(changes::numbers)),
@@ -130,6 +131,12 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/templates/{id}", get(changes::template)),
     ];
     routes.into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method))
+}
+
+fn operate_routes() -> Router<HttpState> {
+    Router::new()
+        .route("/v1/holds", post(changes::open_hold))
+        .route("/v1/holds/{hold}/close", post(changes::close_hold))
 }
 
 fn admin_routes() -> Router<HttpState> {

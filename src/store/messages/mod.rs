@@ -8,6 +8,7 @@
 mod locks;
 mod plan;
 mod rows;
+mod under;
 mod writes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -44,6 +45,10 @@ pub struct Change {
     pub next: Next,
     /// What a failure told later stops, when it is a fault of more than its message.
     pub fault: Option<Fault>,
+    /// Holds that this outcome opens beside what it does to its message: one too many of its kind.
+    pub opens: Vec<NewHold>,
+    /// The hold that let its call through.
+    pub under: Option<Under>,
     /// The numbers this source may speak for; absent is all. A callback may only settle messages of its own app.
     pub only_numbers: Option<Arc<[NumberId]>>,
 }
@@ -60,7 +65,28 @@ impl Change {
             failure: None,
             next: Next::Ready,
             fault: None,
+            opens: Vec::new(),
+            under: None,
             only_numbers: None,
+        }
+    }
+}
+
+/// A hold under which a call was let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Under {
+    /// To see whether its cause is gone: an acceptance closes it, and with it the others over the message that are probed.
+    Probe(Arc<[HoldId]>),
+    /// As one of the first of its batch: the outcome counts.
+    Canary(HoldId),
+}
+
+impl Under {
+    /// Whether it lets the call pass this hold.
+    pub fn passes(&self, hold: HoldId) -> bool {
+        match self {
+            Self::Probe(holds) => holds.contains(&hold),
+            Self::Canary(canary) => *canary == hold,
         }
     }
 }
@@ -83,6 +109,8 @@ pub struct Fault {
     pub scope: FaultScope,
     /// How long, when it ends by itself.
     pub lasts: Option<Duration>,
+    /// Who ends it otherwise.
+    pub resume: Resume,
 }
 
 /// What the work row of a message that is still to be sent becomes.
@@ -116,7 +144,7 @@ pub struct NewHold {
     pub detail: String,
     /// Who ends it.
     pub resume: Resume,
-    /// When it ends by itself.
+    /// When it ends by itself; of one that is probed, when the first message is let through.
     pub lasts: Option<Duration>,
 }
 
@@ -154,6 +182,10 @@ pub struct Outcome {
     pub woken: Vec<NumberId>,
     /// Holds that were opened.
     pub holds_opened: Vec<NewHold>,
+    /// Holds that ended with this group.
+    pub holds_closed: usize,
+    /// Numbers of batches whose first messages had an outcome.
+    pub canaries: Vec<NumberId>,
 }
 
 /// Applies `changes` in one transaction; several about one message are applied in order.
@@ -180,6 +212,7 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     let mut plan = plan::Plan::new(work, messages, batches, rules);
     let applied: Vec<_> = changes.iter().map(|change| Some(plan.take(change))).collect();
     let (holds, holds_opened) = locks::open_holds(&mut tx, plan.wanted_holds(), &plan.seen_holds()).await?;
+    let ended = under::write(&mut tx, plan.under()).await?;
     let plan = plan.finish(&holds);
     writes::write_messages(&mut tx, &plan.messages).await?;
     writes::write_attempts(&mut tx, &plan.attempts).await?;
@@ -189,5 +222,6 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     writes::insert_work(&mut tx, &plan.revived).await?;
     writes::add_tallies(&mut tx, &plan.tallies).await?;
     tx.commit().await.doing("commit a group of changes")?;
-    Ok(Outcome { applied, woken: plan.woken, holds_opened })
+    let under::Ended { closed, canaries } = ended;
+    Ok(Outcome { applied, woken: plan.woken, holds_opened, holds_closed: closed, canaries })
 }

@@ -11,6 +11,7 @@ use super::{
         AttemptWrite, BatchRow, FailedWrite, Holds, MessageRow, MessageWrite, Stage, Stamp, WorkInsert, WorkRow,
         WorkWrite, Writes,
     },
+    under::Let,
 };
 use crate::domain::{
     failure::FailureClass,
@@ -54,6 +55,7 @@ pub(super) struct Plan {
     entries: HashMap<MessageKey, Entered>,
     attempts: Vec<AttemptWrite>,
     faults: Vec<NewHold>,
+    under: Let,
 }
 
 impl Plan {
@@ -63,11 +65,39 @@ impl Plan {
         batches: HashMap<BatchId, BatchRow>,
         rules: Rules,
     ) -> Self {
-        Self { work, messages, batches, rules, entries: HashMap::new(), attempts: Vec::new(), faults: Vec::new() }
+        Self {
+            work,
+            messages,
+            batches,
+            rules,
+            entries: HashMap::new(),
+            attempts: Vec::new(),
+            faults: Vec::new(),
+            under: Let::default(),
+        }
     }
 
-    /// Applies one change to what is known of its message.
+    /// Applies one change to what is known of its message, and to the hold that let it through.
     pub(super) fn take(&mut self, change: &Change) -> Applied {
+        let applied = self.take_message(change);
+        if matches!(applied, Applied::Moved { .. }) {
+            self.faults.extend(change.opens.iter().cloned());
+        }
+        // Its call is open as long as its work is: run again, a group that was committed counts nothing twice.
+        let is_open =
+            self.work.get(&change.key).is_some_and(|w| w.stage == Stage::Calling && w.attempt == change.attempt);
+        if let (Some(under), true) = (&change.under, is_open) {
+            self.under.take(under, change);
+        }
+        applied
+    }
+
+    /// What calls let through by holds came to.
+    pub(super) const fn under(&self) -> &Let {
+        &self.under
+    }
+
+    fn take_message(&mut self, change: &Change) -> Applied {
         let Some(row) = self.messages.get(&change.key) else {
             return Applied::Unmatched;
         };
@@ -275,7 +305,11 @@ fn write_work(
         }
         (_, Some(Next::Ready | Next::ParkUnder(_))) => ("ready", Duration::ZERO, charged, None),
         (_, Some(Next::Park(hold))) => match holds.asked.get(&(hold.scope.clone(), hold.cause.clone())) {
-            Some(id) => ("parked", hold.lasts.unwrap_or(Duration::MAX), charged, Some(*id)),
+            Some(id) => {
+                // One that is probed ends when a message says so, and not by the clock.
+                let lasts = hold.lasts.filter(|_| hold.resume != Resume::Probe);
+                ("parked", lasts.unwrap_or(Duration::MAX), charged, Some(*id))
+            }
             None => ("ready", Duration::ZERO, charged, None),
         },
     };
@@ -303,7 +337,7 @@ fn hold_for(fault: Fault, failure: &Failure, batch: &BatchRow) -> NewHold {
         scope: batch.route.fault(fault.scope),
         cause: failure.code.clone(),
         detail: failure.reason.clone(),
-        resume: if fault.lasts.is_some() { Resume::Time } else { Resume::Person },
+        resume: fault.resume,
         lasts: fault.lasts,
     }
 }
