@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn what_becomes_due_is_looked_at_then() {
         let mut agenda = Agenda::new();
-        agenda.polled(NOW, NOW, Duration::from_secs(60));
+        agenda.polled(NOW, NOW, Duration::from_mins(1));
         agenda.looked(A, false, Some(NOW + Duration::from_secs(5)));
         assert_eq!(agenda.next(NOW), NOW + Duration::from_secs(5));
         assert!(agenda.take_looks(&Hunger::default(), NOW).is_empty());

@@ -118,7 +118,9 @@ impl Claimer {
             Ok(claimed) => claimed,
             Err(error) => {
                 self.read_back(claim_id).await;
-                wants.iter().for_each(|want| self.agenda.known(want.number, true));
+                for want in &wants {
+                    self.agenda.known(want.number, true);
+                }
                 return Err(error);
             }
         };
@@ -162,10 +164,10 @@ impl Claimer {
         message: ClaimedMessage,
         facts: &HashMap<BatchId, BatchFacts>,
         call_by: Tick,
-        under: Option<Under>,
+        under: Option<&Under>,
     ) {
         let (key, attempt, charged) = (message.key(), message.attempt(), message.charged());
-        let settle = |change| self.shared.settle.settle(Change { under: under.clone(), ..change });
+        let settle = |change| self.shared.settle.settle(Change { under: under.cloned(), ..change });
         let (Some(facts), Some(number)) = (facts.get(&key.batch_id), self.numbers.get(&message.number())) else {
             return settle(settle::in_a_moment(key, attempt));
         };
@@ -181,7 +183,7 @@ impl Claimer {
         };
         let route = self.routes.entry((row.id, template.id)).or_insert_with(|| Arc::new(snapshot.route(row, template)));
         let seen = self.shared.gates.version();
-        let under = under.clone().map(|under| through::widened(under, &self.shared.gates, route, key.batch_id));
+        let under = under.map(|under| through::widened(under, &self.shared.gates, route, key.batch_id));
         if let Some(stop) = self.shared.gates.stops(route, key.batch_id, under.as_ref()) {
             return settle(settle::not_called(key, attempt, Some(stop)));
         }

@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn probes_come_less_often_up_to_a_limit() {
-        let wait = |probes| probe_wait(probes, Duration::from_secs(60), Duration::from_secs(900)).as_secs();
+        let wait = |probes| probe_wait(probes, Duration::from_mins(1), Duration::from_mins(15)).as_secs();
         assert_eq!([0, 1, 2, 3, 4, 5, 900].map(wait), [60, 120, 240, 480, 900, 900, 900]);
     }
 }

@@ -58,7 +58,7 @@ async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease:
     let batches: Vec<_> = keys.iter().map(|(key, _)| key.batch_id).collect();
     work::batch_facts(&mut tx, &batches).await.unwrap();
     work::through::canary(&mut tx, HoldId(1), &wants[..].first().copied().unwrap_or(none), claim).await.unwrap();
-    work::through::probe(&mut tx, &hold, &[(number, lease)], &wants, claim, Duration::from_secs(60)).await.unwrap();
+    work::through::probe(&mut tx, &hold, &[(number, lease)], &wants, claim, Duration::from_mins(1)).await.unwrap();
     work::claimed_by(&mut tx, Uuid::new_v4()).await.unwrap();
     for event in [MessageEvent::Accepted, MessageEvent::Sent, MessageEvent::Delivered, MessageEvent::Read] {
         let changes: Vec<Change> = keys.iter().map(|(key, attempt)| Change::new(*key, *attempt, event)).collect();

@@ -38,7 +38,9 @@ impl Claimer {
         let due = self.agenda.take_looks(&self.shared.hunger, now);
         for some in due.chunks(LOOK_NUMBERS) {
             if let Err(error) = self.look_at(some, now).await {
-                due.into_iter().for_each(|number| self.agenda.look_at(number));
+                for number in due {
+                    self.agenda.look_at(number);
+                }
                 return Err(error);
             }
         }

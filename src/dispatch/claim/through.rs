@@ -29,13 +29,13 @@ const OFFERED: usize = 50;
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
 /// A probe also passes the other holds over its message that are probed: each would stop the probes of the other.
-pub(super) fn widened(under: Under, gates: &Gates, route: &Route, batch: BatchId) -> Under {
+pub(super) fn widened(under: &Under, gates: &Gates, route: &Route, batch: BatchId) -> Under {
     match under {
         Under::Probe(first) => {
             let others = gates.probed(route, batch);
             Under::Probe(first.iter().chain(others.iter().filter(|hold| !first.contains(hold))).copied().collect())
         }
-        Under::Canary(_) => under,
+        Under::Canary(hold) => Under::Canary(*hold),
     }
 }
 
@@ -102,7 +102,7 @@ impl Claimer {
         let count = claimed.len();
         let facts = self.facts(&claimed).await;
         for message in claimed {
-            self.hand_over(message, &facts, asked + SETTLE_ROOM, Some(under.clone()));
+            self.hand_over(message, &facts, asked + SETTLE_ROOM, Some(&under));
         }
         Ok(count)
     }
@@ -123,8 +123,8 @@ impl Claimer {
             }
             // What a hold of a template parked may be on any number; the turns of a number tell nothing of templates.
             leases.push((*id, lease));
-            let stopped = open.iter().filter(|lane| stops_lane(&hold.scope, row, **lane));
-            let turn = stopped.filter_map(|lane| Some((*lane, number.turns.first(*lane)?))).next();
+            let mut stopped = open.iter().filter(|lane| stops_lane(&hold.scope, row, **lane));
+            let turn = stopped.find_map(|lane| Some((*lane, number.turns.first(*lane)?)));
             if let (Some((lane, group)), true) = (turn, wants.len() < OFFERED) {
                 wants.push(Want { number: *id, lease, lane, group, most: 1 });
             }

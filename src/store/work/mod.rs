@@ -226,8 +226,7 @@ pub async fn claim(
             JOIN worker o ON o.worker_id = l.worker_id AND NOT o.is_dead AND o.expires_at > now()
             WHERE NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = w.turn_group AND b.state = 'planning')
               -- Of a batch that opens with a canary nothing goes out this way.
-              AND NOT EXISTS (SELECT FROM canary c JOIN hold h ON h.id = c.hold_id
-                              WHERE c.batch_id = w.turn_group AND h.closed_at IS NULL)
+              AND NOT EXISTS (SELECT FROM canary c JOIN hold h ON h.id = c.hold_id AND h.closed_at IS NULL WHERE c.batch_id = w.turn_group)
         ), due AS MATERIALIZED (
             SELECT k.batch_id, k.seq
             FROM want

@@ -93,19 +93,15 @@ pub async fn probe(
             ) k
             WHERE NOT EXISTS (SELECT FROM parked)
               AND NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = t.turn_group AND b.state = 'planning')
-              AND NOT EXISTS (SELECT FROM canary c JOIN hold h ON h.id = c.hold_id
-                              WHERE c.batch_id = t.turn_group AND h.closed_at IS NULL)
+              AND NOT EXISTS (SELECT FROM canary c JOIN hold h ON h.id = c.hold_id AND h.closed_at IS NULL WHERE c.batch_id = t.turn_group)
             LIMIT 1
-        ), one AS MATERIALIZED (
-            SELECT * FROM parked UNION ALL SELECT * FROM ready
-        ), passed AS (
+        ), one AS MATERIALIZED (SELECT * FROM parked UNION ALL SELECT * FROM ready), passed AS (
             UPDATE hold SET probes = probes + 1, probe_at = now() + make_interval(secs => $7)
             WHERE id = $1 AND closed_at IS NULL AND resume = 'probe' AND probe_at <= now() AND EXISTS (SELECT FROM one)
             RETURNING id
         ), claimed AS (
             UPDATE work w
-            SET stage = 'calling', hold_id = NULL, attempt = w.attempt + 1, claim_id = $8,
-                wake_at = now() + make_interval(secs => $9)
+            SET stage = 'calling', hold_id = NULL, attempt = w.attempt + 1, claim_id = $8, wake_at = now() + make_interval(secs => $9)
             FROM one, passed WHERE w.batch_id = one.batch_id AND w.seq = one.seq
             RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group
         )
