@@ -57,6 +57,10 @@ pub mod decisions {
     pub mod adr_0004_backoff_as_policy_only {}
     #[doc = include_str!("docs/0005-held-work-is-skipped-or-parked.md")]
     pub mod adr_0005_held_work_is_skipped_or_parked {}
+    #[doc = include_str!("docs/0007-a-lease-lives-as-long-as-its-worker.md")]
+    pub mod adr_0007_a_lease_lives_as_long_as_its_worker {}
+    #[doc = include_str!("docs/0008-what-a-hold-lets-through.md")]
+    pub mod adr_0008_what_a_hold_lets_through {}
     #[doc = include_str!("docs/state-machines.md")]
     pub mod state_machines {}
 }

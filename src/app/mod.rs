@@ -112,7 +112,8 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
     // The broker outlives the drain: what is owed at the end is still published.
     let broker_stop = CancellationToken::new();
     let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), broker_stop.clone())?;
-    let (intake, lanes) = Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone());
+    let (intake, lanes) =
+        Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone(), settings.canary.clone());
     let parts = Parts { settings, store, directory, providers, broker, intake, nudge: Arc::default() };
 
     let mut tasks = Tasks::default();

@@ -13,7 +13,8 @@ use super::Group;
 use crate::{
     broker::{Broker, Delivery},
     domain::{
-        failure::{FailureClass, Reaction},
+        failure::{FailureClass, FaultScope, Reaction},
+        hold::Resume,
         ids::{AccountId, MessageKey, NumberId},
         message::MessageEvent,
         retry::{PERSIST, RetryPolicy},
@@ -230,7 +231,7 @@ impl Applier {
             _ => return None,
         };
         let fault = event.failure.as_ref().and_then(|(_, class, _, wait)| match class.reaction() {
-            Reaction::Park(scope) => Some(Fault { scope, lasts: wait.map(Duration::from_secs) }),
+            Reaction::Park(scope) => Some(self.fault(event, scope, wait.map(Duration::from_secs))),
             Reaction::Later { .. } | Reaction::Fail | Reaction::Unknown => None,
         });
         let failure = event.failure.clone().map(|(code, class, reason, _)| Failure { code, class, reason });
@@ -243,6 +244,20 @@ impl Applier {
             only_numbers: Some(numbers),
             ..Change::new(key, attempt, message_event)
         })
+    }
+
+    /// The hold of a fault told later: who ends it is in the table of codes.
+    fn fault(&self, event: &Event, scope: FaultScope, wait: Option<Duration>) -> Fault {
+        let snapshot = self.directory.current();
+        let provider = snapshot.accounts.get(&event.account).and_then(|account| self.providers.get(&account.provider));
+        let code = event.failure.as_ref().map_or("", |(code, ..)| code);
+        let resume = provider.map_or(Resume::Person, |provider| provider.errors().resume(code));
+        let first_probe = Duration::from_secs(self.settings.hold.probe_base_s);
+        match (wait, resume) {
+            (Some(wait), _) => Fault { scope, lasts: Some(wait), resume: Resume::Time },
+            (None, Resume::Probe) => Fault { scope, lasts: Some(first_probe), resume },
+            (None, resume) => Fault { scope, lasts: None, resume },
+        }
     }
 
     /// A failure told later is final, unless it is transient or throttled, young enough and within the cap.

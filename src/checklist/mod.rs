@@ -1,22 +1,25 @@
 //! What operators ask: which batches, which messages, what failed and what to do about it, what is held and why.
 //!
-//! Reads only, but for closing a hold and deciding about uncertain messages. Every question starts from the tenant of who asks; addresses are masked unless
-//! the caller may see them whole. Pages go by key, so that the thousandth costs what the first does.
+//! Reads only, but for opening and closing holds and deciding about uncertain messages. Every question starts from the
+//! tenant of who asks; addresses are masked unless the caller may see them whole. Pages go by key, so that the thousandth
+//! costs what the first does.
 
 mod failures;
+mod holds;
 mod uncertain;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use failures::{AdvisedFailure, failures};
+pub use holds::{close_hold, find_hold, list_holds, open_hold};
 pub use uncertain::{ResolveRequest, Resolved, UncertainMessage, list_uncertain, resolve};
 
 use crate::{
     domain::{
         Channel,
         address::{Address, AddressError},
-        ids::{BatchId, HoldId, MessageKey, TenantId},
+        ids::{BatchId, MessageKey, TenantId},
         message::MessageState,
     },
     store::{
@@ -27,7 +30,6 @@ use crate::{
             messages::{self, AttemptRow, DecisionRow, List, MessageFilter, MessageRow},
             refused::{self, ImportRow, RejectedImportRow, RejectedJobRow, RejectedRecipientRow},
         },
-        holds_list::{self, Closed, HoldRow},
     },
 };
 
@@ -358,31 +360,6 @@ pub async fn list_rejected_rows(
     }
     let rows = refused::import_rows(&mut connection, import, row_key(after)?, i64::from(limit) + 1).await?;
     Ok(Some(Page::cut(rows, limit, |r| format!("{}:{}", r.row, r.field))))
-}
-
-/// A page of holds.
-pub async fn list_holds(
-    store: &Store,
-    tenant: TenantId,
-    open: Option<bool>,
-    limit: Option<u16>,
-    after: Option<&str>,
-) -> Result<Page<HoldRow>, ChecklistError> {
-    let (limit, before) = (size(limit), key(after)?.map(HoldId));
-    let rows = holds_list::list(&mut *store.acquire().await?, tenant, open, before, i64::from(limit) + 1).await?;
-    Ok(Page::cut(rows, limit, |row| row.id.to_string()))
-}
-
-/// Closes a hold in the name of `by`. A hold on everybody needs the caller to be one who may speak for `everybody`.
-pub async fn close_hold(
-    store: &Store,
-    tenant: TenantId,
-    everybody: bool,
-    hold: HoldId,
-    by: &str,
-    reason: &str,
-) -> Result<Closed, ChecklistError> {
-    Ok(holds_list::close(&mut *store.acquire().await?, tenant, everybody, hold, by, reason).await?)
 }
 
 #[cfg(test)]

@@ -20,6 +20,20 @@ pub(super) enum HoldsCommand {
         #[command(flatten)]
         page: PageArgs,
     },
+    /// One of them
+    Show {
+        /// Its id
+        hold: i64,
+    },
+    /// Stop sending: everything, provider:NAME, portfolio:TENANT/NAME, account:ID, number:ID, number:ID:LANE, template:ID or
+    /// batch:ID
+    Open {
+        /// What to stop
+        scope: String,
+        /// For whoever asks later
+        #[arg(long)]
+        reason: String,
+    },
     /// Let what waits under a hold go on
     Close {
         /// Its id
@@ -41,24 +55,24 @@ pub(super) async fn holds(common: &Common, command: HoldsCommand) -> anyhow::Res
                 return output::json(&value);
             }
             let page: Page<HoldRow> = read(&value)?;
-            let row = |h: &HoldRow| {
-                let until = h.until.map(output::time).unwrap_or_default();
-                let state = h.closed_at.map_or_else(|| "open".to_owned(), |at| format!("closed {}", output::time(at)));
-                vec![
-                    h.id.to_string(),
-                    h.scope.clone(),
-                    h.cause.clone(),
-                    output::time(h.since),
-                    until,
-                    h.resume.clone(),
-                    h.parked.to_string(),
-                    state,
-                    h.detail.clone(),
-                ]
-            };
-            let heads = ["HOLD", "SCOPE", "CAUSE", "SINCE", "UNTIL", "ENDED BY", "WAITING", "STATE", ""];
-            output::table(&heads, &page.items.iter().map(row).collect::<Vec<_>>())?;
+            output::table(&HEADS, &page.items.iter().map(row).collect::<Vec<_>>())?;
             output::more(page.next.as_deref())
+        }
+        HoldsCommand::Show { hold } => {
+            let value = client.get(&format!("/v1/holds/{hold}"), &Query::new()).await?;
+            if common.json {
+                return output::json(&value);
+            }
+            output::table(&HEADS, &[row(&read(&value)?)])
+        }
+        HoldsCommand::Open { scope, reason } => {
+            let body = json!({ "scope": scope, "reason": reason });
+            let opened = client.call(Method::POST, "/v1/holds", &Query::new(), Some(&body)).await?;
+            if common.json {
+                output::json(&opened)
+            } else {
+                output::line(&format!("hold {} is open: nothing of {scope} is sent", opened["id"]))
+            }
         }
         HoldsCommand::Close { hold, reason } => {
             let body = json!({ "reason": reason });
@@ -70,4 +84,24 @@ pub(super) async fn holds(common: &Common, command: HoldsCommand) -> anyhow::Res
             }
         }
     }
+}
+
+const HEADS: [&str; 11] =
+    ["HOLD", "SCOPE", "CAUSE", "SINCE", "UNTIL", "ENDED BY", "NEXT PROBE", "PROBES", "WAITING", "STATE", ""];
+
+fn row(h: &HoldRow) -> Vec<String> {
+    let state = h.closed_at.map_or_else(|| "open".to_owned(), |at| format!("closed {}", output::time(at)));
+    vec![
+        h.id.to_string(),
+        h.scope.clone(),
+        h.cause.clone(),
+        output::time(h.since),
+        h.until.map(output::time).unwrap_or_default(),
+        h.resume.clone(),
+        h.probe_at.filter(|_| h.closed_at.is_none()).map(output::time).unwrap_or_default(),
+        h.probes.to_string(),
+        h.parked.to_string(),
+        state,
+        h.detail.clone(),
+    ]
 }

@@ -12,10 +12,11 @@ use tokio::sync::Notify;
 
 use crate::domain::{ids::NumberId, pacing::Tick};
 
-/// Numbers whose actors have room again.
+/// What the actors and the settling tell the claimer: numbers that have room again, or work that was waiting.
 #[derive(Debug, Default)]
 pub(super) struct Hunger {
     numbers: RefCell<Vec<NumberId>>,
+    come: RefCell<Vec<NumberId>>,
     changed: Notify,
 }
 
@@ -26,6 +27,12 @@ impl Hunger {
         self.changed.notify_one();
     }
 
+    /// Something may have come for a number.
+    pub(super) fn come(&self, number: NumberId) {
+        self.come.borrow_mut().push(number);
+        self.changed.notify_one();
+    }
+
     /// Waits until one has told.
     pub(super) async fn told(&self) {
         self.changed.notified().await;
@@ -33,6 +40,10 @@ impl Hunger {
 
     fn take(&self) -> Vec<NumberId> {
         std::mem::take(&mut *self.numbers.borrow_mut())
+    }
+
+    fn take_come(&self) -> Vec<NumberId> {
+        std::mem::take(&mut *self.come.borrow_mut())
     }
 }
 
@@ -85,7 +96,8 @@ impl Agenda {
     }
 
     /// The numbers to look at now.
-    pub(super) fn take_looks(&mut self, now: Tick) -> Vec<NumberId> {
+    pub(super) fn take_looks(&mut self, hunger: &Hunger, now: Tick) -> Vec<NumberId> {
+        self.look.extend(hunger.take_come());
         while let Some(Reverse((at, number))) = self.later.peek().copied()
             && at <= now
         {
@@ -163,12 +175,12 @@ mod tests {
     fn a_number_without_work_is_touched_by_nothing() {
         let (mut agenda, hunger) = (Agenda::new(), Hunger::default());
         agenda.look_at(A);
-        assert_eq!(agenda.take_looks(NOW), [A]);
+        assert_eq!(agenda.take_looks(&Hunger::default(), NOW), [A]);
         agenda.looked(A, false, None);
         agenda.polled(NOW, NOW, Duration::from_secs(1));
         hunger.tell(A);
         assert!(agenda.take_asks(&hunger, 7).is_empty());
-        assert!(agenda.take_looks(NOW * 9).is_empty());
+        assert!(agenda.take_looks(&Hunger::default(), NOW * 9).is_empty());
         assert_eq!(agenda.next(NOW), NOW + Duration::from_secs(1));
     }
 
@@ -190,11 +202,11 @@ mod tests {
     #[test]
     fn what_becomes_due_is_looked_at_then() {
         let mut agenda = Agenda::new();
-        agenda.polled(NOW, NOW, Duration::from_secs(60));
+        agenda.polled(NOW, NOW, Duration::from_mins(1));
         agenda.looked(A, false, Some(NOW + Duration::from_secs(5)));
         assert_eq!(agenda.next(NOW), NOW + Duration::from_secs(5));
-        assert!(agenda.take_looks(NOW).is_empty());
-        assert_eq!(agenda.take_looks(NOW + Duration::from_secs(5)), [A]);
+        assert!(agenda.take_looks(&Hunger::default(), NOW).is_empty());
+        assert_eq!(agenda.take_looks(&Hunger::default(), NOW + Duration::from_secs(5)), [A]);
     }
 
     #[test]

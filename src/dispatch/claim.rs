@@ -1,6 +1,9 @@
 //! The claimer: one loop per process over all its numbers. Looks for due work, claims a step ahead of the pace, and
 //! hands each message to its number's actor.
 
+mod look;
+mod through;
+
 use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
@@ -13,29 +16,25 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Shared, agenda::Agenda, clock, gate::Pass, leases::LeaseEvent, number::Number, send::Prepared, settle, turns::Turns,
+    Shared, agenda::Agenda, clock, gate::Pass, judge::Case, leases::LeaseEvent, number::Number, send::Prepared, settle,
+    turns::Turns,
 };
 use crate::{
     domain::{
         failure::{FailureClass, Refusal},
         hold::Route,
-        ids::{BatchId, NumberId, TemplateId},
-        lane::Lane,
+        ids::{BatchId, HoldId, NumberId, TemplateId},
         message::MessageEvent,
         pacing::Tick,
         retry::PERSIST,
     },
     store::{
         self, Session, StoreError,
-        messages::Change,
-        work::{BatchFacts, ClaimedMessage, Want},
+        messages::{Change, Under},
+        work::{BatchFacts, ClaimedMessage},
     },
 };
 
-/// Groups looked at in one go; more come into view as these are served.
-const LOOK_MOST: i64 = 10_000;
-/// Numbers looked at in one go, so that each of them shows its first groups.
-const LOOK_NUMBERS: usize = 2_000;
 /// How long before the end of a claim its call must have started, beyond what a call may take.
 const SETTLE_ROOM: Duration = Duration::from_secs(5);
 
@@ -54,6 +53,8 @@ pub(super) struct Claimer {
     /// The holds are not known: a moment to try again.
     blind_until: Option<Tick>,
     routes: HashMap<(NumberId, TemplateId), Arc<Route>>,
+    /// When a probe under a hold was last tried here.
+    probed: HashMap<HoldId, Tick>,
     registry_version: i64,
     tries: u32,
     is_deaf: bool,
@@ -75,6 +76,7 @@ impl Claimer {
             agenda: Agenda::new(),
             blind_until: None,
             routes: HashMap::new(),
+            probed: HashMap::new(),
             registry_version: 0,
             tries: 0,
             is_deaf: false,
@@ -103,128 +105,39 @@ impl Claimer {
     /// One look and one claim, whatever the number of numbers.
     async fn step(&mut self) -> Result<(), StoreError> {
         self.look().await?;
-        let wants = self.wants();
+        let (wants, canaries) = self.wants();
+        self.probe().await?;
+        self.canaries(&canaries).await?;
         if wants.is_empty() {
             return Ok(());
         }
         let claim_id = Uuid::new_v4();
         let asked = clock::now();
-        let provider = &self.shared.settings.provider;
-        let call = Duration::from_millis(provider.timeout_ms + provider.connect_timeout_ms);
-        let claimed =
-            match store::work::claim(self.session.connection().await?, &wants, claim_id, call + SETTLE_ROOM).await {
-                Ok(claimed) => claimed,
-                Err(error) => {
-                    self.read_back(claim_id).await;
-                    wants.iter().for_each(|want| self.agenda.known(want.number, true));
-                    return Err(error);
+        let lasts = self.claim_lasts();
+        let claimed = match store::work::claim(self.session.connection().await?, &wants, claim_id, lasts).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.read_back(claim_id).await;
+                for want in &wants {
+                    self.agenda.known(want.number, true);
                 }
-            };
+                return Err(error);
+            }
+        };
         metrics::counter!("dispatch_claimed_total").increment(claimed.len() as u64);
         self.note_drained(&wants, &claimed);
         let facts = self.facts(&claimed).await;
         for message in claimed {
-            self.hand_over(message, &facts, asked + SETTLE_ROOM);
+            self.hand_over(message, &facts, asked + SETTLE_ROOM, None);
         }
         self.ask_again(&wants);
         Ok(())
     }
 
-    /// Reads which groups have due work, of the numbers that were woken, have something that becomes due, or are found by
-    /// a poll to have any.
-    async fn look(&mut self) -> Result<(), StoreError> {
-        let now = clock::now();
-        let is_poll = self.agenda.is_poll_due(now);
-        if is_poll {
-            let found = store::work::numbers_with_work(self.session.connection().await?).await?;
-            for number in found.into_iter().filter(|number| self.numbers.contains_key(number)) {
-                self.agenda.look_at(number);
-            }
-        }
-        let due = self.agenda.take_looks(now);
-        for some in due.chunks(LOOK_NUMBERS) {
-            if let Err(error) = self.look_at(some, now).await {
-                due.into_iter().for_each(|number| self.agenda.look_at(number));
-                return Err(error);
-            }
-        }
-        if is_poll {
-            let every = Duration::from_millis(self.shared.settings.dispatch.poll_ms);
-            self.agenda.polled(now, clock::now(), every);
-        }
-        Ok(())
-    }
-
-    async fn look_at(&mut self, due: &[NumberId], now: Tick) -> Result<(), StoreError> {
-        let found = store::work::look(self.session.connection().await?, due, LOOK_MOST).await?;
-        let mut by_number: HashMap<NumberId, Vec<(Lane, Uuid, Duration)>> = HashMap::new();
-        for group in found {
-            by_number.entry(group.number).or_default().push((group.lane, group.group, group.due_in));
-        }
-        for id in due {
-            if let Some(number) = self.numbers.get_mut(id) {
-                number.turns.found(by_number.remove(id).unwrap_or_default().into_iter(), now);
-                self.agenda.looked(*id, number.turns.has_due(), number.turns.next_due());
-            }
-        }
-        Ok(())
-    }
-
-    /// What each number that may be asked for has room for and no hold over it.
-    fn wants(&mut self) -> Vec<Want> {
-        let snapshot = self.shared.directory.current();
-        let gates = &self.shared.gates;
-        let now = clock::now();
-        self.blind_until = None;
-        if !gates.is_fresh(now) {
-            self.blind_until = Some(now + Duration::from_millis(self.shared.settings.dispatch.hold_refresh_ms));
-            return Vec::new();
-        }
-        let mut wants = Vec::new();
-        for id in self.agenda.take_asks(&self.shared.hunger, gates.version()) {
-            let Some(number) = self.numbers.get_mut(&id).filter(|number| number.actor.held.is_good(now)) else {
-                continue;
-            };
-            for urgent in [true, false] {
-                let room = number.actor.room(urgent);
-                if room == 0 {
-                    continue;
-                }
-                let open = |lane, group| gates.lets_group(&snapshot, id, lane, group);
-                for turn in number.turns.take(urgent, room, open) {
-                    let (lease, lane, group, most) = (number.actor.held.lease, turn.lane, turn.group, turn.most);
-                    wants.push(Want { number: id, lease, lane, group, most });
-                }
-            }
-        }
-        wants
-    }
-
-    /// Numbers that were asked for and still have room are asked again, as long as a group of theirs has more.
-    fn ask_again(&mut self, wants: &[Want]) {
-        for want in wants {
-            if let Some(number) = self.numbers.get(&want.number) {
-                let more = number.turns.has_due();
-                self.agenda.known(want.number, more);
-                if more && number.actor.room(false) == 0 && number.actor.room(true) == 0 {
-                    self.agenda.asked(want.number);
-                }
-            }
-        }
-    }
-
-    /// A group that gave less than it was asked for has nothing more that is due.
-    fn note_drained(&mut self, wants: &[Want], claimed: &[ClaimedMessage]) {
-        let mut got: HashMap<(NumberId, Lane, Uuid), usize> = HashMap::new();
-        for message in claimed {
-            *got.entry((message.number(), message.lane(), message.group())).or_default() += 1;
-        }
-        for want in wants {
-            let got = got.get(&(want.number, want.lane, want.group)).copied().unwrap_or_default();
-            if let (true, Some(number)) = (got < want.most, self.numbers.get_mut(&want.number)) {
-                number.turns.drained(want.lane, want.group);
-            }
-        }
+    /// How long a claim lasts: its call and the settling.
+    fn claim_lasts(&self) -> Duration {
+        let provider = &self.shared.settings.provider;
+        Duration::from_millis(provider.timeout_ms + provider.connect_timeout_ms) + SETTLE_ROOM
     }
 
     /// What the batches of the claim say. Without it nothing can be sent, and everything goes back.
@@ -246,9 +159,15 @@ impl Claimer {
     }
 
     /// Gives a claimed message to its number, or settles what must not be called.
-    fn hand_over(&mut self, message: ClaimedMessage, facts: &HashMap<BatchId, BatchFacts>, call_by: Tick) {
+    fn hand_over(
+        &mut self,
+        message: ClaimedMessage,
+        facts: &HashMap<BatchId, BatchFacts>,
+        call_by: Tick,
+        under: Option<&Under>,
+    ) {
         let (key, attempt, charged) = (message.key(), message.attempt(), message.charged());
-        let settle = |change| self.shared.settle.settle(change);
+        let settle = |change| self.shared.settle.settle(Change { under: under.cloned(), ..change });
         let (Some(facts), Some(number)) = (facts.get(&key.batch_id), self.numbers.get(&message.number())) else {
             return settle(settle::in_a_moment(key, attempt));
         };
@@ -264,11 +183,13 @@ impl Claimer {
         };
         let route = self.routes.entry((row.id, template.id)).or_insert_with(|| Arc::new(snapshot.route(row, template)));
         let seen = self.shared.gates.version();
-        if let Some(stop) = self.shared.gates.stops(route, key.batch_id) {
+        let under = under.map(|under| through::widened(under, &self.shared.gates, route, key.batch_id));
+        if let Some(stop) = self.shared.gates.stops(route, key.batch_id, under.as_ref()) {
             return settle(settle::not_called(key, attempt, Some(stop)));
         }
         let tenant = row.account.tenant;
-        let refused = |refusal| settle::refused(key, attempt, charged, refusal, route, tenant, &self.shared.retry);
+        let case = Case { key, attempt, charged, route, tenant };
+        let refused = |refusal| self.shared.judge.refused(case, refusal);
         let filled = match template.template.fill(&facts.defaults, message.params()) {
             Ok(filled) => filled,
             Err(problems) => return settle(refused(unfillable(&problems))),
@@ -279,6 +200,7 @@ impl Claimer {
             seen,
             route: Arc::clone(route),
             batch: key.batch_id,
+            under,
             call_by,
             freeze: self.shared.freeze.clone(),
         };

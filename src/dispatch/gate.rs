@@ -1,7 +1,7 @@
 //! What must hold at the instant a call is written, and the copy of holds and cancellations it is checked against.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,14 +16,15 @@ use uuid::Uuid;
 use super::clock::{self, FreezeGuard, nanos};
 use crate::{
     domain::{
-        hold::Route,
+        hold::{HoldScope, OpenHold, Route},
         ids::{BatchId, HoldId, NumberId, TemplateId},
         lane::Lane,
         pacing::Tick,
     },
     store::{
         self, Session, Store, StoreError,
-        registry::{Directory, Snapshot},
+        messages::Under,
+        registry::{self, Directory, Snapshot},
     },
 };
 
@@ -97,7 +98,7 @@ pub struct Gates {
 
 #[derive(Debug, Default)]
 struct Copy {
-    holds: std::collections::HashMap<String, HoldId>,
+    holds: HashMap<String, Vec<OpenHold>>,
     cancelled: HashSet<BatchId>,
 }
 
@@ -144,8 +145,8 @@ impl Gates {
         self.version.load(Ordering::Acquire)
     }
 
-    /// What stops a message of `batch` on `route`, by the copy.
-    pub fn stops(&self, route: &Route, batch: BatchId) -> Option<Stop> {
+    /// What stops a message of `batch` on `route`, by the copy, apart from the hold it was let through `under`.
+    pub fn stops(&self, route: &Route, batch: BatchId, under: Option<&Under>) -> Option<Stop> {
         let copy = self.copy();
         if copy.cancelled.contains(&batch) {
             return Some(Stop::Cancelled);
@@ -153,7 +154,9 @@ impl Gates {
         if copy.holds.is_empty() {
             return None;
         }
-        route.scopes(batch).iter().find_map(|scope| copy.holds.get(&scope.to_string())).map(|id| Stop::Held(*id))
+        let scopes = route.scopes(batch);
+        let mut holds = scopes.iter().filter_map(|scope| copy.holds.get(&scope.to_string())).flatten();
+        holds.find(|hold| under.is_none_or(|under| !under.passes(hold.id))).map(|hold| Stop::Held(hold.id))
     }
 
     /// Whether any message of this group could be sent: no hold over its number, lane, account or wider, nor over the
@@ -166,16 +169,31 @@ impl Gates {
         let Some(number) = snapshot.numbers.get(&number) else {
             return false;
         };
-        // A route without its template: no template has id 0.
-        let route = Route {
-            provider: number.account.provider.clone(),
-            portfolio: number.account.portfolio.as_ref().map(|p| format!("{}/{p}", number.account.tenant)),
-            account: number.account.id,
-            number: number.id,
-            template: TemplateId(0),
-            lane,
-        };
-        route.scopes(BatchId(group)).iter().all(|scope| !copy.holds.contains_key(&scope.to_string()))
+        on_lane(number, lane).scopes(BatchId(group)).iter().all(|scope| !copy.holds.contains_key(&scope.to_string()))
+    }
+
+    /// The holds that may let a message through now to see whether their cause is gone.
+    pub fn probes(&self) -> Vec<OpenHold> {
+        let copy = self.copy();
+        copy.holds.values().flatten().filter(|hold| hold.is_probe_due).cloned().collect()
+    }
+
+    /// The holds over a message that are probed: one message that is let through passes them all.
+    pub fn probed(&self, route: &Route, batch: BatchId) -> Arc<[HoldId]> {
+        let copy = self.copy();
+        let scopes = route.scopes(batch);
+        let holds = scopes.iter().filter_map(|scope| copy.holds.get(&scope.to_string())).flatten();
+        holds.filter(|hold| hold.is_probed).map(|hold| hold.id).collect()
+    }
+
+    /// Whether a message let through this hold could go out on the number's lane: no hold that waits for something else
+    /// covers the lane, and of those that are probed this is the widest.
+    pub fn lets_probe(&self, hold: &OpenHold, number: &registry::Number, lane: Lane) -> bool {
+        let copy = self.copy();
+        let scopes = on_lane(number, lane).scopes(BatchId(Uuid::nil()));
+        let mut over = scopes.iter().filter_map(|scope| copy.holds.get(&scope.to_string())).flatten();
+        let widest = over.clone().next().is_none_or(|first| first.id == hold.id);
+        widest && over.all(|other| other.is_probed)
     }
 
     /// Whether the copy is recent enough to send by: four missed refreshes and nothing leaves.
@@ -189,10 +207,7 @@ impl Gates {
     }
 
     fn replace(&self, gates: store::holds::Gates, read_at: Tick) {
-        let copy = Copy {
-            holds: gates.holds.into_iter().map(|(scope, hold)| (scope, hold.id)).collect(),
-            cancelled: gates.cancelled.into_iter().collect(),
-        };
+        let copy = Copy { holds: gates.holds, cancelled: gates.cancelled.into_iter().collect() };
         let current = self.copy();
         if current.holds != copy.holds || current.cancelled != copy.cancelled {
             *self.copy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(copy);
@@ -201,6 +216,24 @@ impl Gates {
         }
         self.read_at.store(nanos(read_at), Ordering::Relaxed);
     }
+}
+
+/// How a number's lane goes out, whatever the template: none has id 0.
+fn on_lane(number: &registry::Number, lane: Lane) -> Route {
+    Route {
+        provider: number.account.provider.clone(),
+        portfolio: number.account.portfolio.as_ref().map(|p| format!("{}/{p}", number.account.tenant)),
+        account: number.account.id,
+        number: number.id,
+        template: TemplateId(0),
+        lane,
+    }
+}
+
+/// Whether a hold of this scope stops the number's lane as a whole.
+pub(super) fn stops_lane(scope: &str, number: &registry::Number, lane: Lane) -> bool {
+    let scopes = on_lane(number, lane).scopes(BatchId(Uuid::nil()));
+    scopes.iter().any(|s| !matches!(s, HoldScope::Template(_) | HoldScope::Batch(_)) && s.to_string() == scope)
 }
 
 /// Reads the gates every 250 ms (a setting), and the registry when its version moved.
@@ -247,6 +280,8 @@ pub struct Pass {
     pub route: Arc<Route>,
     /// Its batch.
     pub batch: BatchId,
+    /// The hold that let it through.
+    pub under: Option<Under>,
     /// The last tick at which the call may start.
     pub call_by: Tick,
     /// Whether the process was frozen.
@@ -267,7 +302,7 @@ impl Pass {
             return Err(Stop::TooLate);
         }
         if self.gates.version() != self.seen
-            && let Some(stop) = self.gates.stops(&self.route, self.batch)
+            && let Some(stop) = self.gates.stops(&self.route, self.batch, self.under.as_ref())
         {
             return Err(stop);
         }

@@ -10,6 +10,7 @@ pub mod settle;
 
 mod agenda;
 mod claim;
+mod judge;
 mod leases;
 mod number;
 mod send;
@@ -21,7 +22,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    domain::{ids::NumberId, retry::RetryPolicy},
+    domain::ids::NumberId,
     providers,
     settings::Settings,
     store::{Store, registry::Directory},
@@ -54,9 +55,9 @@ struct Shared {
     settle: settle::Settler,
     /// Calls that ended accepted: counted for every message, so looked up once.
     accepted: metrics::Counter,
-    retry: RetryPolicy,
+    judge: judge::Judge,
     in_flight: Arc<Semaphore>,
-    hunger: agenda::Hunger,
+    hunger: Rc<agenda::Hunger>,
     /// Calls under way.
     calls: TaskTracker,
     /// Ends calls that outlive the drain.
@@ -84,8 +85,10 @@ impl Dispatch {
 
     async fn run(self, stop: CancellationToken) {
         let settings = Arc::clone(&self.settings);
+        let hunger = Rc::new(agenda::Hunger::default());
         let gates = Arc::new(gate::Gates::new(Duration::from_millis(settings.dispatch.hold_refresh_ms)));
-        let (settler, settling) = settle::start(&self.store, &settings, Arc::clone(&gates));
+        let (settler, settling) = settle::start(&self.store, &settings, Arc::clone(&gates), Rc::clone(&hunger));
+        let judge = judge::Judge::new(&settings, self.providers.clone());
         let shared = Rc::new(Shared {
             store: self.store,
             directory: self.directory,
@@ -94,9 +97,9 @@ impl Dispatch {
             freeze: clock::FreezeGuard::start(),
             settle: settler,
             accepted: send::counted("accepted"),
-            retry: settings.retry.policy(),
+            judge,
             in_flight: Arc::new(Semaphore::new(settings.dispatch.in_flight_max)),
-            hunger: agenda::Hunger::default(),
+            hunger,
             calls: TaskTracker::new(),
             abandon: CancellationToken::new(),
             settings,

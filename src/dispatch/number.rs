@@ -16,9 +16,12 @@ use super::{
     send::{self, Prepared},
     settle,
 };
-use crate::domain::{
-    ids::NumberId,
-    pacing::{Pace, Tick},
+use crate::{
+    domain::{
+        ids::NumberId,
+        pacing::{Pace, Tick},
+    },
+    store::messages::Change,
 };
 
 /// Calls started before those that are open get their turn.
@@ -114,7 +117,8 @@ impl Number {
         let queue = std::mem::take(&mut *self.queue.borrow_mut());
         for prepared in queue.into_iter().flatten() {
             let (key, attempt) = (prepared.claimed.key(), prepared.claimed.attempt());
-            shared.settle.settle(settle::not_called(key, attempt, prepared.pass.check().err()));
+            let back = settle::not_called(key, attempt, prepared.pass.check().err());
+            shared.settle.settle(Change { under: prepared.pass.under.clone(), ..back });
         }
         self.changed.notify_one();
     }

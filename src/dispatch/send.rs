@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Shared, clock, gate::Pass, settle};
+use super::{Shared, clock, gate::Pass};
 use crate::{
     domain::{
         failure::{FailureClass, Outcome, Refusal},
@@ -102,7 +102,7 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
         Outcome::NotCalled => counted("not_called").increment(1),
         Outcome::Refused(refusal) => counted(refusal.class.as_str()).increment(1),
     }
-    shared.settle.settle_call(settle::decide(&prepared, outcome, &shared.retry), permit);
+    shared.settle.settle_call(shared.judge.decide(&prepared, outcome), permit);
 }
 
 fn unknown(code: &str, reason: &str) -> Outcome {

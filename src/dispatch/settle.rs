@@ -1,4 +1,4 @@
-//! What an outcome means for the message, and the loop that writes outcomes in bulk.
+//! The loop that writes outcomes in bulk; what they mean is decided in `judge`.
 //!
 //! An outcome is a fact: it is guarded by (batch, seq, attempt) and never by the lease. A worker that lost its lease
 //! or its database settles what it knows, before anything else, and runs a group again until it is committed.
@@ -11,21 +11,15 @@ use tokio::{
 };
 
 use super::{
+    agenda::Hunger,
     gate::{Gates, Stop},
-    send::Prepared,
 };
 use crate::{
-    domain::{
-        failure::{FailureClass, Outcome, Reaction, Refusal},
-        hold::{Resume, Route},
-        ids::{MessageKey, TenantId},
-        message::MessageEvent,
-        retry::{PERSIST, RetryPolicy},
-    },
+    domain::{ids::MessageKey, message::MessageEvent, retry::PERSIST},
     settings::Settings,
     store::{
         Session, Store, chain,
-        messages::{self, Change, Failure, NewHold, Next, Rules},
+        messages::{self, Change, Next, Rules},
     },
 };
 
@@ -64,12 +58,17 @@ impl Settler {
 }
 
 /// Starts the loop on the current thread.
-pub(super) fn start(store: &Store, settings: &Settings, gates: Arc<Gates>) -> (Settler, JoinHandle<()>) {
+pub(super) fn start(
+    store: &Store,
+    settings: &Settings,
+    gates: Arc<Gates>,
+    hunger: Rc<Hunger>,
+) -> (Settler, JoinHandle<()>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let rules = Rules { grace: Duration::from_secs(settings.uncertain.grace_s) };
     let most = settings.dispatch.settle_max;
     let session = Session::new(store.clone(), "settle");
-    let task = tokio::task::spawn_local(run(session, receiver, most, rules, gates));
+    let task = tokio::task::spawn_local(run(session, receiver, most, rules, (gates, hunger)));
     (Settler { queue: Rc::new(std::cell::RefCell::new(Some(sender))) }, task)
 }
 
@@ -79,7 +78,7 @@ async fn run(
     mut queue: mpsc::UnboundedReceiver<Unsettled>,
     most: usize,
     rules: Rules,
-    gates: Arc<Gates>,
+    (gates, hunger): (Arc<Gates>, Rc<Hunger>),
 ) {
     let mut taken = Vec::with_capacity(most);
     while queue.recv_many(&mut taken, most).await > 0 {
@@ -90,9 +89,11 @@ async fn run(
                 "a hold was opened; mend the cause, then `campaign-dispatch holds close`");
             metrics::counter!("holds_opened_total").increment(1);
         }
-        if !outcome.holds_opened.is_empty() {
+        if !outcome.holds_opened.is_empty() || outcome.holds_closed > 0 {
             gates.nudge();
         }
+        // The rest of a batch may go now, or another of its first messages.
+        outcome.canaries.iter().for_each(|number| hunger.come(*number));
         metrics::counter!("dispatch_settled_total").increment(group.len() as u64);
         drop(permits);
     }
@@ -116,22 +117,6 @@ async fn write(session: &mut Session, group: &[Change], rules: Rules) -> message
     messages::Outcome::default()
 }
 
-/// What an outcome does to its message.
-pub(super) fn decide(prepared: &Prepared, outcome: Outcome, policy: &RetryPolicy) -> Change {
-    let claimed = &prepared.claimed;
-    let key = claimed.key();
-    match outcome {
-        Outcome::Accepted { provider_message_id, .. } => Change {
-            provider_message_id: Some(provider_message_id),
-            ..Change::new(key, claimed.attempt(), MessageEvent::Accepted)
-        },
-        Outcome::NotCalled => not_called(key, claimed.attempt(), prepared.pass.check().err()),
-        Outcome::Refused(refusal) => {
-            refused(key, claimed.attempt(), claimed.charged(), refusal, prepared.route(), prepared.tenant, policy)
-        }
-    }
-}
-
 /// Uncharged, back to where it came from.
 pub(super) fn not_called(key: MessageKey, attempt: i16, stop: Option<Stop>) -> Change {
     let next = match stop {
@@ -146,59 +131,4 @@ pub(super) fn not_called(key: MessageKey, attempt: i16, stop: Option<Stop>) -> C
 pub(super) fn in_a_moment(key: MessageKey, attempt: i16) -> Change {
     let next = Next::Wait { after: Duration::from_secs(1), charged: false };
     Change { next, ..Change::new(key, attempt, MessageEvent::Returned) }
-}
-
-/// What a refusal does to its message, by its class.
-pub(super) fn refused(
-    key: MessageKey,
-    attempt: i16,
-    charged: i16,
-    refusal: Refusal,
-    route: &Route,
-    tenant: TenantId,
-    policy: &RetryPolicy,
-) -> Change {
-    let tries = u32::try_from(attempt).unwrap_or(1);
-    let (event, next) = match refusal.class.reaction() {
-        Reaction::Later { charged: true } if !policy.allows(charged + 1) => (MessageEvent::Refused, Next::Ready),
-        Reaction::Later { charged } => {
-            let after = refusal
-                .wait
-                .map_or_else(|| wait(refusal.class, tries, policy), |wait| spread(wait, refusal.class, tries));
-            (MessageEvent::Returned, Next::Wait { after, charged })
-        }
-        Reaction::Fail => (MessageEvent::Refused, Next::Ready),
-        Reaction::Unknown => (MessageEvent::Unknown, Next::Ready),
-        Reaction::Park(scope) => {
-            let hold = NewHold {
-                tenant: Some(tenant),
-                scope: route.fault(scope),
-                cause: refusal.code.clone(),
-                detail: refusal.reason.clone(),
-                resume: if refusal.wait.is_some() { Resume::Time } else { Resume::Person },
-                lasts: refusal.wait,
-            };
-            (MessageEvent::Returned, Next::Park(hold))
-        }
-    };
-    let failure = Failure { code: refusal.code, class: refusal.class, reason: refusal.reason };
-    Change { next, failure: Some(failure), ..Change::new(key, attempt, event) }
-}
-
-/// The wait of a class without a clock of its own.
-fn wait(class: FailureClass, tries: u32, policy: &RetryPolicy) -> Duration {
-    match class {
-        FailureClass::ThrottledPair => pair_wait(tries),
-        _ => policy.wait_after(tries),
-    }
-}
-
-/// The provider's clock; for a pair it grows with each try.
-fn spread(wait: Duration, class: FailureClass, tries: u32) -> Duration {
-    if class == FailureClass::ThrottledPair { wait.max(pair_wait(tries)) } else { wait }
-}
-
-/// Meta asks for 4^X seconds between tries of one pair of number and recipient, X from 0.
-fn pair_wait(tries: u32) -> Duration {
-    Duration::from_secs(4_u64.pow(tries.saturating_sub(1).min(5)))
 }

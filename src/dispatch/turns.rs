@@ -1,16 +1,21 @@
 //! Whose turn it is: a number's groups with due work, served equally within a lane, lanes in order.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use uuid::Uuid;
 
-use crate::domain::{lane::Lane, pacing::Tick};
+use crate::domain::{ids::HoldId, lane::Lane, pacing::Tick};
 
 /// What is known of a number's ready work.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     /// By lane, in order of service: the groups with due work, next first.
     due: [VecDeque<Uuid>; 3],
+    /// Groups that only the first messages may go out of: the hold, and the places left.
+    canaries: HashMap<Uuid, (HoldId, usize)>,
     /// When something becomes due that is not yet.
     next_due: Option<Tick>,
 }
@@ -21,6 +26,8 @@ pub(super) struct Turn {
     pub(super) lane: Lane,
     pub(super) group: Uuid,
     pub(super) most: usize,
+    /// The hold under which the first messages of the group go out.
+    pub(super) canary: Option<HoldId>,
 }
 
 impl Turns {
@@ -46,6 +53,16 @@ impl Turns {
         }
     }
 
+    /// Takes over which groups only the first messages may go out of.
+    pub(super) fn canaries(&mut self, canaries: Vec<(Uuid, HoldId, usize)>) {
+        self.canaries = canaries.into_iter().map(|(group, hold, places)| (group, (hold, places))).collect();
+    }
+
+    /// The group of the lane whose turn is next.
+    pub(super) fn first(&self, lane: Lane) -> Option<Uuid> {
+        self.due[lane as usize].iter().copied().find(|group| !self.canaries.contains_key(group))
+    }
+
     /// When a look would find something new.
     pub(super) fn next_due(&self) -> Option<Tick> {
         self.next_due
@@ -67,13 +84,24 @@ impl Turns {
         let mut room = room;
         for lane in Lane::ALL.iter().copied().filter(|lane| lane.is_urgent() == urgent) {
             let due = &mut self.due[lane as usize];
-            let mut waiting: Vec<Uuid> = due.iter().copied().filter(|group| open(lane, *group)).collect();
+            let places =
+                |canaries: &HashMap<Uuid, (HoldId, usize)>, group: &Uuid| canaries.get(group).map(|(_, left)| *left);
+            let mut waiting: Vec<Uuid> = due
+                .iter()
+                .copied()
+                .filter(|group| places(&self.canaries, group) != Some(0) && open(lane, *group))
+                .collect();
             waiting.truncate(room);
             let groups = waiting.len();
             for (served, group) in waiting.into_iter().enumerate() {
-                let most = room.div_ceil(groups - served);
+                let share = room.div_ceil(groups - served);
+                let most = places(&self.canaries, &group).map_or(share, |left| left.min(share));
                 room -= most;
-                turns.push(Turn { lane, group, most });
+                let canary = self.canaries.get_mut(&group).map(|(hold, left)| {
+                    *left -= most;
+                    *hold
+                });
+                turns.push(Turn { lane, group, most, canary });
                 due.retain(|g| *g != group);
                 due.push_back(group);
             }
@@ -125,7 +153,21 @@ mod tests {
     fn a_held_group_does_not_take_a_turn() {
         let mut turns = turns(&[(Lane::Marketing, A), (Lane::Marketing, B)]);
         let taken = turns.take(false, 4, |_, group| group != A);
-        assert_eq!(taken, [Turn { lane: Lane::Marketing, group: B, most: 4 }]);
+        assert_eq!(taken, [Turn { lane: Lane::Marketing, group: B, most: 4, canary: None }]);
+    }
+
+    #[test]
+    fn of_a_batch_that_opens_with_a_canary_only_the_places_left_are_asked_for() {
+        let mut turns = turns(&[(Lane::Marketing, A), (Lane::Marketing, B)]);
+        turns.canaries(vec![(A, HoldId(7), 3)]);
+        let taken = turns.take(false, 20, |_, _| true);
+        assert_eq!(
+            taken.iter().map(|t| (t.group, t.most, t.canary)).collect::<Vec<_>>(),
+            [(A, 3, Some(HoldId(7))), (B, 17, None)]
+        );
+        let again = turns.take(false, 20, |_, _| true);
+        assert_eq!(again.iter().map(|t| (t.group, t.most)).collect::<Vec<_>>(), [(B, 20)]);
+        assert_eq!(turns.first(Lane::Marketing), Some(B), "a canary is no probe");
     }
 
     #[test]

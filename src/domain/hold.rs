@@ -1,6 +1,6 @@
 //! Recorded reasons why something is not being sent.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -20,6 +20,12 @@ named! {
         Time = "time",
         /// The registry, when the provider's status allows sending again.
         Status = "status",
+        /// One message that is let through and accepted.
+        Probe = "probe",
+        /// New credentials of the account.
+        Credentials = "credentials",
+        /// The first messages of the batch, when they fare well.
+        Canary = "canary",
     }
 }
 
@@ -44,6 +50,12 @@ pub enum HoldScope {
     Batch(BatchId),
 }
 
+/// How long after its opening, or after `probes` messages let through, a hold lets the next one through: doubling from
+/// `base` up to `most`.
+pub fn probe_wait(probes: u32, base: Duration, most: Duration) -> Duration {
+    base.saturating_mul(2_u32.saturating_pow(probes.min(16))).min(most)
+}
+
 impl fmt::Display for HoldScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -56,6 +68,37 @@ impl fmt::Display for HoldScope {
             Self::Template(id) => write!(f, "template:{id}"),
             Self::Batch(id) => write!(f, "batch:{id}"),
         }
+    }
+}
+
+/// A text that is no scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "is no scope: everything, provider:<name>, portfolio:<tenant>/<name>, account:<id>, number:<id>, number:<id>:<lane>, template:<id> or batch:<id>"
+)]
+pub struct NoScope;
+
+impl std::str::FromStr for HoldScope {
+    type Err = NoScope;
+
+    fn from_str(text: &str) -> Result<Self, NoScope> {
+        if text == "everything" {
+            return Ok(Self::Everything);
+        }
+        let (kind, name) = text.split_once(':').filter(|(_, name)| !name.is_empty()).ok_or(NoScope)?;
+        let id = |text: &str| text.parse().map_err(|_| NoScope);
+        Ok(match (kind, name.split_once(':')) {
+            ("provider", _) => Self::Provider(name.to_owned()),
+            ("portfolio", _) if name.contains('/') => Self::Portfolio(name.to_owned()),
+            ("account", None) => Self::Account(AccountId(id(name)?)),
+            ("number", None) => Self::Number(NumberId(id(name)?)),
+            ("number", Some((number, lane))) => {
+                Self::NumberLane(NumberId(id(number)?), lane.parse().map_err(|_| NoScope)?)
+            }
+            ("template", None) => Self::Template(TemplateId(id(name)?)),
+            ("batch", None) => Self::Batch(BatchId(name.parse().map_err(|_| NoScope)?)),
+            _ => return Err(NoScope),
+        })
     }
 }
 
@@ -114,4 +157,42 @@ pub struct OpenHold {
     pub cause: String,
     /// When it ends by itself.
     pub until: Option<DateTime<Utc>>,
+    /// Whether single messages are let through to see whether its cause is gone.
+    pub is_probed: bool,
+    /// Whether one may be let through now.
+    pub is_probe_due: bool,
+    /// How many were.
+    pub probes: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scope_reads_back_as_it_is_written() {
+        let scopes = [
+            HoldScope::Everything,
+            HoldScope::Provider("whatsapp_cloud".to_owned()),
+            HoldScope::Portfolio("1/acme".to_owned()),
+            HoldScope::Account(AccountId(3)),
+            HoldScope::Number(NumberId(4)),
+            HoldScope::NumberLane(NumberId(4), Lane::Marketing),
+            HoldScope::Template(TemplateId(5)),
+            HoldScope::Batch(BatchId(uuid::Uuid::from_u128(6))),
+        ];
+        for scope in scopes {
+            assert_eq!(scope.to_string().parse(), Ok(scope));
+        }
+        for text in ["", "number", "number:", "number:x", "number:4:sometimes", "account:1:2", "portfolio:acme", "all"]
+        {
+            assert_eq!(text.parse::<HoldScope>(), Err(NoScope), "{text}");
+        }
+    }
+
+    #[test]
+    fn probes_come_less_often_up_to_a_limit() {
+        let wait = |probes| probe_wait(probes, Duration::from_mins(1), Duration::from_mins(15)).as_secs();
+        assert_eq!([0, 1, 2, 3, 4, 5, 900].map(wait), [60, 120, 240, 480, 900, 900, 900]);
+    }
 }

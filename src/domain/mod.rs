@@ -4,7 +4,9 @@
 
 pub mod address;
 pub mod alive;
+pub mod canary;
 pub mod failure;
+pub mod health;
 pub mod hold;
 pub mod ids;
 pub mod lane;

@@ -11,7 +11,10 @@ use std::sync::Arc;
 
 use crate::{
     checklist,
-    domain::ids::{HoldId, TenantId},
+    domain::{
+        hold::HoldScope,
+        ids::{HoldId, TenantId},
+    },
     http::{
         HttpState,
         error::{ApiError, Errors},
@@ -36,6 +39,51 @@ const REGISTRY_BYTES: usize = 16 << 20;
 pub(super) struct CloseHold {
     /// For whoever asks later.
     pub reason: String,
+}
+
+/// What a person stops.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OpenHold {
+    /// everything, provider:<name>, portfolio:<tenant>/<name>, account:<id>, number:<id>, number:<id>:<lane>, template:<id> or batch:<id>.
+    pub scope: String,
+    /// For whoever asks later.
+    pub reason: String,
+}
+
+/// The hold that is open now.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub(super) struct OpenedHold {
+    /// Its id, for closing it.
+    pub id: i64,
+}
+
+#[utoipa::path(post, path = "/v1/holds", tag = "holds", request_body = OpenHold, responses(
+    (status = 201, body = OpenedHold, description = "Open; nothing of the scope is sent from within a second on"),
+    (status = 422, body = Errors)))]
+pub(super) async fn open_hold(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<OpenedHold>), ApiError> {
+    let OpenHold { scope, reason } = json(&read(&headers, body, small(&state)).await?)?;
+    let refuse = |problem| Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
+    if reason.trim().is_empty() {
+        return refuse(Problem::new("/reason", "empty", "say why, for whoever asks later"));
+    }
+    let scope: HoldScope = match scope.trim().parse() {
+        Ok(scope) => scope,
+        Err(error) => return refuse(Problem::new("/scope", "no_scope", format!("`{scope}` {error}"))),
+    };
+    let snapshot = current(&state).await?;
+    let everybody = speaks_for_everybody(&snapshot, caller.tenant);
+    let why = (caller.name.as_str(), reason.trim());
+    let Some(id) = checklist::open_hold(&state.store, &snapshot, caller.tenant, everybody, &scope, why).await? else {
+        return refuse(Problem::new("/scope", "unknown", "there is no such thing that this token may hold"));
+    };
+    tracing::warn!(hold.id = id.0, hold.scope = %scope, token.name = caller.name, "a person opened a hold");
+    Ok((StatusCode::CREATED, Json(OpenedHold { id: id.0 })))
 }
 
 fn small(state: &HttpState) -> BodyLimit {

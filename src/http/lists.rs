@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     checklist::{self, AdvisedFailure, BatchQuery, Message, MessageQuery, MessageWithAttempts, Page},
-    domain::ids::{BatchId, MessageKey},
+    domain::ids::{BatchId, HoldId, MessageKey},
     http::{
         HttpState,
         error::{ApiError, Errors},
@@ -139,6 +139,17 @@ pub(super) async fn rejected_jobs(
 ) -> Result<Json<Page<RejectedJobRow>>, ApiError> {
     let list = checklist::list_rejected_jobs(&state.store, caller.tenant, page.limit, page.after.as_deref());
     Ok(Json(list.await?))
+}
+
+#[utoipa::path(get, path = "/v1/holds/{hold}", tag = "holds", params(("hold" = i64, Path)), responses(
+    (status = 200, body = HoldRow, description = "Why something is not being sent, and who or what ends it"), (status = 404, body = Errors)))]
+pub(super) async fn hold(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+    Path(hold): Path<String>,
+) -> Result<Json<HoldRow>, ApiError> {
+    let found = checklist::find_hold(&state.store, caller.tenant, HoldId(id(&hold, "hold")?)).await?;
+    found.map(Json).ok_or_else(|| ApiError::not_found("hold"))
 }
 
 #[utoipa::path(get, path = "/v1/holds", tag = "holds", params(HoldQuery), responses(

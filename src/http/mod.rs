@@ -116,14 +116,8 @@ pub fn router(state: HttpState) -> Router {
         .with_state(state)
 }
 
-fn operate_routes() -> Router<HttpState> {
-    Router::new()
-        .route("/v1/holds/{hold}/close", post(changes::close_hold))
-        .route("/v1/uncertain/resolve", post(uncertain::resolve))
-}
-
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 17] = [
+    let routes: [(&str, MethodRouter<HttpState>); 18] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
@@ -136,6 +130,7 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/imports/{import}", get(jobs::find_import)),
         ("/v1/imports/{import}/rejected", get(jobs::rejected_rows)),
         ("/v1/holds", get(lists::holds)),
+        ("/v1/holds/{hold}", get(lists::hold)),
         ("/v1/accounts", get(changes::accounts)),
         ("/v1/accounts/{name}", get(changes::account)),
         ("/v1/numbers", get(changes::numbers)),
@@ -143,6 +138,13 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/templates/{id}", get(changes::template)),
     ];
     routes.into_iter().fold(Router::new(), |router, (path, method)| router.route(path, method))
+}
+
+fn operate_routes() -> Router<HttpState> {
+    Router::new()
+        .route("/v1/holds", post(changes::open_hold))
+        .route("/v1/holds/{hold}/close", post(changes::close_hold))
+        .route("/v1/uncertain/resolve", post(uncertain::resolve))
 }
 
 fn admin_routes() -> Router<HttpState> {

@@ -18,6 +18,7 @@ use crate::{
         prepare::{Prepared, Verdict},
         rows,
     },
+    settings,
     store::{
         StoreError,
         jobs::{self, FirstAnswer, JobKey, NewJob},
@@ -27,6 +28,15 @@ use crate::{
         session::{Connection, Session, commit},
     },
 };
+
+/// What the size of a batch decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes<'a> {
+    /// Up to this, batches take one turn together.
+    pub small_batch: usize,
+    /// Which marketing batches open with a few messages.
+    pub canary: &'a settings::Canary,
+}
 
 /// The open holds over jobs, by their place in the group.
 pub(super) type Holds = HashMap<usize, Vec<OpenHold>>;
@@ -88,7 +98,7 @@ fn key(tenant: TenantId, producer: &str, job_id: &str) -> JobKey {
 pub async fn write(
     session: &mut Session,
     snapshot: &Snapshot,
-    small_batch: usize,
+    sizes: Sizes<'_>,
     group: &[Job],
 ) -> Result<Outcome, StoreError> {
     let mut transaction = session.begin().await?;
@@ -97,7 +107,7 @@ pub async fn write(
     sends.sort_by(|a, b| a.key.cmp(&b.key));
     let new = take_new(&mut transaction, &sends, &mut answers).await?;
     let holds = open_holds(&mut transaction, snapshot, &new).await?;
-    rows::insert(&mut transaction, small_batch, &new, &holds).await?;
+    rows::insert(&mut transaction, sizes, &new, &holds).await?;
     let mut kept = Vec::new();
     for send in &new {
         let answer = send.answer(holds.get(&send.index));

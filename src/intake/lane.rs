@@ -14,7 +14,7 @@ use crate::{
     intake::{
         Claim, Road, Shared, Ticket, audience,
         canonical::raw_digest,
-        group::{self, Job, Outcome},
+        group::{self, Job, Outcome, Sizes},
         job::{JobAnswer, JobError},
         prepare::{self, Prepared, Verdict},
     },
@@ -243,7 +243,8 @@ impl IntakeLane {
 
     async fn write_once(&mut self, snapshot: &Snapshot, group: &mut [Job]) -> Result<Outcome, StoreError> {
         audience::resolve_imports(self.session.connection().await?, group).await?;
-        group::write(&mut self.session, snapshot, self.shared.settings.small_batch, group).await
+        let sizes = Sizes { small_batch: self.shared.settings.small_batch, canary: &self.shared.canary };
+        group::write(&mut self.session, snapshot, sizes, group).await
     }
 
     fn announce(&self, outcome: Outcome) -> Vec<Option<JobAnswer>> {

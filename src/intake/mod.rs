@@ -84,6 +84,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) directory: Directory,
     pub(crate) settings: settings::Intake,
+    pub(crate) canary: settings::Canary,
     pub(crate) wakes: Wakes,
     /// Told after each commit that owes messages.
     pub(crate) outbox: Arc<Notify>,
@@ -113,11 +114,13 @@ impl Intake {
         directory: Directory,
         broker: &Broker,
         settings: settings::Intake,
+        canary: settings::Canary,
     ) -> (Self, [IntakeLane; 2]) {
         let shared = Arc::new(Shared {
             store,
             directory,
             settings,
+            canary,
             wakes: broker.wakes().clone(),
             outbox: Arc::default(),
             plans: Arc::default(),

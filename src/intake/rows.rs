@@ -4,14 +4,18 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    domain::lane::Lane,
+    domain::{
+        ids::{BatchId, NumberId, TenantId},
+        lane::Lane,
+    },
     intake::{
         check::Checked,
-        group::{Holds, Sending, rejected_rows},
+        group::{Holds, Sending, Sizes, rejected_rows},
     },
+    settings::Canary,
     store::{
         StoreError,
-        jobs::{self, NewBatch, NewMessage},
+        jobs::{self, CanaryRule, NewBatch, NewMessage},
         refusals::{self, RefusedRecipient},
         session::Connection,
     },
@@ -19,15 +23,18 @@ use crate::{
 
 pub(super) async fn insert(
     connection: &mut Connection,
-    small_batch: usize,
+    sizes: Sizes<'_>,
     new: &[&Sending<'_>],
     holds: &Holds,
 ) -> Result<(), StoreError> {
     if new.is_empty() {
         return Ok(());
     }
-    let batches: Vec<NewBatch<'_>> = new.iter().map(|send| new_batch(send, small_batch, holds)).collect();
+    let batches: Vec<NewBatch<'_>> = new.iter().map(|send| new_batch(send, sizes.small_batch, holds)).collect();
     jobs::insert_batches(connection, &batches).await?;
+    let Canary { messages, fault_percent, wait_s, .. } = *sizes.canary;
+    let watched: Vec<_> = new.iter().filter(|send| opens_with_canary(send, sizes)).map(|send| watched(send)).collect();
+    jobs::open_canaries(connection, &watched, CanaryRule { messages, fault_percent, wait_s }).await?;
     let messages: Vec<NewMessage<'_>> = new.iter().flat_map(|send| new_messages(send.checked)).collect();
     if !messages.is_empty() {
         jobs::insert_messages(connection, &messages).await?;
@@ -45,6 +52,18 @@ pub(super) async fn insert(
         })
         .collect();
     refusals::insert_refused(connection, &refused).await
+}
+
+/// A small batch shares its turn with others and cannot be held by it: it has no canary whatever the settings say.
+fn opens_with_canary(send: &Sending<'_>, sizes: Sizes<'_>) -> bool {
+    let checked = send.checked;
+    let recipients = checked.import.map_or(checked.recipients.len(), |(_, good)| usize::try_from(good).unwrap_or(0));
+    Lane::from(checked.template.template.category) == Lane::Marketing
+        && recipients > sizes.canary.over.max(sizes.small_batch)
+}
+
+fn watched(send: &Sending<'_>) -> (TenantId, BatchId, NumberId) {
+    (send.checked.tenant, send.checked.batch, send.checked.number.id)
 }
 
 fn new_batch<'a>(send: &'a Sending<'_>, small_batch: usize, holds: &'a Holds) -> NewBatch<'a> {

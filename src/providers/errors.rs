@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::domain::failure::{FailureClass, Refusal};
+use crate::domain::{
+    failure::{FailureClass, Refusal},
+    hold::Resume,
+};
 
 /// The codes that are ours and the same for every provider (`timeout`, `http_5xx` …).
 const COMMON: &str = include_str!("errors.toml");
@@ -19,6 +22,10 @@ pub struct ErrorRow {
     pub callback_class: Option<FailureClass>,
     /// Seconds to wait, when the code has a clock of its own. With a fault: when its hold may end by itself.
     pub wait_s: Option<u64>,
+    /// Who ends the hold of a fault without a clock; absent is a person. `probe` is for what heals by itself,
+    /// `credentials` for what new credentials mend.
+    #[serde(default = "a_person")]
+    pub resume: Resume,
     /// What the provider calls it, in a few words.
     pub meaning: String,
     /// What a person can do.
@@ -47,6 +54,10 @@ pub struct Advice {
     pub en: String,
     /// Japanese.
     pub ja: String,
+}
+
+const fn a_person() -> Resume {
+    Resume::Person
 }
 
 crate::domain::named! {
@@ -101,6 +112,11 @@ impl ErrorTable {
             let hundred = code.strip_prefix("http_")?.chars().next()?;
             self.0.get(&format!("http_{hundred}xx"))
         })
+    }
+
+    /// Who ends the hold that a code opens.
+    pub fn resume(&self, code: &str) -> Resume {
+        self.get(code).map_or(Resume::Person, |row| row.resume)
     }
 
     /// What to tell people about a code: its row, or that of `unknown_code`.

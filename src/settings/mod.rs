@@ -40,6 +40,10 @@ pub struct Settings {
     pub dispatch: Dispatch,
     /// The right to send for a number.
     pub lease: Lease,
+    /// Holds that try themselves.
+    pub hold: Hold,
+    /// The first messages of large marketing batches.
+    pub canary: Canary,
     /// Exactness of the limits.
     pub pacing: Pacing,
     /// Calls to providers.
@@ -88,6 +92,10 @@ sections! {
     }
     /// Section `lease`.
     Lease { ttl_s: u64, renew_s: u64, margin_s: u64, takeover_wait_ms: u64, }
+    /// Section `hold`.
+    Hold { probe_base_s: u64, probe_max_s: u64, }
+    /// Section `canary`.
+    Canary { over: usize, messages: i32, fault_percent: i32, wait_s: i32, }
     /// Section `pacing`.
     Pacing { jitter_ms: u64, late_ms: u64, }
     /// Section `retry`.
@@ -235,6 +243,22 @@ impl Settings {
             &["lease", "provider", "uncertain"],
             self.uncertain.grace_s < grace,
             format!("uncertain.grace_s: must be at least {grace} (provider.timeout_ms + lease.ttl_s + 30 s)"),
+        );
+        let canary = &self.canary;
+        refuse(
+            &["canary"],
+            canary.messages < 1 || usize::try_from(canary.messages).is_ok_and(|messages| messages > canary.over),
+            format!("canary.messages: must be from 1 to canary.over ({})", canary.over),
+        );
+        refuse(
+            &["canary"],
+            !(1..=100).contains(&canary.fault_percent),
+            "canary.fault_percent: must be from 1 to 100".to_owned(),
+        );
+        refuse(
+            &["hold"],
+            self.hold.probe_base_s == 0 || self.hold.probe_max_s < self.hold.probe_base_s,
+            "hold.probe_base_s: must be from 1 to hold.probe_max_s".to_owned(),
         );
         refuse(
             &["dispatch"],

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use crate::{
     domain::{
         hold::{HoldScope, Resume},
-        ids::{HoldId, TenantId},
+        ids::{BatchId, HoldId, TenantId},
     },
     store::{Doing as _, StoreError},
 };
@@ -28,6 +28,10 @@ pub struct HoldRow {
     pub since: DateTime<Utc>,
     /// When it ends by itself.
     pub until: Option<DateTime<Utc>>,
+    /// When the next single message is let through to see whether the cause is gone.
+    pub probe_at: Option<DateTime<Utc>>,
+    /// Messages let through so far.
+    pub probes: i32,
     /// When it ended.
     pub closed_at: Option<DateTime<Utc>>,
     /// Who ended it.
@@ -59,7 +63,7 @@ pub async fn list(
 ) -> Result<Vec<HoldRow>, StoreError> {
     sqlx::query_as!(
         HoldRow,
-        r#"SELECT id, scope, cause, detail, resume, since, until, closed_at, closed_by, reason,
+        r#"SELECT id, scope, cause, detail, resume, since, until, probe_at, probes, closed_at, closed_by, reason,
                   (SELECT count(*) FROM work w WHERE w.hold_id = h.id) AS "parked!"
            FROM hold h
            WHERE (tenant_id = $1 OR tenant_id IS NULL)
@@ -74,6 +78,56 @@ pub async fn list(
     .fetch_all(connection)
     .await
     .doing("list holds")
+}
+
+/// A hold of this tenant, or one on everybody.
+pub async fn find(connection: &mut PgConnection, tenant: TenantId, id: HoldId) -> Result<Option<HoldRow>, StoreError> {
+    sqlx::query_as!(
+        HoldRow,
+        r#"SELECT id, scope, cause, detail, resume, since, until, probe_at, probes, closed_at, closed_by, reason,
+                  (SELECT count(*) FROM work w WHERE w.hold_id = h.id) AS "parked!"
+           FROM hold h WHERE id = $1 AND (tenant_id = $2 OR tenant_id IS NULL)"#,
+        id.0,
+        tenant.0
+    )
+    .fetch_optional(connection)
+    .await
+    .doing("find a hold")
+}
+
+/// Whether a tenant has such a batch.
+pub async fn owns_batch(connection: &mut PgConnection, tenant: TenantId, batch: BatchId) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM batch WHERE batch_id = $1 AND tenant_id = $2) AS "owns!""#,
+        batch.0,
+        tenant.0
+    )
+    .fetch_one(connection)
+    .await
+    .doing("find a batch")
+}
+
+/// Opens a hold in the name of a person; one that is open already for the same reason is the same hold.
+pub async fn open(
+    connection: &mut PgConnection,
+    tenant: Option<TenantId>,
+    scope: &HoldScope,
+    by: &str,
+    reason: &str,
+) -> Result<HoldId, StoreError> {
+    let id = sqlx::query_scalar!(
+        "INSERT INTO hold (tenant_id, scope, cause, detail, resume) VALUES ($1, $2, 'person', $3, $4)
+         ON CONFLICT (scope, cause) WHERE closed_at IS NULL DO UPDATE SET detail = excluded.detail
+         RETURNING id",
+        tenant.map(|tenant| tenant.0),
+        scope.to_string(),
+        format!("{by}: {reason}"),
+        Resume::Person.as_str()
+    )
+    .fetch_one(connection)
+    .await
+    .doing("open a hold")?;
+    Ok(HoldId(id))
 }
 
 /// Closes a hold of this tenant, or one on everybody when `everybody` is set. What waits is given back by upkeep.
@@ -147,6 +201,20 @@ pub async fn close_for_status(
         scope.to_string(),
         cause,
         reason
+    )
+    .execute(connection)
+    .await
+    .doing("close a hold")?;
+    Ok(())
+}
+
+/// Closes what only new credentials of an account could mend: they are there.
+pub async fn close_for_credentials(connection: &mut PgConnection, scope: &HoldScope) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE hold SET closed_at = now(), closed_by = $2, reason = 'the account has new credentials'
+         WHERE scope = $1 AND resume = $2 AND closed_at IS NULL",
+        scope.to_string(),
+        Resume::Credentials.as_str()
     )
     .execute(connection)
     .await

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        hold::OpenHold,
+        hold::{OpenHold, Resume},
         ids::{AccountId, BatchId, HoldId, NumberId, TemplateId, TenantId},
         lane::Lane,
     },
@@ -133,8 +133,9 @@ pub async fn keep_answers(connection: &mut PgConnection, answers: &[(&JobKey, Va
 /// afterwards finds what was parked under it.
 pub async fn open_holds(connection: &mut PgConnection, scopes: &[String]) -> Result<Vec<OpenHold>, StoreError> {
     let rows = sqlx::query!(
+        // Under a canary work is not parked: the first messages are taken from it.
         "SELECT id, scope, cause, until FROM hold
-         WHERE closed_at IS NULL AND scope = ANY($1) ORDER BY id FOR SHARE",
+         WHERE closed_at IS NULL AND scope = ANY($1) AND resume <> 'canary' ORDER BY id FOR SHARE",
         scopes
     )
     .fetch_all(connection)
@@ -145,6 +146,9 @@ pub async fn open_holds(connection: &mut PgConnection, scopes: &[String]) -> Res
         scope: row.scope,
         cause: row.cause,
         until: row.until,
+        is_probed: false,
+        is_probe_due: false,
+        probes: 0,
     });
     Ok(holds.collect())
 }
@@ -275,6 +279,50 @@ async fn insert_work(connection: &mut PgConnection, batches: &[NewBatch<'_>]) ->
     .execute(connection)
     .await
     .doing("write work")?;
+    Ok(())
+}
+
+/// The first messages of large batches are to be watched: how many, and what keeps a batch for a person.
+#[derive(Debug, Clone, Copy)]
+pub struct CanaryRule {
+    /// So many messages go out first.
+    pub messages: i32,
+    /// This share of faults among them keeps the batch.
+    pub fault_percent: i32,
+    /// And so does an outcome that is missing after this.
+    pub wait_s: i32,
+}
+
+/// Opens the hold of each of these batches that lets only its first messages through.
+pub async fn open_canaries(
+    connection: &mut PgConnection,
+    batches: &[(TenantId, BatchId, NumberId)],
+    rule: CanaryRule,
+) -> Result<(), StoreError> {
+    if batches.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "WITH new AS (
+             SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[]) AS u(tenant_id, batch_id, number_id)
+         ), opened AS (
+             INSERT INTO hold (tenant_id, scope, cause, detail, resume)
+             SELECT tenant_id, 'batch:' || batch_id, 'canary', format('the first %s messages go out alone', $4::int), $7
+             FROM new RETURNING id, scope
+         )
+         INSERT INTO canary (hold_id, batch_id, number_id, messages, fault_percent, wait_s)
+         SELECT o.id, n.batch_id, n.number_id, $4, $5, $6 FROM opened o JOIN new n ON o.scope = 'batch:' || n.batch_id",
+        &batches.iter().map(|b| b.0.0).collect::<Vec<_>>(),
+        &batches.iter().map(|b| b.1.0).collect::<Vec<_>>(),
+        &batches.iter().map(|b| b.2.0).collect::<Vec<_>>(),
+        rule.messages,
+        rule.fault_percent,
+        rule.wait_s,
+        Resume::Canary.as_str(),
+    )
+    .execute(connection)
+    .await
+    .doing("open canaries")?;
     Ok(())
 }
 

@@ -175,6 +175,7 @@ impl Upkeep {
         let most = self.settings.upkeep.sweep_max;
         let connection = self.session.connection().await?;
         holds::close_ended(connection).await?;
+        holds::stay_undecided(connection).await?;
         let mut released = 0;
         let mut woken = Vec::new();
         for hold in holds::to_release(connection).await? {
@@ -196,6 +197,7 @@ impl Upkeep {
         if made > 0 {
             tracing::info!(made, "made partitions for the months ahead");
         }
+        holds::close_pointless(connection).await?;
         let abandoned = imports::fail_abandoned(connection).await?;
         if abandoned > 0 {
             tracing::warn!(abandoned, "imports whose process ended early are failed");

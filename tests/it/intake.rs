@@ -71,9 +71,9 @@ impl World {
         let broker = TestBroker::new().await;
         let directory = Directory::new(db.store.clone(), vault);
         directory.refresh().await.unwrap();
-        let mut settings = Settings::load(None, std::iter::empty()).unwrap().intake;
+        let Settings { intake: mut settings, canary, .. } = Settings::load(None, std::iter::empty()).unwrap();
         settings.plan_chunk = 3;
-        let (intake, lanes) = Intake::new(db.store.clone(), directory.clone(), &broker.broker, settings);
+        let (intake, lanes) = Intake::new(db.store.clone(), directory.clone(), &broker.broker, settings, canary);
         let peer = Peer::new().await;
         Self { db, broker, directory, intake, lanes, peer, stop: CancellationToken::new() }
     }
@@ -533,5 +533,27 @@ async fn jobs_are_taken_over_a_lost_database_connection_and_a_cut_broker() {
             .unwrap();
     }
     assert_eq!(world.db.one::<i64>("SELECT count(*) FROM message").await, 300);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_large_marketing_batch_opens_with_a_canary_and_its_work_is_not_parked() {
+    let mut world = World::new().await;
+    let people = |count: u32| -> Vec<Value> {
+        (0..count)
+            .map(|i| json!({"to": format!("+8190{:08}", 10_000_000 + i), "params": {"body.name": "佐藤"}}))
+            .collect()
+    };
+    let large = accepted(world.give(job("large", &people(101))).await);
+    let middle = accepted(world.give(job("middle", &people(100))).await);
+    assert!(large.holds.is_empty() && middle.holds.is_empty(), "what goes on by itself is nothing to be told of");
+    let canary: (String, String) = sqlx::query_as(
+        "SELECT h.scope, h.resume || ' ' || c.messages FROM canary c JOIN hold h ON h.id = c.hold_id AND h.closed_at IS NULL",
+    )
+    .fetch_one(world.db.store.pool())
+    .await
+    .unwrap();
+    assert_eq!(canary, (format!("batch:{}", large.batch_id), "canary 20".to_owned()));
+    assert_eq!(world.db.one::<i64>("SELECT count(*) FROM work WHERE stage <> 'ready'").await, 0);
     world.end().await;
 }

@@ -6,6 +6,7 @@ mod architecture;
 mod broker;
 mod contracts;
 mod dispatch;
+mod holds;
 mod intake;
 mod journey;
 mod leases;

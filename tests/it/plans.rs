@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use campaign_dispatch::{
     domain::{
-        ids::{BatchId, MessageKey},
+        hold::OpenHold,
+        ids::{BatchId, HoldId, MessageKey},
+        lane::Lane,
         message::MessageEvent,
     },
     store::{
@@ -40,10 +42,23 @@ async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease:
     let found = work::look(&mut tx, &[number], 1000).await.unwrap();
     let wants: Vec<Want> =
         found.iter().map(|f| Want { number, lease, lane: f.lane, group: f.group, most: 100 }).collect();
+    let none = Want { number, lease, lane: Lane::Marketing, group: Uuid::nil(), most: 1 };
+    let claim = work::through::Claim { id: Uuid::new_v4(), deadline: Duration::from_secs(23) };
+    let hold = OpenHold {
+        id: HoldId(1),
+        scope: format!("number:{number}"),
+        cause: "test".to_owned(),
+        until: None,
+        is_probed: true,
+        is_probe_due: true,
+        probes: 0,
+    };
     let claimed = work::claim(&mut tx, &wants, Uuid::new_v4(), Duration::from_secs(23)).await.unwrap();
     let keys: Vec<(MessageKey, i16)> = claimed.iter().map(|c| (c.key(), c.attempt())).collect();
     let batches: Vec<_> = keys.iter().map(|(key, _)| key.batch_id).collect();
     work::batch_facts(&mut tx, &batches).await.unwrap();
+    work::through::canary(&mut tx, HoldId(1), &wants[..].first().copied().unwrap_or(none), claim).await.unwrap();
+    work::through::probe(&mut tx, &hold, &[(number, lease)], &wants, claim, Duration::from_mins(1)).await.unwrap();
     work::claimed_by(&mut tx, Uuid::new_v4()).await.unwrap();
     for event in [MessageEvent::Accepted, MessageEvent::Sent, MessageEvent::Delivered, MessageEvent::Read] {
         let changes: Vec<Change> = keys.iter().map(|(key, attempt)| Change::new(*key, *attempt, event)).collect();
@@ -60,6 +75,7 @@ async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease:
     open::ready(&mut tx, &open, 100).await.unwrap();
     sweep::of_cancelled(&mut tx, 100).await.unwrap();
     holds::gates(&mut tx).await.unwrap();
+    holds::stay_undecided(&mut tx).await.unwrap();
     let through = read_through(&mut tx).await;
     assert!(through.is_empty(), "read through: {through:?}");
     tx.commit().await.unwrap();

@@ -44,7 +44,8 @@ impl Served {
         let directory = Directory::new(store.clone(), Vault::new([7; 32]));
         directory.refresh().await.unwrap();
         let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), CancellationToken::new()).unwrap();
-        let (intake, lanes) = Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone());
+        let (intake, lanes) =
+            Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone(), settings.canary.clone());
         for lane in lanes {
             tokio::spawn(lane.run(CancellationToken::new()));
         }

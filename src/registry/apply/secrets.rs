@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
-    domain::ids::AccountId,
+    domain::{hold::HoldScope, ids::AccountId},
     providers::Credentials,
     registry::{
         Problem,
@@ -12,6 +12,7 @@ use crate::{
     },
     store::{
         accounts::{self, AccountFields, AccountRecord},
+        holds_list,
         vault::VaultError,
     },
 };
@@ -74,6 +75,9 @@ impl Applying<'_> {
             fresh.map(|new| Ok::<_, VaultError>((self.means.vault.seal(&new)?, self.digest(&new)))).transpose()?;
         let secrets = sealed.as_ref().map(|(sealed, digest)| (sealed.as_slice(), digest.as_slice()));
         accounts::update_account(self.connection, found.id, fields, secrets).await?;
+        if secrets.is_some() {
+            holds_list::close_for_credentials(self.connection, &HoldScope::Account(found.id)).await?;
+        }
         Ok(Became::Updated)
     }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{
-        hold::Route,
+        hold::{Resume, Route},
         ids::{AccountId, BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
         lane::Lane,
         message::MessageState,
@@ -141,8 +141,8 @@ pub(super) async fn open_holds(
     for hold in wanted {
         let row = sqlx::query!(
             r#"
-            INSERT INTO hold (tenant_id, scope, cause, detail, resume, until)
-            VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
+            INSERT INTO hold (tenant_id, scope, cause, detail, resume, until, probe_at)
+            VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), now() + make_interval(secs => $7))
             ON CONFLICT (scope, cause) WHERE closed_at IS NULL DO UPDATE SET scope = excluded.scope
             RETURNING id, (xmax = 0) AS "new!"
             "#,
@@ -151,7 +151,8 @@ pub(super) async fn open_holds(
             hold.cause,
             hold.detail,
             hold.resume.as_str(),
-            hold.lasts.map(seconds),
+            hold.lasts.filter(|_| hold.resume != Resume::Probe).map(seconds),
+            hold.lasts.filter(|_| hold.resume == Resume::Probe).map(seconds),
         )
         .fetch_one(&mut *tx)
         .await

@@ -11,6 +11,7 @@ mod plan;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod under;
 mod writes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -50,6 +51,10 @@ pub struct Change {
     pub next: Next,
     /// What a failure told later stops, when it is a fault of more than its message.
     pub fault: Option<Fault>,
+    /// Holds that this outcome opens beside what it does to its message: one too many of its kind.
+    pub opens: Vec<NewHold>,
+    /// The hold that let its call through.
+    pub under: Option<Under>,
     /// The numbers this source may speak for; absent is all. A callback may only settle messages of its own app.
     pub only_numbers: Option<Arc<[NumberId]>>,
     /// The decision about an uncertain message that this is.
@@ -68,8 +73,29 @@ impl Change {
             failure: None,
             next: Next::Ready,
             fault: None,
+            opens: Vec::new(),
+            under: None,
             only_numbers: None,
             ruling: None,
+        }
+    }
+}
+
+/// A hold under which a call was let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Under {
+    /// To see whether its cause is gone: an acceptance closes it, and with it the others over the message that are probed.
+    Probe(Arc<[HoldId]>),
+    /// As one of the first of its batch: the outcome counts.
+    Canary(HoldId),
+}
+
+impl Under {
+    /// Whether it lets the call pass this hold.
+    pub fn passes(&self, hold: HoldId) -> bool {
+        match self {
+            Self::Probe(holds) => holds.contains(&hold),
+            Self::Canary(canary) => *canary == hold,
         }
     }
 }
@@ -92,6 +118,8 @@ pub struct Fault {
     pub scope: FaultScope,
     /// How long, when it ends by itself.
     pub lasts: Option<Duration>,
+    /// Who ends it otherwise.
+    pub resume: Resume,
 }
 
 /// What the work row of a message that is still to be sent becomes.
@@ -125,7 +153,7 @@ pub struct NewHold {
     pub detail: String,
     /// Who ends it.
     pub resume: Resume,
-    /// When it ends by itself.
+    /// When it ends by itself; of one that is probed, when the first message is let through.
     pub lasts: Option<Duration>,
 }
 
@@ -163,6 +191,10 @@ pub struct Outcome {
     pub woken: Vec<NumberId>,
     /// Holds that were opened.
     pub holds_opened: Vec<NewHold>,
+    /// Holds that ended with this group.
+    pub holds_closed: usize,
+    /// Numbers of batches whose first messages had an outcome.
+    pub canaries: Vec<NumberId>,
 }
 
 /// Applies `changes` in one transaction; several about one message are applied in order.
@@ -189,6 +221,7 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     let mut plan = plan::Plan::new(work, messages, batches, rules);
     let applied: Vec<_> = changes.iter().map(|change| Some(plan.take(change))).collect();
     let (holds, holds_opened) = locks::open_holds(&mut tx, plan.wanted_holds(), &plan.seen_holds()).await?;
+    let ended = under::write(&mut tx, plan.under()).await?;
     let plan = plan.finish(&holds);
     writes::write_messages(&mut tx, &plan.messages).await?;
     writes::write_attempts(&mut tx, &plan.attempts).await?;
@@ -201,5 +234,6 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     fault::pass(Point::ChangesBefore)?;
     commit(tx, "commit a group of changes").await?;
     fault::pass(Point::ChangesAfter)?;
-    Ok(Outcome { applied, woken: plan.woken, holds_opened })
+    let under::Ended { closed, canaries } = ended;
+    Ok(Outcome { applied, woken: plan.woken, holds_opened, holds_closed: closed, canaries })
 }

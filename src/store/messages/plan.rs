@@ -9,8 +9,10 @@ use super::{
         AttemptWrite, BatchRow, FailedWrite, Holds, MessageRow, MessageWrite, Stage, Stamp, WorkInsert, WorkRow,
         WorkWrite, Writes, expired, hold_for, unexplained,
     },
+    under::Let,
 };
 use crate::domain::{
+    hold::Resume,
     ids::{BatchId, MessageKey},
     message::{Age, MessageEvent, MessageState, Transition},
 };
@@ -58,6 +60,7 @@ pub(super) struct Plan {
     attempts: Vec<AttemptWrite>,
     decisions: Vec<DecisionWrite>,
     faults: Vec<NewHold>,
+    under: Let,
 }
 
 impl Plan {
@@ -76,11 +79,31 @@ impl Plan {
             attempts: Vec::new(),
             decisions: Vec::new(),
             faults: Vec::new(),
+            under: Let::default(),
         }
     }
 
-    /// Applies one change to what is known of its message.
+    /// Applies one change to what is known of its message, and to the hold that let it through.
     pub(super) fn take(&mut self, change: &Change) -> Applied {
+        let applied = self.take_message(change);
+        if matches!(applied, Applied::Moved { .. }) {
+            self.faults.extend(change.opens.iter().cloned());
+        }
+        // Its call is open as long as its work is: run again, a group that was committed counts nothing twice.
+        let is_open =
+            self.work.get(&change.key).is_some_and(|w| w.stage == Stage::Calling && w.attempt == change.attempt);
+        if let (Some(under), true) = (&change.under, is_open) {
+            self.under.take(under, change);
+        }
+        applied
+    }
+
+    /// What calls let through by holds came to.
+    pub(super) const fn under(&self) -> &Let {
+        &self.under
+    }
+
+    fn take_message(&mut self, change: &Change) -> Applied {
         let Some(row) = self.messages.get(&change.key) else {
             return Applied::Unmatched;
         };
@@ -329,7 +352,11 @@ fn write_work(
         }
         (_, Some(Next::Ready | Next::ParkUnder(_))) => ("ready", Duration::ZERO, charged, None),
         (_, Some(Next::Park(hold))) => match holds.asked.get(&(hold.scope.clone(), hold.cause.clone())) {
-            Some(id) => ("parked", hold.lasts.unwrap_or(Duration::MAX), charged, Some(*id)),
+            Some(id) => {
+                // One that is probed ends when a message says so, and not by the clock.
+                let lasts = hold.lasts.filter(|_| hold.resume != Resume::Probe);
+                ("parked", lasts.unwrap_or(Duration::MAX), charged, Some(*id))
+            }
             None => ("ready", Duration::ZERO, charged, None),
         },
     };

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Failure, Fault, NewHold, decisions::DecisionWrite};
 use crate::domain::{
     failure::FailureClass,
-    hold::{HoldScope, Resume, Route},
+    hold::{HoldScope, Route},
     ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
     lane::Lane,
     message::{MessageEvent, MessageState},
@@ -175,7 +175,7 @@ pub(super) fn hold_for(fault: Fault, failure: &Failure, batch: &BatchRow) -> New
         scope: batch.route.fault(fault.scope),
         cause: failure.code.clone(),
         detail: failure.reason.clone(),
-        resume: if fault.lasts.is_some() { Resume::Time } else { Resume::Person },
+        resume: fault.resume,
         lasts: fault.lasts,
     }
 }

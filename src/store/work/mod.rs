@@ -4,6 +4,7 @@
 pub mod open;
 pub mod recover;
 pub mod sweep;
+pub mod through;
 pub mod unsure;
 
 use std::{collections::HashMap, time::Duration};
@@ -14,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         address::Address,
-        ids::{BatchId, MessageKey, NumberId, TemplateId},
+        ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId},
         lane::Lane,
         template::Params,
     },
@@ -117,6 +118,8 @@ pub struct ReadyGroup {
     pub group: Uuid,
     /// How long until its first message is due; zero when one is.
     pub due_in: Duration,
+    /// When only the first messages of the batch may go out: under which hold, and the places left.
+    pub canary: Option<(HoldId, usize)>,
 }
 
 /// The groups with ready work of these numbers. Costs an index probe for each group, whatever stands behind it.
@@ -147,8 +150,14 @@ pub async fn look(
             ) next
         )
         SELECT f.number_id AS "number_id!", f.lane::text AS "lane!", f.turn_group AS "turn_group!",
-               greatest(0, extract(epoch FROM f.wake_at - now()))::float8 AS "due_in!"
+               greatest(0, extract(epoch FROM f.wake_at - now()))::float8 AS "due_in!",
+               canary.hold_id AS "canary?", canary.places AS "places?"
         FROM found f
+        LEFT JOIN LATERAL (
+            SELECT c.hold_id, c.messages - c.let_through AS places
+            FROM canary c JOIN hold h ON h.id = c.hold_id
+            WHERE c.batch_id = f.turn_group AND h.closed_at IS NULL AND h.resume = 'canary'
+        ) canary ON true
         WHERE NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = f.turn_group AND b.state = 'planning')
         LIMIT $2
         "#,
@@ -164,6 +173,9 @@ pub async fn look(
             lane: row.lane.parse().ok()?,
             group: row.turn_group,
             due_in: Duration::from_secs_f64(row.due_in.min(86_400.0)),
+            canary: row
+                .canary
+                .map(|hold| (HoldId(hold), row.places.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))),
         })
     });
     Ok(groups.collect())
@@ -219,6 +231,8 @@ pub async fn claim(
             JOIN number_lease l ON l.number_id = w.number_id AND l.lease_id = w.lease_id
             JOIN worker o ON o.worker_id = l.worker_id AND NOT o.is_dead AND o.expires_at > now()
             WHERE NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = w.turn_group AND b.state = 'planning')
+              -- Of a batch that opens with a canary nothing goes out this way.
+              AND NOT EXISTS (SELECT FROM canary c JOIN hold h ON h.id = c.hold_id AND h.closed_at IS NULL WHERE c.batch_id = w.turn_group)
         ), due AS MATERIALIZED (
             SELECT k.batch_id, k.seq
             FROM want

@@ -1,0 +1,134 @@
+//! What there is to claim: which numbers have due work, and which of them have room.
+
+use std::{collections::HashMap, time::Duration};
+
+use uuid::Uuid;
+
+use super::Claimer;
+use crate::{
+    dispatch::clock,
+    domain::{
+        ids::{HoldId, NumberId},
+        lane::Lane,
+        pacing::Tick,
+    },
+    store::{
+        self, StoreError,
+        work::{ClaimedMessage, Want},
+    },
+};
+
+/// Groups looked at in one go; more come into view as these are served.
+const LOOK_MOST: i64 = 10_000;
+/// Numbers looked at in one go, so that each of them shows its first groups.
+const LOOK_NUMBERS: usize = 2_000;
+
+impl Claimer {
+    /// Reads which groups have due work, of the numbers that were woken, have something that becomes due, or are found by
+    /// a poll to have any.
+    pub(super) async fn look(&mut self) -> Result<(), StoreError> {
+        let now = clock::now();
+        let is_poll = self.agenda.is_poll_due(now);
+        if is_poll {
+            let found = store::work::numbers_with_work(self.session.connection().await?).await?;
+            for number in found.into_iter().filter(|number| self.numbers.contains_key(number)) {
+                self.agenda.look_at(number);
+            }
+        }
+        let due = self.agenda.take_looks(&self.shared.hunger, now);
+        for some in due.chunks(LOOK_NUMBERS) {
+            if let Err(error) = self.look_at(some, now).await {
+                for number in due {
+                    self.agenda.look_at(number);
+                }
+                return Err(error);
+            }
+        }
+        if is_poll {
+            let every = Duration::from_millis(self.shared.settings.dispatch.poll_ms);
+            self.agenda.polled(now, clock::now(), every);
+        }
+        Ok(())
+    }
+
+    async fn look_at(&mut self, due: &[NumberId], now: Tick) -> Result<(), StoreError> {
+        let found = store::work::look(self.session.connection().await?, due, LOOK_MOST).await?;
+        let mut by_number: HashMap<NumberId, Vec<(Lane, Uuid, Duration)>> = HashMap::new();
+        let mut canaries: HashMap<NumberId, Vec<(Uuid, HoldId, usize)>> = HashMap::new();
+        for group in found {
+            if let Some((hold, places)) = group.canary {
+                canaries.entry(group.number).or_default().push((group.group, hold, places));
+            }
+            by_number.entry(group.number).or_default().push((group.lane, group.group, group.due_in));
+        }
+        for id in due {
+            if let Some(number) = self.numbers.get_mut(id) {
+                number.turns.found(by_number.remove(id).unwrap_or_default().into_iter(), now);
+                number.turns.canaries(canaries.remove(id).unwrap_or_default());
+                self.agenda.looked(*id, number.turns.has_due(), number.turns.next_due());
+            }
+        }
+        Ok(())
+    }
+
+    /// What each number that may be asked for has room for and no hold over it; apart, the first messages of batches.
+    pub(super) fn wants(&mut self) -> (Vec<Want>, Vec<(HoldId, Want)>) {
+        let snapshot = self.shared.directory.current();
+        let gates = &self.shared.gates;
+        let now = clock::now();
+        self.blind_until = None;
+        if !gates.is_fresh(now) {
+            self.blind_until = Some(now + Duration::from_millis(self.shared.settings.dispatch.hold_refresh_ms));
+            return (Vec::new(), Vec::new());
+        }
+        let (mut wants, mut canaries) = (Vec::new(), Vec::new());
+        for id in self.agenda.take_asks(&self.shared.hunger, gates.version()) {
+            let Some(number) = self.numbers.get_mut(&id).filter(|number| number.actor.held.is_good(now)) else {
+                continue;
+            };
+            for urgent in [true, false] {
+                let room = number.actor.room(urgent);
+                if room == 0 {
+                    continue;
+                }
+                let open = |lane, group| gates.lets_group(&snapshot, id, lane, group);
+                for turn in number.turns.take(urgent, room, open) {
+                    let (lease, lane, group, most) = (number.actor.held.lease, turn.lane, turn.group, turn.most);
+                    let want = Want { number: id, lease, lane, group, most };
+                    match turn.canary {
+                        Some(hold) => canaries.push((hold, want)),
+                        None => wants.push(want),
+                    }
+                }
+            }
+        }
+        (wants, canaries)
+    }
+
+    /// Numbers that were asked for and still have room are asked again, as long as a group of theirs has more.
+    pub(super) fn ask_again(&mut self, wants: &[Want]) {
+        for want in wants {
+            if let Some(number) = self.numbers.get(&want.number) {
+                let more = number.turns.has_due();
+                self.agenda.known(want.number, more);
+                if more && number.actor.room(false) == 0 && number.actor.room(true) == 0 {
+                    self.agenda.asked(want.number);
+                }
+            }
+        }
+    }
+
+    /// A group that gave less than it was asked for has nothing more that is due.
+    pub(super) fn note_drained(&mut self, wants: &[Want], claimed: &[ClaimedMessage]) {
+        let mut got: HashMap<(NumberId, Lane, Uuid), usize> = HashMap::new();
+        for message in claimed {
+            *got.entry((message.number(), message.lane(), message.group())).or_default() += 1;
+        }
+        for want in wants {
+            let got = got.get(&(want.number, want.lane, want.group)).copied().unwrap_or_default();
+            if let (true, Some(number)) = (got < want.most, self.numbers.get_mut(&want.number)) {
+                number.turns.drained(want.lane, want.group);
+            }
+        }
+    }
+}
