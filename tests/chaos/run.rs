@@ -156,9 +156,6 @@ async fn end(world: Arc<World>, arguments: &Arguments, verdict: &judge::Verdict,
     }
     // A busy machine makes the short form judge less of the pace; it is not what that is for.
     let judged = arguments.short || verdict.unjudged_share <= 0.01;
-    if verdict.unjudged_share > 0.01 {
-        println!("  {:.1} % of the sliding seconds could not be judged", verdict.unjudged_share * 100.0);
-    }
     let must_reach = !arguments.short && arguments.minutes >= 15;
     let ok = verdict.is_clean() && judged && (!must_reach || missed.is_empty());
     let rounds = world.rounds.load(Ordering::Relaxed);
