@@ -25,7 +25,7 @@ pub(crate) struct Simulator {
 impl Simulator {
     pub(crate) async fn start(process: Process, address: SocketAddr) -> anyhow::Result<Self> {
         process.start().await?;
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(1)).build()?;
         let simulator = Self { process, address, client, relay_stalls: AtomicU64::new(0) };
         for _ in 0..200 {
             if simulator.client.get(simulator.url("healthz")).send().await.is_ok() {
