@@ -167,7 +167,7 @@ fn over_limit(verdict: &mut Verdict, ledger: &LedgerReport, relay_stalls: u64) {
     let judgement = &ledger.judgement;
     verdict.unjudged_share = judgement.unjudged_share;
     verdict.notes.push(format!(
-        "{:.2} % of the sliding seconds touch a stall and are not judged: {} stalls, {relay_stalls} of them of the relays, the longest {:.0} ms",
+        "{:.2} % of the sliding seconds touch a stall and are not judged: {} stalls, {relay_stalls} of them of the relay before it, the longest {:.0} ms",
         judgement.unjudged_share * 100.0, judgement.stalls, judgement.longest_stall_ms
     ));
     for (id, number) in &ledger.numbers {

@@ -11,7 +11,6 @@ use crate::{
     judge, load, person,
     rare::{self, Counters},
     rest,
-    simulator::Simulator,
     world::{Plan, World},
 };
 use serde_json::json;
@@ -73,27 +72,12 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     Ok(end(world, arguments, &verdict, &missed).await)
 }
 
-/// Beside everything: counters are read, holds are closed, stalls of the relays are reported.
+/// Beside everything: counters are read, holds are closed.
 fn watch(world: &Arc<World>) -> tokio::task::JoinHandle<()> {
     let world = Arc::clone(world);
     tokio::spawn(async move {
-        let simulator = Arc::clone(&world.simulator);
-        tokio::join!(Counters::watch(&world), person::closes_holds(&world), stalls(simulator));
+        tokio::join!(Counters::watch(&world), person::closes_holds(&world));
     })
-}
-
-/// The relays run in this process: while it stands still, the network's delay varies by more than the promise covers.
-async fn stalls(simulator: Arc<Simulator>) {
-    let mut last = std::time::Instant::now();
-    loop {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let stood = last.elapsed();
-        last = std::time::Instant::now();
-        if stood > Duration::from_millis(17) {
-            let (simulator, ms) = (Arc::clone(&simulator), u64::try_from(stood.as_millis()).unwrap_or(u64::MAX));
-            tokio::spawn(async move { simulator.stalled(ms).await });
-        }
-    }
 }
 
 async fn at_random(world: &Arc<World>, seed: u64, seconds: u64) -> anyhow::Result<()> {

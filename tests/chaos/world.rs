@@ -19,6 +19,7 @@ use crate::{
     relays::Relay,
     services::{Services, address, through},
     simulator::Simulator,
+    wire::Wire,
 };
 
 /// How a world is set up.
@@ -105,7 +106,8 @@ impl World {
         PgConnection::connect(&admin).await?.execute(sqlx::AssertSqlSafe(create)).await?;
         let numbers = registry::numbers(&plan.limits);
         let simulated = local(free_port()?);
-        let provider = if plan.relayed { Some(Relay::start("provider", vec![simulated]).await?) } else { None };
+        let wire = Wire::start()?;
+        let provider = if plan.relayed { Some(wire.relay("provider", simulated).await?) } else { None };
         let base_url = format!("http://{}", provider.as_ref().map_or(simulated, |relay| relay.address));
         let registry = folder.join("registry.json");
         std::fs::write(&registry, serde_json::to_vec_pretty(&registry::registry(&numbers, &base_url))?)?;
@@ -115,6 +117,9 @@ impl World {
         let token = make_token(&environment).await?;
         environment.insert("DISPATCH__CLIENT__TOKEN".to_owned(), token.clone());
         let simulator = simulate(&registry, simulated, plan.seed, &environment, &folder).await?;
+        if plan.relayed {
+            wire.report_to(Arc::clone(&simulator));
+        }
         let mut serves = Vec::new();
         for index in 0..plan.workers {
             serves.push(Arc::new(serve(index, plan, &environment, (&database, &amqp), &folder).await?));
