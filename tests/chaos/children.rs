@@ -60,7 +60,7 @@ fn command(arguments: &[&str], environment: &Environment) -> Command {
 /// Runs the program to its end and returns what it wrote; an error names the command and what it said.
 pub(crate) async fn run(arguments: &[&str], environment: &Environment) -> anyhow::Result<String> {
     let running = command(arguments, environment).output();
-    let output = tokio::time::timeout(Duration::from_secs(60), running).await;
+    let output = tokio::time::timeout(Duration::from_mins(1), running).await;
     let output = output.with_context(|| format!("{arguments:?} does not end"))??;
     if !output.status.success() {
         bail!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -1,6 +1,9 @@
 //! The judgement: the provider's ledger against a recount of the rows.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::atomic::Ordering,
+};
 
 use campaign_dispatch::simulator::{LedgerReport, MessageLine};
 use sqlx::PgConnection;
@@ -54,7 +57,7 @@ pub(crate) async fn judge(world: &World, published: &Published) -> anyhow::Resul
     let decisions = decisions(&mut connection).await?;
     doubled(&mut verdict, &rows, &accepted, &decisions);
     verdict.uncertain_open = rows.values().filter(|state| *state == "uncertain").count().try_into()?;
-    over_limit(&mut verdict, &ledger);
+    over_limit(&mut verdict, &ledger, world.simulator.relay_stalls.load(Ordering::Relaxed));
     if ledger.callbacks.forged_taken > 0 {
         verdict.doubled += verdict.add("forged callbacks were believed", ledger.callbacks.forged_taken.try_into()?);
     }
@@ -155,13 +158,18 @@ fn doubled(
             verdict.notes.push(format!("counted as {state} though taken and told: {}.{}", key.0, key.1));
         }
     }
-    verdict.notes.truncate(40);
+    verdict.notes.truncate(40); // Enough to look into.
     verdict.doubled += verdict.add("messages with two accepted calls and no decision between them", doubled);
     verdict.doubled += verdict.add("messages counted as not sent whose acceptance was told", miscounted);
 }
 
-fn over_limit(verdict: &mut Verdict, ledger: &LedgerReport) {
-    verdict.unjudged_share = ledger.judgement.unjudged_share;
+fn over_limit(verdict: &mut Verdict, ledger: &LedgerReport, relay_stalls: u64) {
+    let judgement = &ledger.judgement;
+    verdict.unjudged_share = judgement.unjudged_share;
+    verdict.notes.push(format!(
+        "{:.2} % of the sliding seconds touch a stall and are not judged: {} stalls, {relay_stalls} of them of the relay before it, the longest {:.0} ms",
+        judgement.unjudged_share * 100.0, judgement.stalls, judgement.longest_stall_ms
+    ));
     for (id, number) in &ledger.numbers {
         verdict.over_limit += number.over_limit;
         if number.over_limit > 0 {

@@ -16,7 +16,7 @@ use lapin::{
     options::{BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
@@ -69,7 +69,6 @@ pub(crate) fn plan(numbers: &[Number], messages: u32, seed: u64) -> Vec<Job> {
             (first, left) = (first + recipients, left - u64::from(recipients));
         }
     }
-    use rand::seq::SliceRandom as _;
     jobs.shuffle(&mut rng);
     jobs
 }
@@ -153,7 +152,7 @@ async fn once(world: &World, producer: &Producer, job: &Job, body: &Value) -> an
 }
 
 pub(crate) async fn http(world: &World, body: &Value, tries: usize) -> Option<Value> {
-    let turn = usize::try_from(rand::random::<u16>()).unwrap_or_default() + tries;
+    let turn = usize::from(rand::random::<u16>()) + tries;
     let address = world.serves.get(turn % world.serves.len())?.address;
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().ok()?;
     let answer =

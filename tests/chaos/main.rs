@@ -18,6 +18,7 @@ mod run;
 mod scenarios;
 mod services;
 mod simulator;
+mod wire;
 mod world;
 
 use std::process::ExitCode;

@@ -38,7 +38,8 @@ pub(crate) async fn come(world: &World, within: Duration) -> anyhow::Result<i64>
             return Ok(now.1);
         }
         if told.elapsed() > Duration::from_secs(10) {
-            (told, _) = (Instant::now(), world.say(&state));
+            told = Instant::now();
+            world.say(&state);
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

@@ -11,7 +11,6 @@ use crate::{
     judge, load, person,
     rare::{self, Counters},
     rest,
-    simulator::Simulator,
     world::{Plan, World},
 };
 use serde_json::json;
@@ -73,27 +72,12 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     Ok(end(world, arguments, &verdict, &missed).await)
 }
 
-/// Beside everything: counters are read, holds are closed, stalls of the relays are reported.
+/// Beside everything: counters are read, holds are closed.
 fn watch(world: &Arc<World>) -> tokio::task::JoinHandle<()> {
     let world = Arc::clone(world);
     tokio::spawn(async move {
-        let simulator = Arc::clone(&world.simulator);
-        tokio::join!(Counters::watch(&world), person::closes_holds(&world), stalls(simulator));
+        tokio::join!(Counters::watch(&world), person::closes_holds(&world));
     })
-}
-
-/// The relays run in this process: while it stands still, the network's delay varies by more than the promise covers.
-async fn stalls(simulator: Arc<Simulator>) {
-    let mut last = std::time::Instant::now();
-    loop {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let stood = last.elapsed();
-        last = std::time::Instant::now();
-        if stood > Duration::from_millis(17) {
-            let (simulator, ms) = (Arc::clone(&simulator), u64::try_from(stood.as_millis()).unwrap_or(u64::MAX));
-            tokio::spawn(async move { simulator.stalled(ms).await });
-        }
-    }
 }
 
 async fn at_random(world: &Arc<World>, seed: u64, seconds: u64) -> anyhow::Result<()> {
@@ -156,9 +140,6 @@ async fn end(world: Arc<World>, arguments: &Arguments, verdict: &judge::Verdict,
     }
     // A busy machine makes the short form judge less of the pace; it is not what that is for.
     let judged = arguments.short || verdict.unjudged_share <= 0.01;
-    if verdict.unjudged_share > 0.01 {
-        println!("  {:.1} % of the sliding seconds could not be judged", verdict.unjudged_share * 100.0);
-    }
     let must_reach = !arguments.short && arguments.minutes >= 15;
     let ok = verdict.is_clean() && judged && (!must_reach || missed.is_empty());
     let rounds = world.rounds.load(Ordering::Relaxed);

@@ -1,6 +1,10 @@
 //! Postgres and RabbitMQ, controlled by `deploy/services.sh` and `deploy/cluster.sh`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::process::Command;
@@ -38,7 +42,7 @@ impl Services {
         let mut command = Command::new(words[0]);
         let running =
             command.args(&words[1..]).args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
-        let output = tokio::time::timeout(Duration::from_secs(180), running).await;
+        let output = tokio::time::timeout(Duration::from_mins(3), running).await;
         let output = output.with_context(|| format!("{script} {arguments:?} does not end"))??;
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "{script} {arguments:?}: {}", said.trim());
@@ -86,7 +90,6 @@ pub(crate) fn address(url: &str) -> anyhow::Result<SocketAddr> {
     let parsed = reqwest::Url::parse(url).context("a service's URL")?;
     let host = parsed.host_str().context("a service's URL has no host")?;
     let port = parsed.port().unwrap_or(if url.starts_with("amqp") { 5672 } else { 5432 });
-    use std::net::ToSocketAddrs as _;
     (host, port).to_socket_addrs()?.next().context("a service's host has no address")
 }
 

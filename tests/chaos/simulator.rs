@@ -1,6 +1,10 @@
 //! The simulator as a process: its faults, and its ledger, which is the judge.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use campaign_dispatch::simulator::{CallbackCounts, LedgerReport, MessageLine};
@@ -14,13 +18,15 @@ pub(crate) struct Simulator {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
     client: reqwest::Client,
+    /// Stalls of the relays that it was told.
+    pub(crate) relay_stalls: AtomicU64,
 }
 
 impl Simulator {
     pub(crate) async fn start(process: Process, address: SocketAddr) -> anyhow::Result<Self> {
         process.start().await?;
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
-        let simulator = Self { process, address, client };
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(1)).build()?;
+        let simulator = Self { process, address, client, relay_stalls: AtomicU64::new(0) };
         for _ in 0..200 {
             if simulator.client.get(simulator.url("healthz")).send().await.is_ok() {
                 return Ok(simulator);
@@ -89,6 +95,7 @@ impl Simulator {
 
     /// Says that the network before it stood still.
     pub(crate) async fn stalled(&self, ms: u64) {
+        self.relay_stalls.fetch_add(1, Ordering::Relaxed);
         // Told again by the next stall if this one is lost: a missing one only makes the judge stricter.
         self.client.post(self.url("stalls")).json(&json!({ "ms": ms })).send().await.ok();
     }

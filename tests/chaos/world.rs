@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use crate::{
     relays::Relay,
     services::{Services, address, through},
     simulator::Simulator,
+    wire::Wire,
 };
 
 /// How a world is set up.
@@ -103,52 +104,22 @@ impl World {
         let database = with_database(&admin, &format!("chaos_{run}"))?;
         let create = format!("CREATE DATABASE chaos_{run}");
         PgConnection::connect(&admin).await?.execute(sqlx::AssertSqlSafe(create)).await?;
-
         let numbers = registry::numbers(&plan.limits);
         let simulated = local(free_port()?);
-        let provider = if plan.relayed { Some(Relay::start("provider", vec![simulated]).await?) } else { None };
+        let wire = Wire::start()?;
+        let provider = if plan.relayed { Some(wire.relay("provider", simulated).await?) } else { None };
         let base_url = format!("http://{}", provider.as_ref().map_or(simulated, |relay| relay.address));
         let registry = folder.join("registry.json");
         std::fs::write(&registry, serde_json::to_vec_pretty(&registry::registry(&numbers, &base_url))?)?;
 
         let mut environment = environment(&database, &amqp, &run, plan);
         children::run(&["migrate"], &environment).await?;
-        let made = children::run(
-            &[
-                "tokens",
-                "create",
-                "--name",
-                "chaos",
-                "--scope",
-                "admin,operate,publish,read,pii",
-                "--producer",
-                "chaos",
-                "--json",
-            ],
-            &environment,
-        );
-        let made: Value = serde_json::from_str(&made.await?)?;
-        let token = made["token"].as_str().context("tokens create prints the token")?.to_owned();
+        let token = make_token(&environment).await?;
         environment.insert("DISPATCH__CLIENT__TOKEN".to_owned(), token.clone());
-
-        let arguments = [
-            "simulate",
-            "--registry",
-            &registry.display().to_string(),
-            "--listen",
-            &simulated.to_string(),
-            "--no-suffix-faults",
-            "--callback-delay-ms",
-            "100",
-            "--read-share",
-            "0.5",
-            "--seed",
-            &plan.seed.to_string(),
-        ]
-        .map(str::to_owned);
-        let process = Process::new("simulate", &arguments, environment.clone(), &folder);
-        let simulator = Arc::new(Simulator::start(process, simulated).await?);
-
+        let simulator = simulate(&registry, simulated, plan.seed, &environment, &folder).await?;
+        if plan.relayed {
+            wire.report_to(Arc::clone(&simulator));
+        }
         let mut serves = Vec::new();
         for index in 0..plan.workers {
             serves.push(Arc::new(serve(index, plan, &environment, (&database, &amqp), &folder).await?));
@@ -172,20 +143,24 @@ impl World {
             admin,
             database,
         };
-        for serve in &world.serves {
-            serve.process.start().await?;
-            world.ready(serve).await?;
-        }
-        world.cli(&["accounts", "apply", &registry.display().to_string()]).await?;
-        for (account, waba) in ACCOUNTS.iter().zip(WABAS) {
-            let shown: Value = serde_json::from_str(&world.cli(&["accounts", "show", account, "--json"]).await?)?;
-            let path = shown[0]["hook_path"]
-                .as_str()
-                .or(shown["items"][0]["hook_path"].as_str())
-                .context("accounts show names the callback path")?;
-            world.simulator.set_webhook(waba, &format!("http://{}{path}", world.hook.address)).await?;
-        }
+        world.introduce(&registry).await?;
         Ok(world)
+    }
+
+    /// Starts every `serve`, tells them what they send from, and the simulator where callbacks go.
+    async fn introduce(&self, registry: &Path) -> anyhow::Result<()> {
+        for serve in &self.serves {
+            serve.process.start().await?;
+            self.ready(serve).await?;
+        }
+        self.cli(&["accounts", "apply", &registry.display().to_string()]).await?;
+        for (account, waba) in ACCOUNTS.iter().zip(WABAS) {
+            let shown: Value = serde_json::from_str(&self.cli(&["accounts", "show", account, "--json"]).await?)?;
+            let path = shown[0]["hook_path"].as_str().or(shown["items"][0]["hook_path"].as_str());
+            let path = path.context("accounts show names the callback path")?;
+            self.simulator.set_webhook(waba, &format!("http://{}{path}", self.hook.address)).await?;
+        }
+        Ok(())
     }
 
     /// Waits until a `serve` has its database and broker.
@@ -301,12 +276,35 @@ fn environment(database: &str, amqp: &str, run: &str, plan: &Plan) -> Environmen
     all
 }
 
+/// The first token is made on the database itself.
+async fn make_token(environment: &Environment) -> anyhow::Result<String> {
+    let command = "tokens create --name chaos --scope admin,operate,publish,read,pii --producer chaos --json";
+    let made = children::run(&command.split(' ').collect::<Vec<_>>(), environment).await?;
+    let made: Value = serde_json::from_str(&made)?;
+    Ok(made["token"].as_str().context("tokens create prints the token")?.to_owned())
+}
+
+async fn simulate(
+    registry: &Path,
+    address: SocketAddr,
+    seed: u64,
+    environment: &Environment,
+    folder: &Path,
+) -> anyhow::Result<Arc<Simulator>> {
+    let (registry, address_, seed) = (registry.display().to_string(), address.to_string(), seed.to_string());
+    let mut arguments = vec!["simulate", "--registry", &registry, "--listen", &address_, "--seed", &seed];
+    arguments.extend("--no-suffix-faults --callback-delay-ms 100 --read-share 0.5".split(' '));
+    let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+    let process = Process::new("simulate", &arguments, environment.clone(), folder);
+    Ok(Arc::new(Simulator::start(process, address).await?))
+}
+
 async fn serve(
     index: usize,
     plan: &Plan,
     environment: &Environment,
     (database, amqp): (&str, &str),
-    folder: &std::path::Path,
+    folder: &Path,
 ) -> anyhow::Result<Serve> {
     let address_ = local(free_port()?);
     let mut environment = environment.clone();

@@ -60,7 +60,7 @@ async fn report(
     workers: usize,
 ) -> anyhow::Result<bool> {
     let published = publishing.await?;
-    let verdict = ended(&world, &published, Duration::from_secs(240)).await?;
+    let verdict = ended(&world, &published, Duration::from_mins(4)).await?;
     let ledger = world.simulator.ledger().await?;
     let (mut worst, mut mean, mut gap) = (0, f64::MAX, 0.0_f64);
     for number in &world.numbers {

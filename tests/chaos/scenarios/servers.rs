@@ -21,7 +21,7 @@ pub(super) async fn outage(arguments: &Arguments) -> anyhow::Result<bool> {
     broker.and(database)?;
     world.say("both are back");
     let published = publishing.await?;
-    let verdict = ended(&world, &published, Duration::from_secs(240)).await?;
+    let verdict = ended(&world, &published, Duration::from_mins(4)).await?;
     let ok = verdict.is_clean();
     println!(
         "outage: messages={} lost={} doubled={} over_limit={} uncertain_open={} {}",
@@ -52,7 +52,7 @@ pub(super) async fn drain(arguments: &Arguments) -> anyhow::Result<bool> {
     let calling = calling(&world).await?;
     world.say(&format!("ended with {status} after {:.1} s, {calling} messages in stage calling", took.as_secs_f64()));
     world.serves[0].process.start().await?;
-    let verdict = ended(&world, &published, Duration::from_secs(180)).await?;
+    let verdict = ended(&world, &published, Duration::from_mins(3)).await?;
     let ok = status.success() && took < Duration::from_secs(21) && calling == 0 && verdict.is_clean();
     println!(
         "drain: took={:.1}s calling={calling} lost={} doubled={} uncertain_open={} {}",

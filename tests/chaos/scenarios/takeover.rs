@@ -17,7 +17,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     world.say("kill -9 serve-0");
     world.serves[0].process.kill().await?;
     let published = publishing.await?;
-    let verdict = ended(&world, &published, Duration::from_secs(180)).await?;
+    let verdict = ended(&world, &published, Duration::from_mins(3)).await?;
     let ledger = world.simulator.ledger().await?;
     let (mut worst, mut mean, mut gap, mut taken_over) = (0, f64::MAX, 0.0_f64, 0);
     for number in &world.numbers {

@@ -46,7 +46,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         world.cli(&["holds", "close", &hold.to_string(), "--reason", "the token was replaced"]).await?;
     }
     world.say("the token is replaced and the hold closed");
-    let verdict = ended(&world, &published, Duration::from_secs(900)).await?;
+    let verdict = ended(&world, &published, Duration::from_mins(15)).await?;
     let failed = state(&world).await?.failed;
     let most = MOST_PER_NUMBER * u64::try_from(NUMBERS)?;
     let ok = verdict.is_clean()
