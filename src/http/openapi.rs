@@ -19,7 +19,7 @@ use crate::http::{changes, jobs, lists, uncertain};
     paths(
         jobs::submit, jobs::import, jobs::imports, jobs::find_import, jobs::rejected_rows,
         lists::batches, lists::batch, lists::batch_rejected, lists::messages, lists::message, lists::failures,
-        lists::rejected_jobs, lists::holds, uncertain::list, uncertain::resolve, uncertain::recover, changes::close_hold, changes::put_registry, changes::accounts,
+        lists::rejected_jobs, lists::holds, uncertain::list, uncertain::resolve, uncertain::recover, changes::close_hold, changes::nudge_upkeep, changes::put_registry, changes::accounts,
         changes::account, changes::numbers, changes::templates, changes::template, changes::create_token,
         changes::list_tokens, changes::revoke_token,
     ),

@@ -9,12 +9,14 @@ pub mod janitor;
 pub mod outbox;
 pub mod recover;
 
+mod nudge;
 mod uncertain;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+pub use nudge::Nudge;
 
 use crate::{
     broker::Broker,
@@ -41,7 +43,7 @@ pub struct Upkeep {
     session: Session,
     settings: Arc<Settings>,
     broker: Broker,
-    nudge: Arc<Notify>,
+    nudge: Arc<Nudge>,
     looked_at: BatchId,
 }
 
@@ -62,7 +64,7 @@ pub struct Swept {
 
 impl Upkeep {
     /// A sweeper with a connection of its own; `nudge` makes it sweep at once.
-    pub fn new(store: &Store, broker: Broker, settings: Arc<Settings>, nudge: Arc<Notify>) -> Self {
+    pub fn new(store: &Store, broker: Broker, settings: Arc<Settings>, nudge: Arc<Nudge>) -> Self {
         let looked_at = BatchId(uuid::Uuid::nil());
         Self { session: Session::new(store.clone(), "upkeep"), settings, broker, nudge, looked_at }
     }
@@ -90,7 +92,7 @@ impl Upkeep {
             let pause = if busy { Duration::from_millis(20) } else { every };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.nudge.notified() => {}
+                () = self.nudge.for_sweep() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -97,39 +97,22 @@ impl Plan {
         if !is_heard(change, row, work) {
             return Applied::Stale;
         }
-        let (event, failure) = self.within_life(change);
-        let entry = match self.entries.entry(change.key) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Entered {
-                found: row.state,
-                row: row.clone(),
-                write: MessageWrite::default(),
-                is_changed: false,
-                failure: None,
-                next: None,
-                recovered: false,
-            }),
-        };
-        let state = entry.write.state.unwrap_or(entry.found);
+        let entered = self.entries.get(&change.key);
+        let state = entered.and_then(|entry| entry.write.state).unwrap_or(row.state);
         if change.ruling.is_some() && (state != MessageState::Uncertain || age == Age::Older) {
             return Applied::Stale;
         }
+        let (event, failure) = self.within_life(change);
         let transition = state.apply(age, event);
-        if let (Some(failure), true) = (&failure, transition != Transition::Wait) {
-            let attempt = AttemptWrite {
-                key: change.key,
-                attempt: change.attempt,
-                outcome: event,
-                failure: failure.clone(),
-                at: change.at,
-            };
-            self.attempts.push(if event == MessageEvent::Recovered { passed_over(attempt) } else { attempt });
-        }
+        let entry = match self.entries.entry(change.key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Entered::new(row)),
+        };
+        entry.stamp(change, event, age);
         if event == MessageEvent::Recovered && age == Age::Current {
             entry.recovered = state.has_work();
         }
-        entry.stamp(change, event, age);
-        match transition {
+        let applied = match transition {
             Transition::Wait => Applied::Wait,
             Transition::Stay
                 if state == MessageState::Pending && event == MessageEvent::Returned && age == Age::Current =>
@@ -140,19 +123,30 @@ impl Plan {
             Transition::Stay if entry.recovered => Applied::Moved { from: state, to: state },
             Transition::Stay => Applied::Stale,
             Transition::To(to) => {
-                if let Some(ruling) = &change.ruling {
-                    let (key, attempt, ruling) = (change.key, change.attempt, Arc::clone(ruling));
-                    self.decisions.push(DecisionWrite { key, attempt, ruling });
-                }
-                if let (Some(fault), Some(failure), Some(batch)) =
-                    (change.fault, &failure, self.batches.get(&change.key.batch_id))
-                {
-                    self.faults.push(hold_for(fault, failure, batch));
-                }
-                entry.move_to(to, change, failure);
+                entry.move_to(to, change, failure.clone());
                 Applied::Moved { from: state, to }
             }
+        };
+        self.note(change, event, failure, transition);
+        applied
+    }
+
+    /// What a change leaves beside its message: the attempt, the hold of a fault, the decision.
+    fn note(&mut self, change: &Change, event: MessageEvent, failure: Option<Failure>, transition: Transition) {
+        let (key, attempt) = (change.key, change.attempt);
+        if let (Transition::To(_), Some(ruling)) = (transition, &change.ruling) {
+            self.decisions.push(DecisionWrite { key, attempt, ruling: Arc::clone(ruling) });
         }
+        let Some(failure) = failure.filter(|_| transition != Transition::Wait) else {
+            return;
+        };
+        if let (Transition::To(_), Some(fault), Some(batch)) =
+            (transition, change.fault, self.batches.get(&key.batch_id))
+        {
+            self.faults.push(hold_for(fault, &failure, batch));
+        }
+        let attempt = AttemptWrite { key, attempt, outcome: event, failure, at: change.at };
+        self.attempts.push(if event == MessageEvent::Recovered { passed_over(attempt) } else { attempt });
     }
 
     /// A retry that would end after the message's life is no retry: it fails with what the provider said.
@@ -231,6 +225,18 @@ impl Plan {
 }
 
 impl Entered {
+    fn new(row: &MessageRow) -> Self {
+        Self {
+            found: row.state,
+            row: row.clone(),
+            write: MessageWrite::default(),
+            is_changed: false,
+            failure: None,
+            next: None,
+            recovered: false,
+        }
+    }
+
     /// Records times and ids, which are facts whatever the state makes of the event.
     fn stamp(&mut self, change: &Change, event: MessageEvent, age: Age) {
         let write = &mut self.write;
