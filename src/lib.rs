@@ -12,6 +12,7 @@
 //! | the provider takes it | [`providers`] | one call, and exactly what is known of its outcome |
 //! | the outcome is settled | [`dispatch::settle`], [`store::messages`] | a fact, written in bulk and never lost |
 //! | the provider tells more | [`callbacks`] | authenticated, published, applied by the state table |
+//! | nobody knows whether it was taken | [`domain::uncertain`], [`upkeep`] | decided by policy or person, and recorded |
 //! | it is looked up | [`checklist`], [`http`] | sent, pending, failed, and why |
 //!
 //! Beside the road: [`registry`] (who may send from what), [`upkeep`] (repairs), [`broker`] (what crosses between
@@ -57,6 +58,8 @@ pub mod decisions {
     pub mod adr_0004_backoff_as_policy_only {}
     #[doc = include_str!("docs/0005-held-work-is-skipped-or-parked.md")]
     pub mod adr_0005_held_work_is_skipped_or_parked {}
+    #[doc = include_str!("docs/0006-what-nobody-knows-is-decided-once.md")]
+    pub mod adr_0006_what_nobody_knows_is_decided_once {}
     #[doc = include_str!("docs/0007-a-lease-lives-as-long-as-its-worker.md")]
     pub mod adr_0007_a_lease_lives_as_long_as_its_worker {}
     #[doc = include_str!("docs/0008-what-a-hold-lets-through.md")]

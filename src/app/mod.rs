@@ -4,7 +4,7 @@ mod telemetry;
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use telemetry::{init_tracing, metrics_handle};
@@ -19,7 +19,7 @@ use crate::{
     providers::{self, http::HttpClient},
     settings::{Settings, SettingsError},
     store::{Store, StoreError, chain, messages::Rules, registry::Directory, vault::Vault},
-    upkeep::{self, Upkeep, alive::Heart, janitor::Janitor},
+    upkeep::{self, Nudge, Upkeep, alive::Heart, janitor::Janitor},
 };
 
 named! {
@@ -114,7 +114,8 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
     let broker = Broker::start(&BrokerOptions::from_settings(&settings.broker), broker_stop.clone())?;
     let (intake, lanes) =
         Intake::new(store.clone(), directory.clone(), &broker, settings.intake.clone(), settings.canary.clone());
-    let parts = Parts { settings, store, directory, providers, broker, intake, nudge: Arc::default() };
+    let nudge = roles.contains(&Role::Upkeep).then(Arc::<Nudge>::default);
+    let parts = Parts { settings, store, directory, providers, broker, intake, nudge };
 
     let mut tasks = Tasks::default();
     let address = if roles.contains(&Role::Http) { Some(parts.listen(&mut tasks, &stop).await?) } else { None };
@@ -124,11 +125,11 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
         let applier = callbacks::Applier::new(store, directory, parts.providers.clone(), Arc::clone(&parts.settings));
         tasks.spawn("callbacks", applier.run(parts.broker.clone(), stop.clone()));
     }
-    if roles.contains(&Role::Upkeep) {
-        let (store, settings, nudge) = (&parts.store, || Arc::clone(&parts.settings), Arc::clone(&parts.nudge));
-        let upkeep = Upkeep::new(store, parts.broker.clone(), settings(), nudge);
+    if let Some(nudge) = &parts.nudge {
+        let (store, settings) = (&parts.store, || Arc::clone(&parts.settings));
+        let upkeep = Upkeep::new(store, parts.broker.clone(), settings(), Arc::clone(nudge));
         tasks.spawn("upkeep", upkeep.run(stop.clone()));
-        tasks.spawn("janitor", Janitor::new(store, settings(), stop.clone()).run());
+        tasks.spawn("janitor", Janitor::new(store, settings(), Arc::clone(nudge), stop.clone()).run());
         tasks.spawn("sign of life", heart.run(stop.clone()));
     }
     if roles.contains(&Role::Dispatch) {
@@ -192,8 +193,8 @@ struct Parts {
     providers: providers::Registry,
     broker: Broker,
     intake: Intake,
-    /// Wakes upkeep.
-    nudge: Arc<Notify>,
+    /// Wakes upkeep, with that role.
+    nudge: Option<Arc<Nudge>>,
 }
 
 impl Parts {
@@ -222,7 +223,7 @@ impl Parts {
             settings: self.settings.http.clone(),
             inline_bytes: self.settings.intake.inline_bytes,
             rules: Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) },
-            upkeep: Arc::clone(&self.nudge),
+            upkeep: self.nudge.clone(),
         };
         let router = http::router(state).merge(callbacks::routes(receiver));
         let (stop, directory) = (stop.clone(), self.directory.clone());

@@ -147,7 +147,7 @@ async fn accounts(common: &Common, name: Option<String>) -> anyhow::Result<()> {
                 },
             ),
             ("callback path", a.hook_path.clone()),
-            ("uncertain", uncertain(&a.uncertain)),
+            ("uncertain", uncertain(a.uncertain)),
             ("numbers", a.numbers.to_string()),
             ("templates", a.templates.to_string()),
         ])?;
@@ -156,7 +156,7 @@ async fn accounts(common: &Common, name: Option<String>) -> anyhow::Result<()> {
 }
 
 /// The policies that are the account's own: `marketing resend, utility fail`.
-fn uncertain(own: &UncertainOverrides) -> String {
+fn uncertain(own: UncertainOverrides) -> String {
     let said = Category::ALL.iter().filter_map(|c| own.of(Lane::from(*c)).map(|policy| format!("{c} {policy}")));
     said.collect::<Vec<_>>().join(", ")
 }

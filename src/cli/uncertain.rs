@@ -125,10 +125,10 @@ async fn resolve(common: &Common, args: ResolveArgs) -> anyhow::Result<()> {
     let mut total = Resolved::default();
     if is_named {
         for chunk in ids.chunks(IDS) {
-            all(&client, &args, Some(chunk), &mut total).await.with_context(|| so_far(&total))?;
+            all(&client, &args, Some(chunk), &mut total).await.map_err(|error| so_far(error, &total))?;
         }
     } else {
-        all(&client, &args, None, &mut total).await.with_context(|| so_far(&total))?;
+        all(&client, &args, None, &mut total).await.map_err(|error| so_far(error, &total))?;
     }
     if common.json {
         return output::json(&serde_json::to_value(&total)?);
@@ -165,8 +165,12 @@ async fn all(client: &Client, args: &ResolveArgs, ids: Option<&[String]>, total:
     }
 }
 
-fn so_far(total: &Resolved) -> String {
-    format!("stopped after {} were resolved; the same command goes on with the rest", total.resolved)
+/// A command that failed on the way says what stands.
+fn so_far(error: anyhow::Error, total: &Resolved) -> anyhow::Error {
+    if total.resolved == 0 {
+        return error;
+    }
+    error.context(format!("stopped after {} were resolved; the same command goes on with the rest", total.resolved))
 }
 
 /// One id a line; what is no id is told with its line before anything is done.

@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn a_hold_waits_a_week_after_the_call_and_no_longer() {
         for left in [Duration::ZERO, MINUTE, WEEK] {
-            assert_eq!(decide(UncertainPolicy::Hold, MINUTE, left, WEEK), Verdict::Wait(WEEK - MINUTE));
+            assert_eq!(decide(UncertainPolicy::Hold, MINUTE, left, WEEK), Verdict::Wait(WEEK.saturating_sub(MINUTE)));
             assert_eq!(decide(UncertainPolicy::Hold, WEEK, left, WEEK), Verdict::Now(Decided::Failed));
         }
     }

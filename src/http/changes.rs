@@ -111,12 +111,26 @@ pub(super) async fn close_hold(
         Closed::Now => {
             tracing::info!(hold.id = hold.0, token.name = caller.name, "a hold was closed");
             // What waits under it is given back at once.
-            state.upkeep.notify_one();
+            if let Some(upkeep) = &state.upkeep {
+                upkeep.sweep();
+            }
             Ok(StatusCode::NO_CONTENT)
         }
         Closed::Before => Err(ApiError::whole(StatusCode::CONFLICT, "closed_before", "this hold is closed already")),
         Closed::Unknown => Err(ApiError::not_found("hold")),
     }
+}
+
+#[utoipa::path(post, path = "/v1/upkeep", tag = "system", responses(
+    (status = 202, description = "Every repair is begun now: sweep, audit of the tallies, retention"),
+    (status = 409, body = Errors, description = "This process does not have the role upkeep")))]
+pub(super) async fn nudge_upkeep(State(state): State<HttpState>) -> Result<StatusCode, ApiError> {
+    let Some(upkeep) = &state.upkeep else {
+        let reason = "this process does not have the role upkeep: ask one that has";
+        return Err(ApiError::whole(StatusCode::CONFLICT, "no_upkeep", reason));
+    };
+    upkeep.everything();
+    Ok(StatusCode::ACCEPTED)
 }
 
 /// Holds on all tenants are closed by the tenant that runs the installation.

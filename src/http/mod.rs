@@ -25,7 +25,6 @@ use axum::{
 };
 use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Notify;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 pub use error::{ApiError, Errors};
@@ -38,6 +37,7 @@ use crate::{
     registry::tokens::Scope,
     settings,
     store::{Store, messages::Rules, registry::Directory},
+    upkeep::Nudge,
 };
 
 /// Longer than any list takes; a request that hangs is cut here.
@@ -68,7 +68,7 @@ pub struct HttpState {
     /// How changes of messages are made.
     pub rules: Rules,
     /// Wakes upkeep, where this process has it.
-    pub upkeep: Arc<Notify>,
+    pub upkeep: Option<Arc<Nudge>>,
 }
 
 impl fmt::Debug for HttpState {
@@ -151,6 +151,7 @@ fn admin_routes() -> Router<HttpState> {
     Router::new()
         .route("/v1/registry", put(changes::put_registry))
         .route("/v1/recover", post(uncertain::recover))
+        .route("/v1/upkeep", post(changes::nudge_upkeep))
         .route("/v1/tokens", get(changes::list_tokens).post(changes::create_token))
         .route("/v1/tokens/{token}", delete(changes::revoke_token))
 }

@@ -20,7 +20,7 @@ use crate::http::{changes, jobs, lists, uncertain};
         jobs::submit, jobs::import, jobs::imports, jobs::find_import, jobs::rejected_rows,
         lists::batches, lists::batch, lists::batch_rejected, lists::messages, lists::message, lists::failures,
         lists::rejected_jobs, lists::holds, lists::hold, uncertain::list, uncertain::resolve, uncertain::recover,
-        changes::open_hold, changes::close_hold, changes::put_registry, changes::accounts,
+        changes::open_hold, changes::close_hold, changes::nudge_upkeep, changes::put_registry, changes::accounts,
         changes::account, changes::numbers, changes::templates, changes::template, changes::create_token,
         changes::list_tokens, changes::revoke_token,
     ),

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     checklist::{self, MessageQuery, Page, ResolveRequest, Resolved, UncertainMessage},
-    domain::{ids::MessageKey, uncertain::Decided},
+    domain::ids::MessageKey,
     http::{
         HttpState,
         changes::{current, speaks_for_everybody},
@@ -88,9 +88,6 @@ pub(super) async fn resolve(
     if done.resolved > 0 {
         tracing::info!(token.name = caller.name, decision = %request.r#as, messages = done.resolved, reason = request.reason,
             "uncertain messages were resolved");
-    }
-    if request.r#as == Decided::Resend {
-        state.upkeep.notify_one();
     }
     Ok(Json(done))
 }

@@ -61,7 +61,7 @@ async fn open_hold(tx: &mut PgConnection, alarm: Alarm, last: DateTime<Utc>) -> 
         Alarm::Timeline => {
             format!("Postgres goes on from another timeline: what was done near or after {last} may be lost")
         }
-        Alarm::Gap => format!("no sign of life since {last}: is the database an older copy?"),
+        Alarm::Gap => format!("no sign of life since {last}, or the database is an older copy"),
     };
     let detail = format!(
         "{happened}. Mark what may have been sent: campaign-dispatch recover --since {last}; then resolve it \

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::Nudge;
 use crate::{
     domain::ids::BatchId,
     settings::Settings,
@@ -36,36 +37,43 @@ const BLOCKS: i64 = 256;
 pub struct Janitor {
     session: Session,
     settings: Arc<Settings>,
+    nudge: Arc<Nudge>,
     stop: CancellationToken,
 }
 
 impl Janitor {
-    /// One with a connection of its own.
-    pub fn new(store: &Store, settings: Arc<Settings>, stop: CancellationToken) -> Self {
-        Self { session: Session::new(store.clone(), "janitor"), settings, stop }
+    /// One with a connection of its own; `nudge` makes it do everything at once.
+    pub fn new(store: &Store, settings: Arc<Settings>, nudge: Arc<Nudge>, stop: CancellationToken) -> Self {
+        Self { session: Session::new(store.clone(), "janitor"), settings, nudge, stop }
     }
 
     /// Goes on until the process stops.
     pub async fn run(mut self) {
+        let mut is_nudged = false;
         while !self.stop.is_cancelled() {
-            if let Err(error) = self.step().await {
+            if let Err(error) = self.step(is_nudged).await {
                 self.session.reset();
                 tracing::warn!(error = %chain(&error), "could not audit or tidy; trying again");
             }
-            self.pause(EVERY).await;
+            is_nudged = tokio::select! {
+                () = self.nudge.for_rounds() => true,
+                () = self.pause(EVERY) => false,
+            };
         }
     }
 
-    async fn step(&mut self) -> Result<(), StoreError> {
+    /// Does what is due; with `all`, everything is.
+    pub async fn step(&mut self, all: bool) -> Result<(), StoreError> {
+        let within = |every: Duration| if all { Duration::ZERO } else { every };
         self.audit_completed().await?;
-        let every = Duration::from_secs(self.settings.upkeep.audit_s);
+        let every = within(Duration::from_secs(self.settings.upkeep.audit_s));
         if rounds::begin(self.session.connection().await?, "audit", every).await? {
             self.audit_open(false).await?;
         }
-        if rounds::begin(self.session.connection().await?, "audit_large", DAY).await? {
+        if rounds::begin(self.session.connection().await?, "audit_large", within(DAY)).await? {
             self.audit_open(true).await?;
         }
-        if rounds::begin(self.session.connection().await?, "retention", DAY).await? {
+        if rounds::begin(self.session.connection().await?, "retention", within(DAY)).await? {
             self.tidy().await?;
         }
         Ok(())

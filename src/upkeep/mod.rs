@@ -9,12 +9,14 @@ pub mod janitor;
 pub mod outbox;
 pub mod recover;
 
+mod nudge;
 mod uncertain;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+pub use nudge::Nudge;
 
 use crate::{
     broker::Broker,
@@ -33,7 +35,7 @@ use crate::{
 };
 
 /// Open batches that a sweep looks at for work past its end; the next sweep goes on from there.
-const LOOK_AT: i32 = 1000;
+const LOOK_AT: i32 = 500;
 
 /// The sweeper. Any number of them may run: rows that another one has are passed over.
 #[derive(Debug)]
@@ -41,8 +43,9 @@ pub struct Upkeep {
     session: Session,
     settings: Arc<Settings>,
     broker: Broker,
-    nudge: Arc<Notify>,
+    nudge: Arc<Nudge>,
     looked_at: BatchId,
+    look_again: tokio::time::Instant,
 }
 
 /// What one sweep did.
@@ -62,9 +65,10 @@ pub struct Swept {
 
 impl Upkeep {
     /// A sweeper with a connection of its own; `nudge` makes it sweep at once.
-    pub fn new(store: &Store, broker: Broker, settings: Arc<Settings>, nudge: Arc<Notify>) -> Self {
+    pub fn new(store: &Store, broker: Broker, settings: Arc<Settings>, nudge: Arc<Nudge>) -> Self {
         let looked_at = BatchId(uuid::Uuid::nil());
-        Self { session: Session::new(store.clone(), "upkeep"), settings, broker, nudge, looked_at }
+        let look_again = tokio::time::Instant::now();
+        Self { session: Session::new(store.clone(), "upkeep"), settings, broker, nudge, looked_at, look_again }
     }
 
     /// Sweeps every second (a setting) until `stop`.
@@ -90,7 +94,7 @@ impl Upkeep {
             let pause = if busy { Duration::from_millis(20) } else { every };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.nudge.notified() => {}
+                () = self.nudge.for_sweep() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -117,8 +121,12 @@ impl Upkeep {
         self.apply(&changes).await
     }
 
-    /// Ready work whose life has ended: nobody claims it while its number, account or more is held.
+    /// Ready work whose life has ended: nobody claims it while its number, account or more is held. Sweeps that follow
+    /// each other because of something else do not look every time.
     async fn sweep_overdue(&mut self) -> Result<usize, StoreError> {
+        if tokio::time::Instant::now() < self.look_again {
+            return Ok(0);
+        }
         let (most, connection) = (self.settings.upkeep.sweep_max, self.session.connection().await?);
         let batches = open::batches(connection, self.looked_at, true, LOOK_AT).await?;
         let overdue: Vec<BatchId> = batches.iter().filter(|b| b.is_overdue).map(|b| b.batch).collect();
@@ -129,6 +137,7 @@ impl Upkeep {
             let is_whole = i32::try_from(batches.len()).is_ok_and(|found| found < LOOK_AT);
             let last = batches.last().filter(|_| !is_whole);
             self.looked_at = last.map_or(BatchId(uuid::Uuid::nil()), |last| last.batch);
+            self.look_again = tokio::time::Instant::now() + Duration::from_millis(self.settings.upkeep.sweep_ms);
         }
         self.apply(&changes).await
     }

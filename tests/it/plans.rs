@@ -68,8 +68,8 @@ async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease:
     sweep::parked_expired(&mut tx, 100).await.unwrap();
     sweep::unpark_due(&mut tx, 100).await.unwrap();
     unsure::due(&mut tx, 100).await.unwrap();
-    let waits: Vec<_> = keys.iter().map(|(key, attempt)| (*key, *attempt, Duration::from_secs(1))).collect();
-    unsure::wait(&mut tx, &waits).await.unwrap();
+    let unsure: Vec<_> = keys.iter().map(|(key, attempt)| (*key, *attempt, Duration::from_secs(1))).collect();
+    unsure::wait(&mut tx, &unsure).await.unwrap();
     let open = open::batches(&mut tx, BatchId(Uuid::nil()), true, 1000).await.unwrap();
     let open: Vec<_> = open.iter().map(|b| b.batch).collect();
     open::ready(&mut tx, &open, 100).await.unwrap();

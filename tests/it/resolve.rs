@@ -70,7 +70,7 @@ async fn uncertain_messages_are_listed_and_resolved(_: PgPoolOptions, options: P
     );
     let (_, failed) = served.get(&admin, &format!("/v1/messages/{}", id(0, 2))).await;
     assert_eq!(failed["code"], "unknown_outcome");
-    crate::support::world::assert_balanced(&mut *served.store.acquire().await.unwrap()).await;
+    crate::support::world::assert_balanced(&mut served.store.acquire().await.unwrap()).await;
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]

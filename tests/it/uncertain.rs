@@ -179,6 +179,35 @@ async fn what_may_be_sent_again_is_a_new_attempt_and_only_while_it_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_settles_late_wins_over_the_policy() {
+    let world = World::start_with(Plan::default(), &[("DISPATCH__UNCERTAIN__MARKETING", "resend")]).await;
+    let batch = world.batch(world.number(1), "offer", 0, 3).await;
+    let mut connection = world.database.connect().await;
+    in_doubt(&mut connection, batch, 3).await;
+    age(&mut connection, "2 minutes").await;
+    assert_eq!(upkeep(&world).step().await.unwrap().decided, 3);
+    // Frozen beyond its lease, thawed, and it knows: one was taken, one refused, one not called at all.
+    let late = |seq, event| Change::new(MessageKey { batch_id: batch, seq }, 1, event);
+    let changes = [
+        late(1, MessageEvent::Accepted),
+        late(2, MessageEvent::Refused),
+        late(3, MessageEvent::Returned),
+        // Heard twice, and a doubt that comes after the knowledge.
+        late(1, MessageEvent::Accepted),
+        late(1, MessageEvent::Unknown),
+        late(3, MessageEvent::Unknown),
+    ];
+    messages::apply(&mut connection, &changes, RULES).await.unwrap();
+    let states = text(&mut connection, "SELECT state::text FROM message ORDER BY seq").await;
+    assert_eq!(states, ["accepted", "failed", "pending"]);
+    let worker = world.work();
+    assert_eq!(world.all_called(LONG).await.sent(), 2);
+    assert_eq!(world.ledger().totals.accepted, 1, "only what was not called is called again");
+    worker.drain().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_may_say_otherwise() {
     let world = World::start(Plan::default()).await;
     let (offer, order) =

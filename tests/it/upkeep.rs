@@ -7,8 +7,9 @@ use campaign_dispatch::{
     domain::{
         ids::{BatchId, MessageKey},
         message::MessageEvent,
+        uncertain::Decided,
     },
-    store::messages::{self, Applied, Change, Rules},
+    store::messages::{self, Applied, Change, Rules, Ruling},
     upkeep::{
         alive::Heart,
         janitor::Janitor,
@@ -19,7 +20,10 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    support::world::{Plan, World},
+    support::{
+        eventually::eventually,
+        world::{Plan, World},
+    },
     uncertain::{in_doubt, upkeep},
 };
 
@@ -28,7 +32,7 @@ const GRACE: Duration = Duration::from_mins(1);
 const RULES: Rules = Rules { grace: GRACE };
 
 fn janitor(world: &World) -> Janitor {
-    Janitor::new(&world.store, Arc::clone(&world.settings), CancellationToken::new())
+    Janitor::new(&world.store, Arc::clone(&world.settings), Arc::default(), CancellationToken::new())
 }
 
 async fn run(connection: &mut PgConnection, sql: &'static str) {
@@ -92,6 +96,21 @@ async fn a_tally_that_differs_is_told_and_left_as_it_is() {
         .execute(&mut connection)
         .await
         .unwrap();
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_is_taken_once_and_again_when_somebody_asks() {
+    let world = World::start(Plan::default()).await;
+    let mut connection = world.database.connect().await;
+    let begun = "SELECT coalesce(string_agg(name || ' ' || (begun > now() - interval '1 minute'), ', ' ORDER BY name), '') FROM round";
+    janitor(&world).step(false).await.unwrap();
+    assert_eq!(one::<String>(&mut connection, begun).await, "audit true, audit_large true, retention true");
+    run(&mut connection, "UPDATE round SET begun = now() - interval '5 minutes'").await;
+    janitor(&world).step(false).await.unwrap();
+    assert_eq!(one::<String>(&mut connection, begun).await, "audit false, audit_large false, retention false");
+    janitor(&world).step(true).await.unwrap();
+    assert_eq!(one::<String>(&mut connection, begun).await, "audit true, audit_large true, retention true");
     world.finish().await;
 }
 
@@ -190,7 +209,7 @@ async fn a_process_that_starts_after_a_silence_sends_nothing_until_a_person_has_
     let mut server = app::start(Arc::clone(&world.settings), &[Role::Dispatch]).await.unwrap();
     let held: String = one(&mut connection, HOLDS).await;
     assert_eq!(held, "everything gap", "before anything runs");
-    super::support::eventually::eventually("a worker has the number", LONG, async || {
+    eventually("a worker has the number", LONG, async || {
         let leased: i64 = one(&mut connection, "SELECT count(*) FROM number_lease WHERE lease_id IS NOT NULL").await;
         (leased > 0).then_some(())
     })
@@ -207,33 +226,27 @@ fn wish(is_rehearsal: bool) -> Wish {
     Wish { since: chrono::Utc::now() - chrono::Duration::minutes(5), is_rehearsal, after: None }
 }
 
+async fn of_batch(connection: &mut PgConnection, batch: BatchId, sql: &'static str) {
+    sqlx::query(sql).bind(batch.0).execute(connection).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_have_been_called_on_a_lost_timeline_is_marked_once() {
     let world = World::start(Plan::default()).await;
     let mut connection = world.database.connect().await;
     let due = world.batch(world.number(1), "offer", 0, 4).await;
+    of_batch(&mut connection, due, "UPDATE work SET attempt = 2, stage = 'calling' WHERE batch_id = $1 AND seq = 1")
+        .await;
     let doubted = world.batch(world.number(1), "offer", 100, 2).await;
     in_doubt(&mut connection, doubted, 2).await;
     let ahead = world.batch(world.number(1), "offer", 200, 2).await;
-    sqlx::query("UPDATE work SET wake_at = now() + interval '1 hour' WHERE batch_id = $1")
-        .bind(ahead.0)
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    of_batch(&mut connection, ahead, "UPDATE work SET wake_at = now() + interval '1 hour' WHERE batch_id = $1").await;
     let over = world.batch(world.number(1), "offer", 300, 2).await;
-    sqlx::query("UPDATE batch SET expires_at = now() - interval '1 hour' WHERE batch_id = $1")
-        .bind(over.0)
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    sqlx::query("UPDATE work SET attempt = 2, stage = 'calling' WHERE batch_id = $1 AND seq = 1")
-        .bind(due.0)
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    of_batch(&mut connection, over, "UPDATE batch SET expires_at = now() - interval '1 hour' WHERE batch_id = $1")
+        .await;
     run(&mut connection, "INSERT INTO hold (scope, cause, resume) VALUES ('everything', 'timeline', 'person')").await;
     // What came after everything was held was not called.
-    let later = world.batch(world.number(1), "offer", 400, 2).await;
+    world.batch(world.number(1), "offer", 400, 2).await;
 
     let counted = recover::recover(&world.store, GRACE, wish(true)).await.unwrap();
     assert_eq!((counted.found, counted.marked, counted.next, counted.hold), (6, 0, None, Some(1)));
@@ -244,52 +257,44 @@ async fn what_may_have_been_called_on_a_lost_timeline_is_marked_once() {
     let counts = world.counts().await;
     assert_eq!((counts.of("uncertain"), counts.of("pending")), (6, 6));
     let numbers: Vec<(i16, i16)> = sqlx::query_as(
-        "SELECT w.attempt, a.attempt FROM work w JOIN attempt a USING (batch_id, seq) WHERE a.code = 'recovered' AND a.outcome = 'unknown' ORDER BY w.batch_id = $1 DESC, seq",
+        "SELECT w.attempt, a.attempt FROM work w JOIN attempt a USING (batch_id, seq)
+         WHERE a.code = 'recovered' AND a.outcome = 'unknown' ORDER BY w.batch_id = $1 DESC, seq",
     )
     .bind(due.0)
     .fetch_all(&mut connection)
     .await
     .unwrap();
     assert_eq!(numbers, [(102, 102), (100, 100), (100, 100), (100, 100), (101, 101), (101, 101)]);
+    world.finish().await;
+}
 
-    // Callbacks of lost calls, whose numbers the rows do not have: good and bad news are heard, and a failure for now
-    // sends nothing by itself.
-    let change = |seq, attempt, event| Change::new(MessageKey { batch_id: due, seq }, attempt, event);
+#[tokio::test(flavor = "multi_thread")]
+async fn callbacks_of_lost_calls_are_heard_and_their_numbers_are_not_used_again() {
+    let world = World::start(Plan::default()).await;
+    let mut connection = world.database.connect().await;
+    let batch = world.batch(world.number(1), "offer", 0, 4).await;
+    assert_eq!(recover::recover(&world.store, GRACE, wish(false)).await.unwrap().marked, 4);
+    // Of calls whose numbers the rows do not have: good and bad news are heard, and a failure for now sends nothing by
+    // itself.
+    let change = |seq, attempt, event| Change::new(MessageKey { batch_id: batch, seq }, attempt, event);
     let changes = [
         change(1, 3, MessageEvent::Delivered),
         change(2, 1, MessageEvent::Failed),
         change(3, 1, MessageEvent::FailedForNow),
     ];
     let outcome = messages::apply(&mut connection, &changes, RULES).await.unwrap();
-    assert!(
-        matches!(outcome.applied[..], [Some(Applied::Moved { .. }), Some(Applied::Moved { .. }), Some(Applied::Stale)]),
-        "{outcome:?}"
-    );
+    let heard: Vec<bool> = outcome.applied.iter().map(|a| matches!(a, Some(Applied::Moved { .. }))).collect();
+    assert_eq!(heard, [true, true, false], "{outcome:?}");
 
-    // What a person lets go out again uses no number of the lost timeline.
-    run(&mut connection, "UPDATE hold SET closed_at = now(), closed_by = 'test'").await;
-    use campaign_dispatch::{domain::uncertain::Decided, store::messages::Ruling};
-    let ruling = Arc::new(Ruling {
-        decided: Decided::Resend,
-        by: "token:t".to_owned(),
-        reason: "r".to_owned(),
-        evidence: String::new(),
-    });
-    let resend = Change::ruled(MessageKey { batch_id: due, seq: 4 }, 100, &ruling);
+    let (decided, by) = (Decided::Resend, "token:t".to_owned());
+    let ruling = Arc::new(Ruling { decided, by, reason: "r".to_owned(), evidence: String::new() });
+    let resend = Change::ruled(MessageKey { batch_id: batch, seq: 4 }, 100, &ruling);
     messages::apply(&mut connection, &[resend], RULES).await.unwrap();
     let worker = world.work();
-    super::support::eventually::eventually("it is called again", LONG, async || {
-        let attempt: i16 =
-            sqlx::query_scalar("SELECT attempt FROM message WHERE batch_id = $1 AND seq = 4 AND state = 'accepted'")
-                .bind(due.0)
-                .fetch_optional(&mut connection)
-                .await
-                .unwrap()?;
-        (attempt == 101).then_some(())
-    })
-    .await;
+    eventually("it is called again", LONG, async || (world.counts().await.of("accepted") == 1).then_some(())).await;
+    let attempt: i16 = one(&mut connection, "SELECT attempt FROM message WHERE seq = 4").await;
+    assert_eq!(attempt, 101);
     worker.drain().await;
-    let _ = later;
     world.finish().await;
 }
 
@@ -300,7 +305,7 @@ async fn ready_work_under_a_hold_ends_with_its_life() {
     run(&mut connection, "INSERT INTO hold (scope, cause, resume) VALUES ('everything', 'test', 'person')").await;
     let (large, small) =
         (world.batch(world.number(1), "offer", 0, 120).await, world.batch(world.number(1), "order", 1000, 3).await);
-    let alive = world.batch(world.number(1), "offer", 2000, 60).await;
+    world.batch(world.number(1), "offer", 2000, 60).await;
     let worker = world.work();
     let mut upkeep = upkeep(&world);
     assert_eq!(upkeep.step().await.unwrap().expired, 0);
@@ -311,13 +316,12 @@ async fn ready_work_under_a_hold_ends_with_its_life() {
             .await
             .unwrap();
     }
-    super::support::eventually::eventually("both have ended", LONG, async || {
+    eventually("both have ended", LONG, async || {
         upkeep.step().await.unwrap();
         (world.counts().await.of("expired") == 123).then_some(())
     })
     .await;
     assert_eq!((world.counts().await.of("pending"), world.ledger().totals.calls), (60, 0));
-    let _ = alive;
     worker.drain().await;
     world.finish().await;
 }

@@ -111,13 +111,12 @@ impl Plan {
             return Applied::Unmatched;
         }
         let work = self.work.get(&change.key);
-        let latest = latest(row, work);
         if !is_heard(change, row, work) {
             return Applied::Stale;
         }
         let (event, failure) = self.within_life(change);
         let entry = self.entries.entry(change.key).or_insert_with(|| Entered::new(row));
-        let age = entry.age(change.attempt, latest, event);
+        let age = entry.age(change.attempt, latest(row, work), event);
         let state = entry.write.state.unwrap_or(entry.found);
         if change.ruling.is_some() && (state != MessageState::Uncertain || age == Age::Older) {
             return Applied::Stale;
@@ -126,22 +125,11 @@ impl Plan {
         if transition != Transition::Wait {
             entry.note_dropped(change.attempt, event);
         }
-        if let (Some(failure), true) = (&failure, transition != Transition::Wait) {
-            let attempt = AttemptWrite {
-                key: change.key,
-                attempt: change.attempt,
-                outcome: event,
-                failure: failure.clone(),
-                at: change.at,
-            };
-            self.attempts.push(if event == MessageEvent::Recovered { passed_over(attempt) } else { attempt });
-        }
+        entry.stamp(change, event, age);
         if event == MessageEvent::Recovered && age == Age::Current {
             entry.recovered = state.has_work();
         }
-        entry.write.attempt = entry.write.attempt.max(change.attempt).max(row.attempt);
-        entry.stamp(change, event, age);
-        match transition {
+        let applied = match transition {
             Transition::Wait => Applied::Wait,
             Transition::Stay
                 if state == MessageState::Pending && event == MessageEvent::Returned && age == Age::Current =>
@@ -152,23 +140,34 @@ impl Plan {
             Transition::Stay if entry.recovered => Applied::Moved { from: state, to: state },
             Transition::Stay => Applied::Stale,
             Transition::To(to) => {
-                if let Some(ruling) = &change.ruling {
-                    let (key, attempt, ruling) = (change.key, change.attempt, Arc::clone(ruling));
-                    self.decisions.push(DecisionWrite { key, attempt, ruling });
-                }
-                if let (Some(fault), Some(failure), Some(batch)) =
-                    (change.fault, &failure, self.batches.get(&change.key.batch_id))
-                {
-                    self.faults.push(hold_for(fault, failure, batch));
-                }
-                entry.move_to(to, change, failure);
+                entry.move_to(to, change, failure.clone());
                 if let (Some(work), false) = (work, to.has_work()) {
                     // Its work ends here: what was claimed and never settled has named a call, which must not come again.
                     entry.write.attempt = entry.write.attempt.max(work.attempt);
                 }
                 Applied::Moved { from: state, to }
             }
+        };
+        self.note(change, event, failure, transition);
+        applied
+    }
+
+    /// What a change leaves beside its message: the attempt, the hold of a fault, the decision.
+    fn note(&mut self, change: &Change, event: MessageEvent, failure: Option<Failure>, transition: Transition) {
+        let (key, attempt) = (change.key, change.attempt);
+        if let (Transition::To(_), Some(ruling)) = (transition, &change.ruling) {
+            self.decisions.push(DecisionWrite { key, attempt, ruling: Arc::clone(ruling) });
         }
+        let Some(failure) = failure.filter(|_| transition != Transition::Wait) else {
+            return;
+        };
+        if let (Transition::To(_), Some(fault), Some(batch)) =
+            (transition, change.fault, self.batches.get(&key.batch_id))
+        {
+            self.faults.push(hold_for(fault, &failure, batch));
+        }
+        let attempt = AttemptWrite { key, attempt, outcome: event, failure, at: change.at };
+        self.attempts.push(if event == MessageEvent::Recovered { passed_over(attempt) } else { attempt });
     }
 
     /// A retry that would end after the message's life is no retry: it fails with what the provider said.
@@ -247,6 +246,18 @@ impl Plan {
 }
 
 impl Entered {
+    fn new(row: &MessageRow) -> Self {
+        Self {
+            found: row.state,
+            row: row.clone(),
+            write: MessageWrite::default(),
+            is_changed: false,
+            failure: None,
+            next: None,
+            recovered: false,
+        }
+    }
+
     /// Records times and ids, which are facts whatever the state makes of the event.
     fn stamp(&mut self, change: &Change, event: MessageEvent, age: Age) {
         let write = &mut self.write;
@@ -276,7 +287,7 @@ impl Entered {
         Self {
             found: row.state,
             dropped: row.dropped,
-            write: MessageWrite::default(),
+            write: MessageWrite { attempt: row.attempt, ..MessageWrite::default() },
             is_changed: false,
             failure: None,
             next: None,
