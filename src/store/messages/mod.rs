@@ -5,6 +5,7 @@
 //! ([`crate::domain::message::MessageState::apply`]); tallies take their deltas from what changed. So everything here
 //! may be run again after a lost answer, and two sources about one message cannot undo each other.
 
+mod attempts;
 mod decisions;
 mod locks;
 mod plan;

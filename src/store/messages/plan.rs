@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     Applied, Change, Failure, NewHold, Next, Rules,
+    attempts::{LOST_ATTEMPTS, is_heard, latest, passed_over},
     decisions::DecisionWrite,
     rows::{
         AttemptWrite, BatchRow, FailedWrite, Holds, MessageRow, MessageWrite, Stage, Stamp, WorkInsert, WorkRow,
@@ -16,10 +17,6 @@ use crate::domain::{
     ids::{BatchId, MessageKey},
     message::{Age, MessageEvent, MessageState, Transition},
 };
-
-/// How many attempt numbers are passed over for a message whose calls the database may have lost: none of the tokens
-/// that went out with those is used again.
-const LOST_ATTEMPTS: i16 = 100;
 
 /// Whether a change may need to know its batch: everything but a clean acceptance or a plain return.
 pub(super) fn needs_batch(change: &Change) -> bool {
@@ -246,18 +243,6 @@ impl Plan {
 }
 
 impl Entered {
-    fn new(row: &MessageRow) -> Self {
-        Self {
-            found: row.state,
-            row: row.clone(),
-            write: MessageWrite::default(),
-            is_changed: false,
-            failure: None,
-            next: None,
-            recovered: false,
-        }
-    }
-
     /// Records times and ids, which are facts whatever the state makes of the event.
     fn stamp(&mut self, change: &Change, event: MessageEvent, age: Age) {
         let write = &mut self.write;
@@ -388,31 +373,4 @@ fn write_work(
             group: batch.group,
         });
     }
-}
-
-/// Which call a change is about. While a message is unsure, the call in doubt is the one that was settled last, or one
-/// of those that the database has lost: these have higher numbers.
-fn latest(row: &MessageRow, work: Option<&WorkRow>) -> i16 {
-    match work {
-        Some(work) if work.stage != Stage::Unsure => work.attempt.max(row.attempt),
-        Some(_) | None => row.attempt,
-    }
-}
-
-/// Whether a change can be about this message as its work stands.
-fn is_heard(change: &Change, row: &MessageRow, work: Option<&WorkRow>) -> bool {
-    let stage = work.map(|work| work.stage);
-    let is_recovered = work.is_some_and(|work| work.stage == Stage::Unsure && work.attempt > row.attempt);
-    match change.event {
-        // Returned or already unsure: nobody called for it since.
-        MessageEvent::Unknown => stage.is_none_or(|stage| stage == Stage::Calling),
-        // A lost call that failed for now may have been followed by another lost one: it is not called again by itself.
-        MessageEvent::FailedForNow | MessageEvent::Recovered => !is_recovered,
-        _ => true,
-    }
-}
-
-/// The attempt that stands for all that may have been lost.
-fn passed_over(attempt: AttemptWrite) -> AttemptWrite {
-    AttemptWrite { attempt: attempt.attempt.saturating_add(LOST_ATTEMPTS), outcome: MessageEvent::Unknown, ..attempt }
 }
