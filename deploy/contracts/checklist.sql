@@ -120,3 +120,10 @@ DO $$ BEGIN
     GRANT USAGE ON SCHEMA checklist TO dispatch_reader;
     GRANT SELECT ON ALL TABLES IN SCHEMA checklist TO dispatch_reader;
 END $$;
+
+CREATE OR REPLACE VIEW checklist.holds AS
+SELECT h.id, t.name AS tenant, h.scope, h.cause, h.detail, h.resume, h.since, h.until, h.closed_at, h.closed_by, h.reason,
+       (SELECT count(*) FROM work w WHERE w.hold_id = h.id) AS parked, h.probe_at, h.probes
+FROM hold h LEFT JOIN tenant t ON t.id = h.tenant_id;
+COMMENT ON COLUMN checklist.holds.probe_at IS 'when the next single message is let through to see whether the cause is gone';
+COMMENT ON COLUMN checklist.holds.probes IS 'messages let through so far to see whether the cause is gone';

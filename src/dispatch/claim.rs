@@ -28,6 +28,7 @@ use crate::{
         pacing::Tick,
         retry::PERSIST,
     },
+    fault::{self, Point},
     store::{
         self, Session, StoreError,
         messages::{Change, Under},
@@ -114,7 +115,9 @@ impl Claimer {
         let claim_id = Uuid::new_v4();
         let asked = clock::now();
         let lasts = self.claim_lasts();
-        let claimed = match store::work::claim(self.session.connection().await?, &wants, claim_id, lasts).await {
+        fault::pass(Point::ClaimBefore)?;
+        let claimed = store::work::claim(self.session.connection().await?, &wants, claim_id, lasts).await;
+        let claimed = match claimed.and_then(|claimed| Ok(fault::pass(Point::ClaimAfter).map(|()| claimed)?)) {
             Ok(claimed) => claimed,
             Err(error) => {
                 self.read_back(claim_id).await;

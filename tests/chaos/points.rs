@@ -187,8 +187,8 @@ impl Lane {
     async fn audience(&self, id: &str) -> anyhow::Result<(uuid::Uuid, i64)> {
         let world = &self.world;
         let file = world.folder.join("audience.csv");
-        let rows: String = (0..20).map(|i| format!("+8190{:08},佐藤\n", 20_000_000 + i)).collect();
-        std::fs::write(&file, format!("to,body.name\n{rows}"))?;
+        let rows: Vec<String> = (0..20).map(|i| format!("+8190{:08},佐藤", 20_000_000 + i)).collect();
+        std::fs::write(&file, format!("to,body.name\n{}\n", rows.join("\n")))?;
         let (file, number) = (file.display().to_string(), world.numbers[0].business());
         let create = [
             "imports",

@@ -19,7 +19,6 @@ use crate::{
         lane::Lane,
         template::Params,
     },
-    fault::{self, Point},
     store::{Doing as _, StoreError},
 };
 
@@ -215,7 +214,6 @@ pub async fn claim(
     claim_id: Uuid,
     deadline: Duration,
 ) -> Result<Vec<ClaimedMessage>, StoreError> {
-    fault::pass(Point::ClaimBefore)?;
     let numbers: Vec<i32> = wants.iter().map(|w| w.number.0).collect();
     let leases: Vec<Uuid> = wants.iter().map(|w| w.lease).collect();
     let lanes: Vec<String> = wants.iter().map(|w| w.lane.to_string()).collect();
@@ -263,7 +261,6 @@ pub async fn claim(
     .fetch_all(connection)
     .await
     .doing("claim due messages")?;
-    fault::pass(Point::ClaimAfter)?;
     let claimed = rows.into_iter().map(|row| ClaimedMessage {
         key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
         attempt: row.attempt,
