@@ -24,6 +24,8 @@ fn lines() -> Vec<Vec<&'static str>> {
         "uncertain resolve --ids-file - --as resend --reason r",
         "recover --since 2026-01-31T09:00:00Z --dry-run",
         "holds list --all",
+        "holds show 7",
+        "holds open everything --reason r",
         "holds close 7 --reason r",
         "accounts list",
         "accounts apply r.toml",

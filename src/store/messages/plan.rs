@@ -122,6 +122,7 @@ impl Plan {
         if transition != Transition::Wait {
             entry.note_dropped(change.attempt, event);
         }
+        entry.write.attempt = entry.write.attempt.max(change.attempt);
         entry.stamp(change, event, age);
         if event == MessageEvent::Recovered && age == Age::Current {
             entry.recovered = state.has_work();
