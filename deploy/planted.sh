@@ -39,7 +39,9 @@ caught() {
   git -C "$COPY" checkout --quiet .
   git -C "$COPY" apply "$1"
   if [[ $filter == chaos ]]; then
-    (cd "$COPY" && deploy/chaos.sh --short --dev) >"$COPY.log" 2>&1 || status=$?
+    # On servers of its own, which it may stop.
+    (cd "$COPY" && unset DATABASE_URL AMQP_URL && deploy/chaos.sh --short --dev) >"$COPY.log" 2>&1 || status=$?
+    (cd "$COPY" && deploy/services.sh down --purge) >/dev/null 2>&1 || true
     [[ $status -ne 0 ]] && grep -q '^chaos: ' "$COPY.log"
   else
     # 100 is "a test failed"; a build that fails, or a filter without a test, is no proof.
@@ -75,6 +77,12 @@ check_all "${patches[@]}"
 deploy/services.sh up
 variables=$(deploy/services.sh env)
 eval "$variables"
-export SQLX_OFFLINE=true CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CHECKOUT/target}/planted
+# A planted bug in a statement is checked against a database of its own, for .sqlx does not know it.
+server=$DATABASE_URL database=planted_$$
+psql -qX "$server" -c "CREATE DATABASE $database"
+trap 'psql -qX "$server" -c "DROP DATABASE IF EXISTS $database WITH (FORCE)"' EXIT
+export DATABASE_URL=${server%/*}/$database SQLX_OFFLINE=false
+for file in migrations/*.sql; do psql -qX "$DATABASE_URL" -v ON_ERROR_STOP=1 -1 -f "$file" >/dev/null; done
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CHECKOUT/target}/planted
 make_copy
 plant_all "${patches[@]}"
