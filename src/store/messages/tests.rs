@@ -304,6 +304,33 @@ fn stage_of(stage: &str) -> Stage {
     }
 }
 
+#[test]
+fn a_call_that_was_claimed_and_never_settled_keeps_its_number() {
+    let (mut world, key) = (World::new(), key(3));
+    world.claim(key);
+    let (_, attempt) = world.claimed.remove(0);
+    world.call(key, attempt, Ending::AcceptedAnswerLost);
+    world.step(&Step::Settle);
+    world.resend(key);
+    world.claim(key);
+    // The first call was taken: its work ends while whoever claimed the second may still make it.
+    world.apply(&[world.callbacks[0].clone()]);
+    assert!(!world.work.contains_key(&key));
+    assert_eq!(world.messages[&key].attempt, 2);
+}
+
+#[test]
+fn a_source_speaks_for_its_own_numbers_only() {
+    let mut world = World::new();
+    world.claim(key(1));
+    let told = |number| Change {
+        only_numbers: Some(Arc::from([NumberId(number)])),
+        ..Change::new(key(1), 1, MessageEvent::Delivered)
+    };
+    assert_eq!(world.apply(&[told(2)]), [Applied::Unmatched]);
+    assert!(matches!(world.apply(&[told(1)])[..], [Applied::Moved { .. }]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
