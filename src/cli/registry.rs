@@ -168,18 +168,19 @@ async fn numbers(common: &Common, name: Option<String>) -> anyhow::Result<()> {
         return output::json(&serde_json::to_value(&found)?);
     }
     let row = |n: &NumberInfo| {
-        let limit = n.limit.map_or_else(|| "unlimited".to_owned(), |limit| format!("{limit}/s"));
+        let per_s = |rate: Option<u32>, else_: &str| rate.map_or_else(|| else_.to_owned(), |rate| format!("{rate}/s"));
         vec![
             n.id.to_string(),
             n.business_number.clone(),
             n.account.clone(),
             n.provider_number_id.clone(),
-            limit,
+            per_s(n.limit, "unlimited"),
+            per_s(n.rate, ""),
             n.status.clone(),
         ]
     };
     output::table(
-        &["ID", "NUMBER", "ACCOUNT", "PROVIDER'S ID", "LIMIT", "STATUS"],
+        &["ID", "NUMBER", "ACCOUNT", "PROVIDER'S ID", "LIMIT", "RATE", "STATUS"],
         &found.iter().map(row).collect::<Vec<_>>(),
     )
 }

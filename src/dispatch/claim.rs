@@ -271,11 +271,11 @@ impl Claimer {
 
     fn leased(&mut self, event: LeaseEvent) {
         match event {
-            LeaseEvent::Taken { number, held, not_before } => {
+            LeaseEvent::Taken { number, held, not_before, rate } => {
                 if let Some(before) = self.numbers.remove(&number) {
                     before.actor.close(&self.shared);
                 }
-                let actor = Number::start(&self.shared, number, held, not_before);
+                let actor = Number::start(&self.shared, number, held, (not_before, rate));
                 self.numbers.insert(number, Leased { actor, turns: Turns::default() });
                 self.agenda.look_at(number);
             }

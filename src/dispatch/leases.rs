@@ -22,8 +22,8 @@ use crate::{
 /// What the keeper tells the claimer.
 #[derive(Debug)]
 pub(super) enum LeaseEvent {
-    /// Send for this number, not before the tick.
-    Taken { number: NumberId, held: Arc<Held>, not_before: Tick },
+    /// Send for this number, not before the tick, and at the rate that the last holder left.
+    Taken { number: NumberId, held: Arc<Held>, not_before: Tick, rate: Option<u32> },
     /// The lease is gone: return what is not called.
     Lost(NumberId),
     /// Somebody else should have it: drain, then say so.
@@ -114,6 +114,8 @@ impl Keeper {
         if self.is_unsure {
             self.compare(&life).await?;
         }
+        // Before a number is given up, which ends the right to write its rate.
+        self.write_rates().await?;
         self.finish_hand_overs().await?;
         self.share(&life).await
     }
@@ -202,7 +204,7 @@ impl Keeper {
             let held = Arc::new(Held::new(taken.lease, Arc::clone(life)));
             self.book.insert(taken.number, Arc::clone(&held));
             let not_before = clock::now() + taken.not_before;
-            self.tell(LeaseEvent::Taken { number: taken.number, held, not_before });
+            self.tell(LeaseEvent::Taken { number: taken.number, held, not_before, rate: taken.rate });
         }
         Ok(())
     }
@@ -224,6 +226,15 @@ impl Keeper {
             self.load.is_stale = true;
             self.tell(LeaseEvent::HandOver(number, drained));
         }
+    }
+
+    async fn write_rates(&mut self) -> Result<(), StoreError> {
+        let changes = self.shared.slowed.changes(&self.shared);
+        if !changes.is_empty() {
+            store::leases::write_rates(self.session.connection().await?, &changes).await?;
+        }
+        self.shared.slowed.written(&changes);
+        Ok(())
     }
 
     async fn finish_hand_overs(&mut self) -> Result<(), StoreError> {
@@ -291,6 +302,10 @@ impl Keeper {
         let Some(life) = self.life.take() else {
             return;
         };
+        if let Err(error) = self.write_rates().await {
+            self.session.reset();
+            tracing::warn!(error = %store::chain(&error), "could not write the rates of throttled numbers");
+        }
         let held: Vec<NumberId> = self.book.keys().copied().collect();
         if let Err(error) = self.give_up(&held).await {
             tracing::warn!(error = %store::chain(&error), "could not give the leases up; they end by themselves");

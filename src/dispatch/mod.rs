@@ -14,6 +14,7 @@ mod judge;
 mod leases;
 mod number;
 mod send;
+mod slowed;
 mod turns;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
@@ -58,6 +59,7 @@ struct Shared {
     judge: judge::Judge,
     in_flight: Arc<Semaphore>,
     hunger: Rc<agenda::Hunger>,
+    slowed: slowed::Slowed,
     /// Calls under way.
     calls: TaskTracker,
     /// Ends calls that outlive the drain.
@@ -100,6 +102,7 @@ impl Dispatch {
             judge,
             in_flight: Arc::new(Semaphore::new(settings.dispatch.in_flight_max)),
             hunger,
+            slowed: slowed::Slowed::default(),
             calls: TaskTracker::new(),
             abandon: CancellationToken::new(),
             settings,

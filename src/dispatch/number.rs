@@ -20,6 +20,7 @@ use crate::{
     domain::{
         ids::NumberId,
         pacing::{Pace, Tick},
+        rate::Rate,
     },
     store::messages::Change,
 };
@@ -34,23 +35,34 @@ pub(super) struct Number {
     pub(super) held: Arc<Held>,
     queue: RefCell<[VecDeque<Box<Prepared>>; 3]>,
     pace: RefCell<Option<Pace>>,
+    /// Of a number with a limit: how much of it the provider takes at present.
+    rate: Cell<Option<Rate>>,
+    /// The rate as the database has it.
+    rate_written: Cell<Option<u32>>,
     not_before: Cell<Tick>,
     step: Cell<usize>,
     in_flight: Cell<usize>,
-    /// The most open calls: two seconds of the limit.
+    /// The most open calls: two seconds of the rate.
     in_flight_most: Cell<usize>,
     closed: Cell<bool>,
     changed: Notify,
 }
 
 impl Number {
-    /// An actor for a number that may send from `not_before` on.
-    pub(super) fn start(shared: &Rc<Shared>, id: NumberId, held: Arc<Held>, not_before: Tick) -> Rc<Self> {
+    /// An actor for a number that may send from `not_before` on, at the rate its last holder left.
+    pub(super) fn start(
+        shared: &Rc<Shared>,
+        id: NumberId,
+        held: Arc<Held>,
+        (not_before, rate): (Tick, Option<u32>),
+    ) -> Rc<Self> {
         let number = Rc::new(Self {
             id,
             held,
             queue: RefCell::default(),
             pace: RefCell::new(None),
+            rate: Cell::new(None),
+            rate_written: Cell::new(rate),
             not_before: Cell::new(not_before),
             step: Cell::new(0),
             in_flight: Cell::new(0),
@@ -59,6 +71,10 @@ impl Number {
             changed: Notify::new(),
         });
         number.set_limit(shared);
+        if rate.is_some() {
+            number.tell_rate();
+            shared.slowed.watch(&number);
+        }
         tokio::task::spawn_local(Rc::clone(&number).run(Rc::clone(shared)));
         number
     }
@@ -71,27 +87,91 @@ impl Number {
         let Some(row) = snapshot.numbers.get(&self.id) else {
             return self.step.set(0);
         };
-        let mut pace = self.pace.borrow_mut();
         // What an unlimited number, or another holder, sent within the last second is in no log.
         let now = clock::now();
-        let Some(limit) = row.limit_per_s.and_then(|limit| usize::try_from(limit).ok()) else {
-            *pace = None;
+        let Some(limit) = row.limit_per_s else {
+            *self.pace.borrow_mut() = None;
+            self.rate.set(None);
             self.not_before
                 .set(self.not_before.get().max(now + Duration::from_millis(1000 + settings.pacing.jitter_ms)));
             self.step.set(settings.dispatch.step_max_unlimited);
             self.in_flight_most.set(settings.dispatch.in_flight_max);
             return;
         };
+        let mut rate = self.rate.get().unwrap_or_else(|| Rate::new(limit, self.rate_written.get(), now));
+        rate.set_limit(limit);
+        self.rate.set(Some(rate));
+        self.follow_rate(shared);
+    }
+
+    /// Sends at the rate as it is now. The log of calls is kept.
+    fn follow_rate(&self, shared: &Shared) {
+        let settings = &shared.settings;
+        let Some(rate) = self.rate.get().and_then(|rate| usize::try_from(rate.per_s()).ok()) else {
+            return;
+        };
+        let mut pace = self.pace.borrow_mut();
         if let Some(pace) = pace.as_mut() {
-            pace.set_limit(limit);
+            pace.set_limit(rate);
         } else {
             let (jitter, late) = (settings.pacing.jitter_ms, settings.pacing.late_ms);
-            let fresh = pace.insert(Pace::new(limit, Duration::from_millis(jitter), Duration::from_millis(late)));
+            let fresh = pace.insert(Pace::new(rate, Duration::from_millis(jitter), Duration::from_millis(late)));
             fresh.not_before(self.not_before.get());
         }
         let step_ms = usize::try_from(settings.dispatch.step_ms).unwrap_or(250);
-        self.step.set((limit * step_ms / 1000).clamp(1, settings.dispatch.step_max));
-        self.in_flight_most.set((limit * 2).min(settings.dispatch.in_flight_max));
+        self.step.set((rate * step_ms / 1000).clamp(1, settings.dispatch.step_max));
+        self.in_flight_most.set((rate * 2).min(settings.dispatch.in_flight_max));
+    }
+
+    /// The provider says that the number sends too fast.
+    fn throttled(self: &Rc<Self>, shared: &Shared) {
+        let Some(mut rate) = self.rate.get() else {
+            return;
+        };
+        let fell = rate.throttled(clock::now());
+        self.rate.set(Some(rate));
+        if fell {
+            tracing::warn!(number.id = %self.id, rate = rate.per_s(), "the provider throttles the number; it goes slower");
+            self.tell_rate();
+            self.follow_rate(shared);
+            shared.slowed.watch(self);
+        }
+    }
+
+    /// Goes faster again when the provider has not throttled for long enough.
+    pub(super) fn rise(&self, shared: &Shared, now: Tick) {
+        let Some(mut rate) = self.rate.get() else {
+            return;
+        };
+        if rate.rise(now) {
+            self.rate.set(Some(rate));
+            self.tell_rate();
+            self.follow_rate(shared);
+            self.changed.notify_one();
+        }
+    }
+
+    /// The rate that the database does not have yet.
+    #[expect(clippy::option_option, reason = "outside: whether to write; inside: NULL is the limit")]
+    pub(super) fn unwritten(&self) -> Option<Option<u32>> {
+        let rate = self.rate.get().and_then(|rate| rate.below_limit());
+        (rate != self.rate_written.get()).then_some(rate)
+    }
+
+    /// The database has this rate now.
+    pub(super) fn written(&self, rate: Option<u32>) {
+        self.rate_written.set(rate);
+    }
+
+    /// Whether it sends slower than its limit.
+    pub(super) fn is_slowed(&self) -> bool {
+        self.rate.get().is_some_and(|rate| rate.below_limit().is_some())
+    }
+
+    /// Shows the rate of a number that is or was slowed; 0 once it is somebody else's.
+    pub(super) fn tell_rate(&self) {
+        let rate = self.rate.get().filter(|_| self.held.is_good(clock::now())).map_or(0, |rate| rate.per_s());
+        metrics::gauge!("dispatch_rate_per_s", "number" => self.id.to_string()).set(f64::from(rate));
     }
 
     /// How many messages to claim now: one step ahead, asked for when half of it is gone. Authentication has its own room.
@@ -195,7 +275,9 @@ impl Number {
         let (number, shared) = (Rc::clone(self), Rc::clone(shared));
         let calls = shared.calls.clone();
         tokio::task::spawn_local(calls.track_future(async move {
-            send::send(shared, prepared, permit).await;
+            if send::send(Rc::clone(&shared), prepared, permit).await {
+                number.throttled(&shared);
+            }
             let was_full = number.in_flight.get() >= number.in_flight_most.get();
             number.in_flight.set(number.in_flight.get() - 1);
             if was_full || number.closed.get() {

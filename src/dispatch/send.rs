@@ -75,8 +75,9 @@ impl Prepared {
     }
 }
 
-/// Calls the provider once and hands the outcome to settle. The permit is given back when the outcome is written.
-pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) {
+/// Calls the provider once and hands the outcome to settle. The permit is given back when the outcome is written. Says
+/// whether the number was refused for its throughput.
+pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) -> bool {
     let (pass, held) = (Arc::clone(&prepared.pass), Arc::clone(&prepared.pass.held));
     let gate: Gate = Arc::new(move || pass.check().is_ok());
     let requests = std::slice::from_ref(&prepared.request);
@@ -102,7 +103,9 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
         Outcome::NotCalled => counted("not_called").increment(1),
         Outcome::Refused(refusal) => counted(refusal.class.as_str()).increment(1),
     }
+    let is_throttled = matches!(&outcome, Outcome::Refused(refusal) if refusal.class == FailureClass::ThrottledNumber);
     shared.settle.settle_call(shared.judge.decide(&prepared, outcome), permit);
+    is_throttled
 }
 
 fn unknown(code: &str, reason: &str) -> Outcome {

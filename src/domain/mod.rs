@@ -13,6 +13,7 @@ pub mod lane;
 pub mod message;
 pub mod nearest;
 pub mod pacing;
+pub mod rate;
 pub mod retry;
 pub mod template;
 pub mod uncertain;

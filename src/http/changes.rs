@@ -27,7 +27,7 @@ use crate::{
         shown::{self, AccountInfo, NumberInfo, TemplateInfo},
         tokens::{self, Caller, NewlyMade, TokenInfo, TokenRequest},
     },
-    store::{holds_list::Closed, registry::Snapshot},
+    store::{self, holds_list::Closed, registry::Snapshot},
 };
 
 const SMALL_BYTES: usize = 64 << 10;
@@ -187,7 +187,8 @@ pub(super) async fn numbers(
     State(state): State<HttpState>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Vec<NumberInfo>>, ApiError> {
-    Ok(Json(shown::numbers(&*current(&state).await?, caller.tenant)))
+    let rates = store::leases::rates(&state.store).await?;
+    Ok(Json(shown::numbers(&*current(&state).await?, caller.tenant, &rates)))
 }
 
 #[utoipa::path(get, path = "/v1/templates", tag = "registry", responses((status = 200, body = Vec<TemplateInfo>)))]

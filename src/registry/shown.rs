@@ -1,11 +1,13 @@
 //! The registry as people see it: no secrets, names in the place of ids.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
     domain::{
-        ids::TenantId,
+        ids::{NumberId, TenantId},
         template::{Slot, Template},
         uncertain::UncertainOverrides,
     },
@@ -57,6 +59,9 @@ pub struct NumberInfo {
     pub provider_number_id: String,
     /// Messages a second the provider allows; absent is unlimited.
     pub limit: Option<u32>,
+    /// Messages a second it sends at now: less than the limit after the provider throttled it.
+    #[serde(default)]
+    pub rate: Option<u32>,
     /// The provider's word for its state.
     pub status: String,
 }
@@ -124,9 +129,9 @@ pub fn account(snapshot: &Snapshot, tenant: TenantId, name: &str) -> Option<Acco
     Some(account_info(snapshot, account))
 }
 
-/// A tenant's numbers, by number and account.
-pub fn numbers(snapshot: &Snapshot, tenant: TenantId) -> Vec<NumberInfo> {
-    let mut list: Vec<_> = snapshot.numbers_of(tenant).map(|n| number_info(n)).collect();
+/// A tenant's numbers, by number and account; `rates` are those of throttled ones.
+pub fn numbers(snapshot: &Snapshot, tenant: TenantId, rates: &BTreeMap<NumberId, u32>) -> Vec<NumberInfo> {
+    let mut list: Vec<_> = snapshot.numbers_of(tenant).map(|n| number_info(n, rates.get(&n.id))).collect();
     list.sort_by(|a, b| (&a.business_number, &a.account).cmp(&(&b.business_number, &b.account)));
     list
 }
@@ -168,13 +173,14 @@ fn account_info(snapshot: &Snapshot, account: &Account) -> AccountInfo {
     }
 }
 
-fn number_info(number: &Number) -> NumberInfo {
+fn number_info(number: &Number, rate: Option<&u32>) -> NumberInfo {
     NumberInfo {
         id: number.id.0,
         account: number.account.name.clone(),
         business_number: number.business_number.clone(),
         provider_number_id: number.provider_number_id.to_string(),
         limit: number.limit_per_s,
+        rate: number.limit_per_s.map(|limit| rate.map_or(limit, |rate| limit.min(*rate))),
         status: number.status.clone(),
     }
 }

@@ -4,7 +4,7 @@
 //! expired is first marked dead, under its lock, and only then are its numbers free: so a renewal that was long under
 //! way cannot bring a worker back whose numbers are taken.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     domain::ids::NumberId,
     fault::{self, Point},
-    store::{Doing as _, StoreError},
+    store::{Doing as _, Store, StoreError},
 };
 
 /// A lease that was just taken.
@@ -24,6 +24,19 @@ pub struct Taken {
     pub lease: Uuid,
     /// Nothing may be sent before this much time has passed: an earlier holder's calls may still fill the second.
     pub not_before: Duration,
+    /// What the last holder sent at, where the provider throttled it.
+    pub rate: Option<u32>,
+}
+
+/// The rate of a number as its holder changed it.
+#[derive(Debug, Clone, Copy)]
+pub struct NewRate {
+    /// The number.
+    pub number: NumberId,
+    /// The holder's fence.
+    pub lease: Uuid,
+    /// Messages a second; absent is the limit.
+    pub rate: Option<u32>,
 }
 
 /// What a number without a limit counts for when workers share.
@@ -129,7 +142,7 @@ pub async fn take(
             -- greatest() passes over the holder that there was not
             next_send_at = greatest(l.next_send_at, free.expires_at + make_interval(secs => $3))
         FROM free WHERE l.number_id = free.number_id
-        RETURNING l.number_id, l.lease_id AS "lease_id!",
+        RETURNING l.number_id, l.lease_id AS "lease_id!", l.rate_per_s,
                   extract(epoch FROM greatest(now(), least(l.next_send_at, now() + interval '1 minute')) - now())::float8 AS "wait!"
         "#,
         worker,
@@ -144,8 +157,45 @@ pub async fn take(
         number: NumberId(row.number_id),
         lease: row.lease_id,
         not_before: Duration::try_from_secs_f64(row.wait).unwrap_or_default(),
+        rate: row.rate_per_s.and_then(|rate| u32::try_from(rate).ok()),
     });
     Ok(taken.collect())
+}
+
+/// Writes rates that changed, of numbers that are still the writer's.
+pub async fn write_rates(connection: &mut PgConnection, changes: &[NewRate]) -> Result<(), StoreError> {
+    let numbers: Vec<i32> = changes.iter().map(|change| change.number.0).collect();
+    let fences: Vec<Uuid> = changes.iter().map(|change| change.lease).collect();
+    let rates: Vec<Option<i32>> =
+        changes.iter().map(|change| change.rate.and_then(|rate| i32::try_from(rate).ok())).collect();
+    sqlx::query!(
+        "WITH mine AS (
+             SELECT l.number_id, u.rate FROM unnest($1::int[], $2::uuid[], $3::int[]) AS u(number_id, lease_id, rate)
+             JOIN number_lease l ON l.number_id = u.number_id AND l.lease_id = u.lease_id
+             ORDER BY l.number_id FOR UPDATE OF l
+         )
+         UPDATE number_lease l SET rate_per_s = mine.rate FROM mine WHERE l.number_id = mine.number_id",
+        &numbers,
+        &fences,
+        &rates as &[Option<i32>]
+    )
+    .execute(connection)
+    .await
+    .doing("write the rates of throttled numbers")?;
+    Ok(())
+}
+
+/// The rates of the numbers that do not send at their limit.
+pub async fn rates(store: &Store) -> Result<BTreeMap<NumberId, u32>, StoreError> {
+    let rows =
+        sqlx::query!(r#"SELECT number_id, rate_per_s AS "rate_per_s!" FROM number_lease WHERE rate_per_s IS NOT NULL"#)
+            .fetch_all(store.pool())
+            .await
+            .doing("read the rates of throttled numbers")?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| Some((NumberId(row.number_id), u32::try_from(row.rate_per_s).ok()?)))
+        .collect())
 }
 
 /// Gives numbers up after their last call: the next holder waits until that call has left the window.

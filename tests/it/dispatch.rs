@@ -174,3 +174,41 @@ async fn refusals_end_as_their_class_says() {
     worker.drain().await;
     world.finish().await;
 }
+
+async fn rate(world: &World) -> Option<i32> {
+    sqlx::query_scalar("SELECT rate_per_s FROM number_lease").fetch_one(world.store.pool()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttled_number_goes_slower_and_the_next_worker_goes_on_at_its_rate() {
+    let world = World::start(Plan { limits: vec![Some(80)], ..Plan::default() }).await;
+    world.simulator.add_fault(Fault { when: FaultMatch::default(), action: FaultAction::Throttle429 });
+    let first = world.work();
+    world.batch(world.number(1), "offer", 0, 80).await;
+    eventually("a tenth of the limit", LONG, async || (rate(&world).await == Some(8)).then_some(())).await;
+    first.drain().await;
+    assert_eq!(rate(&world).await, Some(8));
+    let charged: Option<i16> =
+        sqlx::query_scalar("SELECT max(charged) FROM work").fetch_one(world.store.pool()).await.unwrap();
+    let counts = world.counts().await;
+    assert_eq!((counts.of("pending"), charged), (80, Some(0)), "a throttled message waits and pays nothing");
+
+    world.simulator.clear_faults(None);
+    world.simulator.reset();
+    sqlx::query("UPDATE work SET wake_at = now()").execute(world.store.pool()).await.unwrap();
+    let second = world.work();
+    let counts = world.all_called(LONG).await;
+    assert_eq!(counts.sent(), 80);
+    let ledger = world.ledger();
+    let worst = ledger.numbers.values().map(|number| number.worst_second_any).max();
+    assert!(worst.is_some_and(|worst| worst <= 8), "{:?}", ledger.numbers);
+    assert_eq!((ledger.totals.accepted, ledger.totals.doubled), (80, 0));
+
+    // Quiet for a minute is not over yet; a number that loses its limit has no rate.
+    assert_eq!(rate(&world).await, Some(8));
+    sqlx::query("UPDATE business_number SET limit_per_s = NULL").execute(world.store.pool()).await.unwrap();
+    sqlx::query("UPDATE registry_version SET version = version + 1").execute(world.store.pool()).await.unwrap();
+    eventually("no rate", LONG, async || rate(&world).await.is_none().then_some(())).await;
+    second.drain().await;
+    world.finish().await;
+}

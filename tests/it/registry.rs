@@ -109,7 +109,10 @@ async fn lists_show_slots_and_no_secret(_: PgPoolOptions, options: PgConnectOpti
     let (status, template) = served.get(&admin, &format!("/v1/templates/{}", templates[0]["id"])).await;
     assert_eq!((status, &template["slots"][0]["name"]), (StatusCode::OK, &json!("body.1")));
     let (_, numbers) = served.get(&admin, "/v1/numbers").await;
-    assert_eq!(numbers[0]["limit"], 80);
+    assert_eq!((&numbers[0]["limit"], &numbers[0]["rate"]), (&json!(80), &json!(80)));
+    sqlx::query("UPDATE number_lease SET rate_per_s = 40").execute(served.store.pool()).await.unwrap();
+    let (_, numbers) = served.get(&admin, "/v1/numbers").await;
+    assert_eq!((&numbers[0]["limit"], &numbers[0]["rate"]), (&json!(80), &json!(40)));
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
