@@ -190,6 +190,10 @@ impl Claimer {
         if let Some(stop) = self.shared.gates.stops(route, key.batch_id, under.as_ref()) {
             return settle(settle::not_called(key, attempt, Some(stop)));
         }
+        if let Err(wait) = self.shared.pairs.take(row.id, message.recipient()) {
+            metrics::counter!("dispatch_pair_waits_total").increment(1);
+            return settle(settle::after(key, attempt, wait));
+        }
         let tenant = row.account.tenant;
         let case = Case { key, attempt, charged, route, tenant };
         let refused = |refusal| self.shared.judge.refused(case, refusal);

@@ -13,6 +13,7 @@ mod claim;
 mod judge;
 mod leases;
 mod number;
+mod pairs;
 mod send;
 mod slowed;
 mod turns;
@@ -60,6 +61,7 @@ struct Shared {
     in_flight: Arc<Semaphore>,
     hunger: Rc<agenda::Hunger>,
     slowed: slowed::Slowed,
+    pairs: pairs::Pairs,
     /// Calls under way.
     calls: TaskTracker,
     /// Ends calls that outlive the drain.
@@ -103,6 +105,7 @@ impl Dispatch {
             in_flight: Arc::new(Semaphore::new(settings.dispatch.in_flight_max)),
             hunger,
             slowed: slowed::Slowed::default(),
+            pairs: pairs::Pairs::new(&settings.pacing),
             calls: TaskTracker::new(),
             abandon: CancellationToken::new(),
             settings,

@@ -129,6 +129,11 @@ pub(super) fn not_called(key: MessageKey, attempt: i16, stop: Option<Stop>) -> C
 
 /// Uncharged, after a pause: what is needed to send it is not known to this process yet.
 pub(super) fn in_a_moment(key: MessageKey, attempt: i16) -> Change {
-    let next = Next::Wait { after: Duration::from_secs(1), charged: false };
+    after(key, attempt, Duration::from_secs(1))
+}
+
+/// Uncharged, when so much time has passed.
+pub(super) fn after(key: MessageKey, attempt: i16, after: Duration) -> Change {
+    let next = Next::Wait { after, charged: false };
     Change { next, ..Change::new(key, attempt, MessageEvent::Returned) }
 }

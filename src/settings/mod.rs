@@ -97,7 +97,7 @@ sections! {
     /// Section `canary`.
     Canary { over: usize, messages: i32, fault_percent: i32, wait_s: i32, }
     /// Section `pacing`.
-    Pacing { jitter_ms: u64, late_ms: u64, }
+    Pacing { jitter_ms: u64, late_ms: u64, pair_every_s: u64, pair_burst: u32, }
     /// Section `retry`.
     Retry { base_ms: u64, ceiling_s: u64, charged_cap: i16, }
     /// Section `uncertain`.
@@ -271,6 +271,8 @@ impl Settings {
             dispatch.hold_refresh_ms > 1000,
             "dispatch.hold_refresh_ms: at most 1000, or holds are obeyed too late".to_owned(),
         );
+        refuse(&["pacing"], self.pacing.pair_every_s == 0, "pacing.pair_every_s: must be at least 1".to_owned());
+        refuse(&["pacing"], self.pacing.pair_burst == 0, "pacing.pair_burst: must be at least 1".to_owned());
         refuse(&["retention"], self.retention.months < 1, "retention.months: must be at least 1".to_owned());
         refuse(&["retry"], self.retry.charged_cap < 1, "retry.charged_cap: must be at least 1".to_owned());
         refuse(

@@ -212,3 +212,29 @@ async fn a_throttled_number_goes_slower_and_the_next_worker_goes_on_at_its_rate(
     second.drain().await;
     world.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_too_early_for_its_recipient_waits_without_a_call() {
+    let settings = [("DISPATCH__PACING__PAIR_EVERY_S", "1"), ("DISPATCH__PACING__PAIR_BURST", "2")];
+    let world = World::start_with(unlimited(1), &settings).await;
+    for _ in 0..4 {
+        world.batch(world.number(1), "order", 7, 1).await;
+    }
+    world.batch(world.number(1), "order", 100, 60).await;
+    let worker = world.work();
+    let counts = world.all_called(LONG).await;
+    assert_eq!(counts.sent(), 64);
+    let again: i64 = sqlx::query_scalar("SELECT count(*) FROM message WHERE attempt > 1")
+        .fetch_one(world.store.pool())
+        .await
+        .unwrap();
+    let refused: i64 = sqlx::query_scalar("SELECT count(*) FROM attempt WHERE outcome <> 'accepted'")
+        .fetch_one(world.store.pool())
+        .await
+        .unwrap();
+    assert_eq!((again, refused), (2, 0));
+    let ledger = world.ledger();
+    assert_eq!(ledger.numbers.values().map(|number| number.calls).sum::<usize>(), 64);
+    worker.drain().await;
+    world.finish().await;
+}

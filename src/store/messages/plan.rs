@@ -172,7 +172,8 @@ impl Plan {
     fn within_life(&self, change: &Change) -> (MessageEvent, Option<Failure>) {
         let left = self.batches.get(&change.key.batch_id).map_or(Duration::MAX, |b| b.left);
         match (change.event, &change.next) {
-            (MessageEvent::Returned, Next::Wait { after, .. }) if *after >= left => {
+            // Of one that was not called the provider said nothing: it expires when its time has come.
+            (MessageEvent::Returned, Next::Wait { after, .. }) if *after >= left && change.failure.is_some() => {
                 (MessageEvent::Refused, change.failure.clone())
             }
             (MessageEvent::FailedForNow, Next::Wait { after, .. }) if *after >= left => {
