@@ -45,7 +45,8 @@ pub(super) struct CloseHold {
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OpenHold {
-    /// everything, provider:<name>, portfolio:<tenant>/<name>, account:<id>, number:<id>, number:<id>:<lane>, template:<id> or batch:<id>.
+    /// `everything`, `provider:<name>`, `portfolio:<tenant>/<name>`, `account:<id>`, `number:<id>`, `number:<id>:<lane>`,
+    /// `template:<id>` or `batch:<id>`.
     pub scope: String,
     /// For whoever asks later.
     pub reason: String,
