@@ -93,6 +93,34 @@ impl ClaimedMessage {
     }
 }
 
+/// A claimed row as the statements give it.
+struct Row {
+    batch_id: Uuid,
+    seq: i32,
+    attempt: i16,
+    charged: i16,
+    number_id: i32,
+    lane: String,
+    turn_group: Uuid,
+    recipient: String,
+    params: Option<Json<Params>>,
+}
+
+impl From<Row> for ClaimedMessage {
+    fn from(row: Row) -> Self {
+        Self {
+            key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
+            attempt: row.attempt,
+            charged: row.charged,
+            number: NumberId(row.number_id),
+            lane: row.lane.parse().unwrap_or(Lane::Marketing),
+            group: row.turn_group,
+            recipient: Address::from_store(row.recipient),
+            params: row.params.map(|params| params.0).unwrap_or_default(),
+        }
+    }
+}
+
 /// What sending needs of a batch.
 #[derive(Debug)]
 pub struct BatchFacts {
@@ -219,7 +247,8 @@ pub async fn claim(
     let lanes: Vec<String> = wants.iter().map(|w| w.lane.to_string()).collect();
     let groups: Vec<Uuid> = wants.iter().map(|w| w.group).collect();
     let most: Vec<i32> = wants.iter().map(|w| i32::try_from(w.most).unwrap_or(i32::MAX)).collect();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Row,
         r#"
         WITH want AS MATERIALIZED (
             SELECT w.*
@@ -261,17 +290,7 @@ pub async fn claim(
     .fetch_all(connection)
     .await
     .doing("claim due messages")?;
-    let claimed = rows.into_iter().map(|row| ClaimedMessage {
-        key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
-        attempt: row.attempt,
-        charged: row.charged,
-        number: NumberId(row.number_id),
-        lane: row.lane.parse().unwrap_or(Lane::Marketing),
-        group: row.turn_group,
-        recipient: Address::from_store(row.recipient),
-        params: row.params.map(|params| params.0).unwrap_or_default(),
-    });
-    Ok(claimed.collect())
+    Ok(rows.into_iter().map(ClaimedMessage::from).collect())
 }
 
 /// What a claim took whose answer was lost: to be returned, since nothing of it was called.

@@ -6,45 +6,15 @@ use std::time::Duration;
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
-use super::{ClaimedMessage, Want};
+use super::{ClaimedMessage, Row, Want};
 use crate::{
     domain::{
-        address::Address,
         hold::OpenHold,
-        ids::{BatchId, HoldId, MessageKey, NumberId},
-        lane::Lane,
+        ids::{HoldId, NumberId},
         template::Params,
     },
     store::{Doing as _, StoreError},
 };
-
-/// A claimed row as the statements give it.
-struct Row {
-    batch_id: Uuid,
-    seq: i32,
-    attempt: i16,
-    charged: i16,
-    number_id: i32,
-    lane: String,
-    turn_group: Uuid,
-    recipient: String,
-    params: Option<Json<Params>>,
-}
-
-impl From<Row> for ClaimedMessage {
-    fn from(row: Row) -> Self {
-        Self {
-            key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq },
-            attempt: row.attempt,
-            charged: row.charged,
-            number: NumberId(row.number_id),
-            lane: row.lane.parse().unwrap_or(Lane::Marketing),
-            group: row.turn_group,
-            recipient: Address::from_store(row.recipient),
-            params: row.params.map(|params| params.0).unwrap_or_default(),
-        }
-    }
-}
 
 /// How a claim is named and how long it lasts.
 #[derive(Debug, Clone, Copy)]
