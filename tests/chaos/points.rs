@@ -162,8 +162,7 @@ impl Lane {
         self.published.wrong.extend(published.wrong);
         let audience = self.audience(&id("audience")).await?;
         self.published.answers.insert(id("audience"), audience);
-        let close = ["holds", "close", &hold.to_string(), "--reason", "the point has been passed"];
-        until("the hold is closed", || async { world.cli(&close).await.ok() }).await?;
+        until("the hold is closed", || self.close_hold(hold)).await?;
         self.rest().await?;
         // The point of giving up is passed by the drain.
         process.terminate(Duration::from_secs(40)).await?;
@@ -181,6 +180,16 @@ impl Lane {
                    SELECT 1, 'template:' || t.id, 'points', 'person' FROM template t JOIN account a ON a.id = t.account_id
                    WHERE t.name = 'order' AND a.name = 'north' RETURNING id";
         Ok(sqlx::query_scalar(sql).fetch_one(&mut self.world.connect().await?).await?)
+    }
+
+    /// Closes it; the process may have ended between the commit and its answer, so the row says whether it is closed.
+    async fn close_hold(&self, hold: i64) -> Option<()> {
+        let close = ["holds", "close", &hold.to_string(), "--reason", "the point has been passed"];
+        self.world.cli(&close).await.ok();
+        let sql = "SELECT closed_at IS NOT NULL FROM hold WHERE id = $1";
+        let mut connection = self.world.connect().await.ok()?;
+        let is_closed: bool = sqlx::query_scalar(sql).bind(hold).fetch_one(&mut connection).await.ok()?;
+        is_closed.then_some(())
     }
 
     /// A job whose recipients come from a file.
