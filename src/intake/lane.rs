@@ -14,6 +14,7 @@ use crate::{
     intake::{
         Claim, Road, Shared, Ticket, audience,
         canonical::raw_digest,
+        courtesy::Turn,
         group::{self, Job, Outcome, Sizes},
         job::{JobAnswer, JobError},
         prepare::{self, Prepared, Verdict},
@@ -39,6 +40,7 @@ pub struct IntakeLane {
     tickets: mpsc::Receiver<Ticket>,
     session: Session,
     is_fed_by_queue: bool,
+    turn: Turn,
 }
 
 /// What one turn of the loop did.
@@ -77,7 +79,7 @@ impl IntakeLane {
         };
         let consumer = broker.consumer(queue.clone(), shared.settings.prefetch);
         let session = Session::new(shared.store.clone(), name);
-        Self { shared, road, queue, consumer, tickets, session, is_fed_by_queue: true }
+        Self { shared, road, queue, consumer, tickets, session, is_fed_by_queue: true, turn: Turn::default() }
     }
 
     /// Leaves the queue to other processes: this one takes only what it is given over HTTP.
@@ -93,7 +95,13 @@ impl IntakeLane {
 
     /// Waits for jobs, and answers those that are there.
     pub async fn step(&mut self, shutdown: &CancellationToken) -> Step {
-        let max = self.shared.settings.group_max;
+        let mut max = self.shared.settings.group_max;
+        if self.road == Road::Bulk {
+            max = tokio::select! {
+                () = shutdown.cancelled() => return Step::Stopping,
+                max = self.shared.courtesy.stand_back(&mut self.turn, max) => max,
+            };
+        }
         let arrivals = tokio::select! {
             () = shutdown.cancelled() => return Step::Stopping,
             ticket = self.tickets.recv() => match ticket {
@@ -109,6 +117,9 @@ impl IntakeLane {
         };
         if arrivals.is_empty() {
             return Step::Stopping;
+        }
+        if self.road == Road::Urgent {
+            self.shared.courtesy.urgent();
         }
         let count = arrivals.len();
         self.take(arrivals, shutdown).await;

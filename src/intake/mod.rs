@@ -14,6 +14,7 @@ mod audience;
 pub mod canonical;
 pub mod check;
 mod columns;
+mod courtesy;
 pub mod dead;
 mod fields;
 pub mod group;
@@ -86,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) settings: settings::Intake,
     pub(crate) canary: settings::Canary,
     pub(crate) wakes: Wakes,
+    pub(crate) courtesy: courtesy::Courtesy,
     /// Told after each commit that owes messages.
     pub(crate) outbox: Arc<Notify>,
     /// Told after each commit that leaves a batch to plan.
@@ -122,6 +124,7 @@ impl Intake {
             settings,
             canary,
             wakes: broker.wakes().clone(),
+            courtesy: courtesy::Courtesy::default(),
             outbox: Arc::default(),
             plans: Arc::default(),
         });
