@@ -26,6 +26,14 @@ latencies() {
           WHERE p.at BETWEEN $1 AND $2"
 }
 
+# longest TO: the ten longest latencies until then, and when in the run.
+longest() {
+  sql -c "SELECT string_agg(format('%s (%s)', round(ms::numeric, 1), round(((at - first) / 1000)::numeric, 1)), ', ' ORDER BY ms DESC)
+          FROM (SELECT c.at - p.at AS ms, p.at, (SELECT min(at) FROM published) AS first
+                FROM published p JOIN job j ON j.job_id = p.job_id JOIN call c ON c.batch_id = j.batch_id
+                WHERE p.at <= $1 ORDER BY 1 DESC LIMIT 10) longest"
+}
+
 # one_by_one NAME COUNT EVERY_MS KEY TEMPLATE: the publish times are in $WORK/NAME.
 one_by_one() {
   "$LOAD" jobs --name "$1-$$" --n "$2" --every-ms "$3" --key "$4" --templates "$5" --numbers +81312340001 --times "$WORK/$1" >/dev/null
@@ -71,6 +79,7 @@ latency_of_authentication() {
   allowed=$(calc "$idle_p99 + ($idle_p99 > 50 ? $idle_p99 / 10 : 5)" %.2f)
   read -r samples p50 p99 most missing < <(latencies 0 "$busy_to")
   read -r _ _ after _ < <(latencies "$busy_to" 1e15)
+  printf 'bench.sh: the longest while busy, ms (at second): %s\n' "$(longest "$busy_to")" >&2
   read -r _ _ _ _ missing < <(latencies 0 1e15)
   ((missing == 0)) || die "$missing authentication jobs were not called for"
   NOTES="; idle: $idle_n jobs, p50 $idle_p50, p99 $idle_p99, longest $idle_max ms; while $((each * 2)) jobs were taken: $samples jobs, p50 $p50, longest $most ms"

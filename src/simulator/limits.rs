@@ -45,6 +45,10 @@ pub(super) struct Worst {
 }
 
 /// Looks at every second of `times` (ascending); `stalls` are disjoint and ascending.
+///
+/// A call that waited in a stall is stamped up to the stall's length late. So a second that touches one can be judged only
+/// if it holds no more than the limit even when it is lengthened by the longest stall it touches: then no second of true
+/// arrivals held more.
 pub(super) fn worst_second(times: &[u64], stalls: &[(u64, u64)], limit: Option<usize>) -> Worst {
     let mut worst = Worst { windows: times.len(), ..Worst::default() };
     let (mut first, mut stall) = (0, 0);
@@ -57,11 +61,20 @@ pub(super) fn worst_second(times: &[u64], stalls: &[(u64, u64)], limit: Option<u
         }
         let count = index + 1 - first;
         worst.any = worst.any.max(count);
-        if stalls.get(stall).is_some_and(|&(start, _)| start < at) {
-            worst.unjudged += 1;
-        } else {
+        let touched = stalls.get(stall..).unwrap_or_default().iter().take_while(|&&(start, _)| start < at);
+        let is_judged = match touched.map(|&(start, end)| end - start).max() {
+            None => true,
+            Some(late) => limit.is_some_and(|limit| {
+                // One more than the limit would show before the beginning of the lengthened second is reached.
+                let longer = times.get(..first).unwrap_or_default().iter().rev().take(limit + 1);
+                count + longer.take_while(|&&earlier| earlier + SECOND + late > at).count() <= limit
+            }),
+        };
+        if is_judged {
             worst.judged = worst.judged.max(count);
             worst.over += usize::from(limit.is_some_and(|limit| count > limit));
+        } else {
+            worst.unjudged += 1;
         }
     }
     worst
@@ -146,6 +159,17 @@ mod tests {
         assert_eq!((worst.any, worst.judged, worst.unjudged), (3, 2, 3));
         let after = worst_second(&times, &[(3 * SECOND, 4 * SECOND)], None);
         assert_eq!((after.judged, after.unjudged), (3, 0), "a stall that ended a second before the last call is over");
+    }
+
+    #[test]
+    fn a_second_with_a_stall_is_judged_when_even_a_longer_one_is_within_the_limit() {
+        let tenth = SECOND / 10;
+        let times: Vec<u64> = (0..30).map(|i| i * tenth).collect();
+        let stall = [(20 * tenth, 20 * tenth + tenth / 2)];
+        let within = worst_second(&times, &stall, Some(11));
+        assert_eq!((within.judged, within.unjudged, within.over), (10, 0, 0));
+        let doubtful = worst_second(&times, &stall, Some(10));
+        assert_eq!((doubtful.judged, doubtful.unjudged, doubtful.over), (10, 9, 0), "eleven may have come in a second");
     }
 
     #[test]
