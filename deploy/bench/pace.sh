@@ -26,10 +26,14 @@ latencies() {
           WHERE p.at BETWEEN $1 AND $2"
 }
 
-# longest TO: the ten longest latencies until then, and when in the run.
+# longest TO: the ten longest latencies until then, when in the run, and where the time went: from the publish until
+# intake had the job (the id of its batch holds that instant), until its transaction began, until the provider's call.
 longest() {
-  sql -c "SELECT string_agg(format('%s (%s)', round(ms::numeric, 1), round(((at - first) / 1000)::numeric, 1)), ', ' ORDER BY ms DESC)
-          FROM (SELECT c.at - p.at AS ms, p.at, (SELECT min(at) FROM published) AS first
+  sql -c "SELECT string_agg(format('%s at %s s = %s + %s + %s', round(ms::numeric, 1), round(((at - first) / 1000)::numeric, 1),
+                 round((taken - at)::numeric, 1), round((begun - taken)::numeric, 1), round((called - begun)::numeric, 1)), ', ' ORDER BY ms DESC)
+          FROM (SELECT c.at - p.at AS ms, p.at, (SELECT min(at) FROM published) AS first, c.at AS called,
+                       ('x' || substr(replace(c.batch_id::text, '-', ''), 1, 12))::bit(48)::bigint AS taken,
+                       extract(epoch FROM j.created_at)::float8 * 1000 AS begun
                 FROM published p JOIN job j ON j.job_id = p.job_id JOIN call c ON c.batch_id = j.batch_id
                 WHERE p.at <= $1 ORDER BY 1 DESC LIMIT 10) longest"
 }
