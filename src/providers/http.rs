@@ -4,7 +4,7 @@
 //! HTTP/2 all calls would share one connection and wait for its streams. What was never given to a connection is a
 //! refusal that may be tried again; everything else without an answer is uncertain.
 //! A pooled connection that died before anything was written is replaced by the pool itself, which proves the same.
-//! The gate is asked before a connection is looked for and again in the instant the call is written ([`guarded`]).
+//! The gate is asked before a connection is looked for and again in the instant the call is written ([`Guarded`]).
 
 use std::{
     collections::HashMap,

@@ -126,6 +126,8 @@ fn serve(world: &World) -> Child {
         // No role of it needs the broker.
         .env("AMQP_URL", "amqp://127.0.0.1:1")
         .env("DISPATCH__SECRETS__KEY", hex::encode(KEY))
+        // It shall still be connecting when it goes on.
+        .env("DISPATCH__PROVIDER__CONNECT_TIMEOUT_MS", "14000")
         .env("DISPATCH__LEASE__TTL_S", "3")
         .env("DISPATCH__LEASE__RENEW_S", "1")
         .env("DISPATCH__LEASE__MARGIN_S", "1")
