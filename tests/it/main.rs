@@ -6,6 +6,8 @@ mod architecture;
 mod broker;
 mod contracts;
 mod dispatch;
+#[cfg(target_os = "linux")]
+mod frozen;
 mod holds;
 mod intake;
 mod journey;
