@@ -14,6 +14,7 @@
 #   pacing                numbers of 80/s and 1 000/s: the worst second and the mean at the provider
 #   memory                the worker's memory with 10 000 and with 1 000 000 pending messages
 #   cost                  CPU per message over counts of messages, of numbers, and beside a million held ones
+#   idle                  5 000 numbers with no work: CPU of worker and Postgres
 #
 # The last line is `bench BENCH: ...`, or one JSON object with --json. Exit code 1 when a gate is missed, so that a
 # script can compare; other failures say what happened. --quick takes shorter rounds: for a look, not for a table.
@@ -40,7 +41,7 @@ usage() {
 
 QUICK=false JSON=false N='' ROUNDS='' DELAY=0 PEERS='' AUTH=false
 BENCH=${1:-}
-[[ $BENCH =~ ^(drain|callbacks|endtoend|intake|import|latency|pacing|memory|cost)$ ]] || usage
+[[ $BENCH =~ ^(drain|callbacks|endtoend|intake|import|latency|pacing|memory|cost|idle)$ ]] || usage
 shift
 while (($#)); do
   case $1 in

@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2119,SC2120,SC2154 # the parts share their variables
-# What a message costs: CPU of worker, Postgres and broker together, over counts of messages and numbers.
+# What a message costs: CPU of worker, Postgres and broker together, over counts of messages and numbers; and what
+# numbers cost that have nothing to send.
 
 # A point: its name, its database (by count of numbers), messages in one go, goes.
 POINTS=('10k:100:10000:12' '100k:100:100000:2' '1M:100:1000000:1' '1-number:1:100000:2' '5000-numbers:5000:100000:2' 'beside-1M-held:held:100000:2')
@@ -76,4 +77,32 @@ cost_go() {
   local held=0
   if [[ $2 == held ]]; then held=1000000; fi
   drain_once "$1" 1.5 "$held"
+}
+
+# Registered, leased, and nothing to do: CPU of worker and Postgres as a share of one core. The broker's own idling (its
+# timers run whether anybody is connected or not) is shown beside it.
+bench_idle() {
+  local n=${N:-5000} seconds=60 before after began took worker postgres broker
+  if $QUICK; then seconds=20; fi
+  PROVIDER_URL=http://127.0.0.1:9
+  # shellcheck disable=SC2046 # a limit a number
+  write_registry $(yes 80 | head -n "$n")
+  start_serve
+  apply_registry
+  until_true 60 leased || die 'the numbers were not leased'
+  # What the registration left to do (vacuum, a checkpoint) is not what is measured.
+  sql -c 'VACUUM ANALYZE' -c CHECKPOINT >/dev/null
+  sleep 15
+  before=$(cpu_now) began=$EPOCHREALTIME
+  sleep "$seconds"
+  after=$(cpu_now)
+  took=$(calc "$EPOCHREALTIME - $began" %.3f)
+  [[ $(sql -c 'SELECT count(*) FROM number_lease WHERE lease_id IS NOT NULL') == "$n" ]] || die 'numbers were lost meanwhile'
+  read -r worker postgres broker < <(awk -v b="$before" -v a="$after" -v s="$took" \
+    'BEGIN { split(b, x); split(a, y); for (i = 1; i <= 3; i++) printf "%.2f ", (y[i] - x[i]) / s * 100 }')
+  figure percent_of_core "$(calc "$worker + $postgres" %.2f)" "% of a core for $n numbers with no work" '<' 2
+  figure worker_percent "$worker" '% worker'
+  figure postgres_percent "$postgres" '% postgres'
+  figure broker_percent "$broker" '% broker'
+  NOTES="; over $(calc "$took") s"
 }

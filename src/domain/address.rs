@@ -109,7 +109,8 @@ fn parse_phone(text: &str, country: Option<country::Id>) -> Result<Address, Addr
     if !phonenumber::is_valid(&number) {
         return Err(AddressError::Invalid);
     }
-    Ok(Address(number.format().mode(phonenumber::Mode::E164).to_string()))
+    // What `format()` says in mode E.164, without its search for the country's way of writing, which that mode passes over.
+    Ok(Address(format!("+{}{}", number.code().value(), number.national())))
 }
 
 /// A business-scoped user id of WhatsApp: a country code, a dot, and up to 128 letters or digits.
@@ -140,6 +141,22 @@ fn parse_user_id(text: &str) -> Result<Address, AddressError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_written_as_the_library_writes_it() {
+        for text in [
+            "+819012345678",
+            "+39 06 698 12345",
+            "+1 212 555 2368",
+            "+44 20 7946 0958",
+            "+80012345678",
+            "+65 6521 8000",
+        ] {
+            let number = phonenumber::parse(None, text).unwrap();
+            let written = number.format().mode(phonenumber::Mode::E164).to_string();
+            assert_eq!(Address::parse(Channel::Whatsapp, text).map(|a| a.as_str().to_owned()), Ok(written), "{text}");
+        }
+    }
 
     #[test]
     fn one_number_has_one_form() {

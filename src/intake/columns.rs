@@ -173,7 +173,7 @@ impl Checker {
                 recipient: address.as_str().to_owned(),
                 reference: cells.reference.map(str::to_owned),
                 time_zone: cells.time_zone.map(str::to_owned),
-                params: serde_json::json!(cells.params),
+                params: cells.params,
             }),
             _ => Err(faults.of_row(row)),
         }

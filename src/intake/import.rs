@@ -1,6 +1,6 @@
 //! Files of recipients: read as a stream, checked against one template, kept row by row.
 //!
-//! A blocking thread decodes, parses and checks (12 µs a phone number); this side writes chunks meanwhile. Neither holds
+//! A blocking thread decodes, parses and checks, phone numbers above all; this side writes chunks meanwhile. Neither holds
 //! more than a few chunks, however large the file is.
 
 use std::{io, sync::Arc};

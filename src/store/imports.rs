@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
         hold::OpenHold,
         ids::{AccountId, BatchId, NumberId, TemplateId, TenantId},
         lane::Lane,
+        template::Params,
     },
     store::{Doing as _, StoreError},
 };
@@ -110,7 +111,7 @@ pub struct GoodRow {
     /// IANA.
     pub time_zone: Option<String>,
     /// Values by slot.
-    pub params: Value,
+    pub params: Params,
 }
 
 /// A row of a file that cannot be used, with one reason.
@@ -144,7 +145,7 @@ pub async fn insert_rows(
         &recipients as &[&str],
         &rows.iter().map(|r| r.reference.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
         &rows.iter().map(|r| r.time_zone.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
-        &rows.iter().map(|r| r.params.clone()).collect::<Vec<_>>()
+        &rows.iter().map(|r| Json(&r.params)).collect::<Vec<_>>() as &[Json<&Params>]
     )
     .execute(&mut *connection)
     .await
