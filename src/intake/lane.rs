@@ -24,7 +24,7 @@ use crate::{
 
 /// Messages written per transaction; a job of more is a transaction of its own.
 const MESSAGES_MAX: usize = 5000;
-/// Bodies of more than this together are checked beside the async threads: 12 µs a phone number.
+/// Bodies of more than this together are checked beside the async threads: some µs a phone number.
 const INLINE_CHECK_BYTES: usize = 64 * 1024;
 /// Waits while the database cannot be reached.
 const RETRY: RetryPolicy =
