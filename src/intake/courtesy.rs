@@ -1,9 +1,9 @@
-//! Bulk intake stands back while an urgent job is on its way, so that an authentication message does not share the
-//! database and the processor with a campaign that is being taken (promise 7).
+//! Bulk intake stands back for urgent jobs, so that an authentication message does not share the broker, the database and
+//! the processor with a campaign that is being taken (promise 7).
 //!
-//! The urgent lane marks each job it takes; until [`WAY`] after the last mark the bulk lane begins no group, and for
-//! [`LATELY`] its groups are small, so that the one under way is soon over. Bulk never stands back for longer than it
-//! has worked since the last time: under any load of urgent jobs it keeps half of its time.
+//! The urgent lane marks each job it takes. For [`LATELY`] after one the bulk lane takes small groups and rests after
+//! each for as long as that took, and up to twice as long while the urgent job may be on its way ([`WAY`]). So bulk keeps
+//! a third of its time under any load of urgent jobs.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,6 +16,8 @@ use tokio::time::{self, Instant};
 const WAY: Duration = Duration::from_millis(15);
 /// How long after an urgent job another one is expected.
 const LATELY: Duration = Duration::from_secs(2);
+/// However long a group took.
+const LONGEST_REST: Duration = Duration::from_millis(50);
 /// Jobs in a group of bulk while urgent ones are expected.
 const SMALL_GROUP: usize = 20;
 
@@ -25,11 +27,10 @@ pub(crate) struct Courtesy {
     last_urgent: Mutex<Option<Instant>>,
 }
 
-/// The bulk lane's account of what it waited and worked.
+/// The bulk lane's record of when it took its last group.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    worked_since: Option<Instant>,
-    owed: Duration,
+    taken: Option<Instant>,
 }
 
 impl Courtesy {
@@ -38,61 +39,57 @@ impl Courtesy {
         *self.last_urgent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Waits as long as an urgent job may be on its way and `turn` allows. The most jobs to take now, up to `max`.
+    /// Rests after a group of bulk if urgent jobs are about. The most jobs to take now, up to `max`.
     pub(crate) async fn stand_back(&self, turn: &mut Turn, max: usize) -> usize {
-        loop {
-            let last = *self.last_urgent.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(last) = last else { return max };
-            let now = Instant::now();
-            let Some(wait) = turn.wait(now, last) else {
-                return if now < last + LATELY { max.min(SMALL_GROUP) } else { max };
-            };
-            time::sleep(wait).await;
-            turn.waited(Instant::now(), wait);
+        let last = *self.last_urgent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = last.filter(|last| last.elapsed() < LATELY) else { return max };
+        if let Some(taken) = turn.taken.take() {
+            time::sleep(rest(taken.elapsed(), last.elapsed())).await;
         }
+        max.min(SMALL_GROUP)
     }
 }
 
 impl Turn {
-    /// How long to stand back; `None` when it is bulk's turn.
-    fn wait(&self, now: Instant, last_urgent: Instant) -> Option<Duration> {
-        let worked = self.worked_since.map_or(Duration::MAX, |since| now - since);
-        let wait = (last_urgent + WAY).saturating_duration_since(now);
-        (worked >= self.owed && !wait.is_zero()).then_some(wait)
+    /// A group was taken: the work begins.
+    pub(crate) fn begins(&mut self) {
+        self.taken = Some(Instant::now());
     }
+}
 
-    fn waited(&mut self, now: Instant, wait: Duration) {
-        self.worked_since = Some(now);
-        self.owed = wait;
-    }
+/// After so much work, so long after the last urgent job was taken.
+fn rest(worked: Duration, since_urgent: Duration) -> Duration {
+    WAY.saturating_sub(since_urgent).clamp(worked, worked * 2).min(LONGEST_REST)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn bulk_rests_as_long_as_it_worked_and_longer_only_while_an_urgent_job_is_on_its_way() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(ms(5), ms(100)), ms(5));
+        assert_eq!(rest(ms(5), ms(0)), ms(10), "never more than twice");
+        assert_eq!(rest(ms(10), ms(0)), WAY);
+        assert_eq!(rest(ms(500), ms(0)), LONGEST_REST, "a slow database is no reason to wait longer still");
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn bulk_waits_for_an_urgent_job_and_keeps_half_of_its_time() {
+    async fn bulk_works_in_small_groups_while_urgent_jobs_are_about() {
         let (courtesy, mut turn) = (Courtesy::default(), Turn::default());
-        let began = Instant::now();
+        turn.begins();
+        time::advance(Duration::from_millis(5)).await;
+        let before = Instant::now();
         assert_eq!(courtesy.stand_back(&mut turn, 100).await, 100);
-        assert_eq!(began.elapsed(), Duration::ZERO, "nothing urgent was seen");
+        assert_eq!(before.elapsed(), Duration::ZERO, "nothing urgent was seen");
 
         courtesy.urgent();
         assert_eq!(courtesy.stand_back(&mut turn, 100).await, SMALL_GROUP);
-        assert!(began.elapsed() >= WAY);
-
-        // Urgent jobs without end: bulk waits only for as long as it worked.
-        let mut stood_back = Duration::ZERO;
-        for _ in 0..100 {
-            courtesy.urgent();
-            let before = Instant::now();
-            courtesy.stand_back(&mut turn, 100).await;
-            stood_back += before.elapsed();
-            time::advance(Duration::from_millis(5)).await;
-        }
-        assert!(stood_back > Duration::from_millis(300), "{stood_back:?}");
-        assert!(stood_back <= Duration::from_millis(600), "{stood_back:?}");
+        assert!(before.elapsed() >= Duration::from_millis(5), "it rested");
+        let rested = Instant::now();
+        assert_eq!(courtesy.stand_back(&mut turn, 100).await, SMALL_GROUP);
+        assert_eq!(rested.elapsed(), Duration::ZERO, "it took nothing since");
 
         time::advance(LATELY).await;
         assert_eq!(courtesy.stand_back(&mut turn, 100).await, 100, "none is expected any more");

@@ -118,8 +118,9 @@ impl IntakeLane {
         if arrivals.is_empty() {
             return Step::Stopping;
         }
-        if self.road == Road::Urgent {
-            self.shared.courtesy.urgent();
+        match self.road {
+            Road::Urgent => self.shared.courtesy.urgent(),
+            Road::Bulk => self.turn.begins(),
         }
         let count = arrivals.len();
         self.take(arrivals, shutdown).await;
