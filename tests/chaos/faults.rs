@@ -116,8 +116,6 @@ fn kinds(world: &World, group: Group, rng: &mut StdRng) -> Vec<Fault> {
                 (0.1, "error_after_accept"),
                 (0.2, "html_502"),
                 (0.1, "html_502_after_accept"),
-                (0.2, "throttle"),
-                (0.2, "throttle_429"),
                 (0.5, "slow_ms=1500"),
                 (0.03, "slow_ms=9000"),
                 (0.5, "duplicate_callbacks"),
@@ -130,6 +128,12 @@ fn kinds(world: &World, group: Group, rng: &mut StdRng) -> Vec<Fault> {
             ]
             .map(|(share, action)| provider(share, action, ms))
             .into();
+            // One number each: what is throttled rises by 5 % a minute, and a run that crept would meet few of its faults.
+            for action in ["throttle", "throttle_429"] {
+                let number = world.numbers[rng.random_range(0..world.numbers.len())].provider_id();
+                let when = json!({"number": number, "probability": 0.2});
+                all.push(Fault::Provider { fault: json!({"match": when, "do": action}), ms });
+            }
             all.extend([Fault::Withhold { ms }, once(rng.random_range(0..2), "token_expired"), once(0, "132015")]);
             all
         }

@@ -53,7 +53,7 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let published = publishing.await?;
     world.say(&format!("{} jobs are answered, {} events came twice", published.answers.len(), published.events_twice));
 
-    let patience = Duration::from_secs(if arguments.short { 180 } else { 900 });
+    let patience = Duration::from_secs(if arguments.short { 180 } else { 1800 });
     let uncertain = rest::come(&world, patience).await?;
     let mut seen = rare::seen(&world, &mut world.connect().await?).await?;
     seen.push(("outbox published twice", published.events_twice));
