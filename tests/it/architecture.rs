@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &["domain", "providers"]),
     ("intake", &["broker", "domain", "settings", "store"]),
     ("dispatch", &["domain", "providers", "settings", "store"]),
-    ("campaigns", &["domain", "settings", "store"]),
+    ("campaigns", &["broker", "domain", "settings", "store"]),
     ("callbacks", &["broker", "domain", "providers", "settings", "store"]),
     ("checklist", &["domain", "providers", "settings", "store"]),
     ("registry", &["domain", "providers", "settings", "store"]),
