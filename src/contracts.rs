@@ -3,6 +3,7 @@
 use schemars::{JsonSchema, generate::SchemaSettings};
 
 use crate::{
+    campaigns::CampaignDocument,
     http::openapi,
     intake::job::{CancelJob, JobAnswer, SendJob},
     registry::file::RegistryFile,
@@ -38,6 +39,7 @@ pub fn all() -> Result<Vec<(&'static str, String)>, serde_json::Error> {
     Ok(vec![
         ("send-job.schema.json", schema::<SendJob>()?),
         ("cancel-job.schema.json", schema::<CancelJob>()?),
+        ("campaign.schema.json", schema::<CampaignDocument>()?),
         ("job-answer.schema.json", schema::<JobAnswer>()?),
         ("event.schema.json", schema::<Event>()?),
         ("registry.schema.json", schema::<RegistryFile>()?),

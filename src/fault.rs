@@ -58,6 +58,10 @@ named! {
         GiveUpAfter = "give_up.after",
         /// A chunk of parked work is given back.
         UnparkAfter = "unpark.after",
+        /// A campaign's firing is recorded and not committed.
+        FireBefore = "fire.before",
+        /// A campaign's firing is committed, and whoever ticks does not know.
+        FireAfter = "fire.after",
     }
 }
 

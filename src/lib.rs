@@ -5,6 +5,7 @@
 //!
 //! | step | where | what it promises |
 //! | --- | --- | --- |
+//! | a campaign fires | [`campaigns`], [`domain::schedule`] | each occurrence once, whoever ticks |
 //! | a job arrives | [`intake`] | answered once it is in Postgres; the same job twice is sent once |
 //! | it is stored | [`store`] | truth and time; every line of SQL |
 //! | its number is leased | [`dispatch`] | one worker sends for a number at a time |
@@ -30,6 +31,7 @@
 pub mod app;
 pub mod broker;
 pub mod callbacks;
+pub mod campaigns;
 pub mod checklist;
 pub mod cli;
 pub mod contracts;

@@ -11,7 +11,7 @@ pub use telemetry::{init_tracing, metrics_handle};
 
 use crate::{
     broker::{Broker, BrokerError, BrokerOptions},
-    callbacks,
+    callbacks, campaigns,
     dispatch::Dispatch,
     domain::{address, named},
     http::{self, Check, HttpState, Readiness},
@@ -33,6 +33,8 @@ named! {
         Callbacks = "callbacks",
         /// Answers the API and takes callbacks.
         Http = "http",
+        /// Fires campaigns by the clock.
+        Campaigns = "campaigns",
         /// Repairs, and publishes what is owed.
         Upkeep = "upkeep",
     }
@@ -124,6 +126,11 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
         let (store, directory) = (&parts.store, parts.directory.clone());
         let applier = callbacks::Applier::new(store, directory, parts.providers.clone(), Arc::clone(&parts.settings));
         tasks.spawn("callbacks", applier.run(parts.broker.clone(), stop.clone()));
+    }
+    if roles.contains(&Role::Campaigns) {
+        let settings = parts.settings.campaigns.clone();
+        let ticker = campaigns::Ticker::new(&parts.store, settings, parts.intake.outbox_nudge());
+        tasks.spawn("campaigns", ticker.run(stop.clone()));
     }
     if let Some(nudge) = &parts.nudge {
         let (store, settings) = (&parts.store, || Arc::clone(&parts.settings));
@@ -222,6 +229,7 @@ impl Parts {
             readiness: self.readiness(),
             settings: self.settings.http.clone(),
             inline_bytes: self.settings.intake.inline_bytes,
+            campaigns: self.settings.campaigns.clone(),
             rules: Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) },
             upkeep: self.nudge.clone(),
         };

@@ -8,6 +8,7 @@ use crate::{
     },
     store::{
         Store,
+        campaigns::Person,
         holds_list::{self, Closed, HoldRow},
         registry::Snapshot,
     },
@@ -75,7 +76,7 @@ pub async fn close_hold(
     tenant: TenantId,
     everybody: bool,
     hold: HoldId,
-    by: &str,
+    by: &Person,
     reason: &str,
 ) -> Result<Closed, ChecklistError> {
     Ok(holds_list::close(&mut *store.acquire().await?, tenant, everybody, hold, by, reason).await?)

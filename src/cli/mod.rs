@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed or refused, 2 not understood.
 
 mod batches;
+mod campaigns;
 mod client;
 mod contracts;
 mod holds;
@@ -91,6 +92,9 @@ enum Command {
     Jobs(batches::JobsCommand),
     /// Publish a job
     Send(Box<send::SendArgs>),
+    /// What is sent by the clock, or when somebody says so
+    #[command(subcommand)]
+    Campaigns(campaigns::CampaignsCommand),
     /// Batches and their tallies
     #[command(subcommand)]
     Batches(batches::BatchesCommand),
@@ -147,6 +151,7 @@ impl Cli {
             Command::Topology => server::topology(common),
             Command::Jobs(command) => batches::jobs(common, command).await,
             Command::Send(args) => send::run(common, *args).await,
+            Command::Campaigns(command) => campaigns::run(common, command).await,
             Command::Batches(command) => batches::batches(common, command).await,
             Command::Messages(command) => messages::messages(common, command).await,
             Command::Failures(args) => messages::failures(common, args).await,

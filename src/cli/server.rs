@@ -23,7 +23,7 @@ const BROKER_WITHIN: Duration = Duration::from_secs(5);
 /// What `serve` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
-    /// What this process does: all, or some of intake, dispatch, callbacks, http, upkeep
+    /// What this process does: all, or some of intake, dispatch, callbacks, http, campaigns, upkeep
     #[arg(long, value_delimiter = ',', default_value = "all", value_parser = role)]
     roles: Vec<Option<Role>>,
 }

@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod alive;
+pub mod campaign;
 pub mod canary;
 pub mod failure;
 pub mod health;
@@ -15,6 +16,7 @@ pub mod nearest;
 pub mod pacing;
 pub mod rate;
 pub mod retry;
+pub mod schedule;
 pub mod template;
 pub mod uncertain;
 

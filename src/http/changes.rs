@@ -16,7 +16,7 @@ use crate::{
         ids::{HoldId, TenantId},
     },
     http::{
-        HttpState,
+        HttpState, campaigns,
         error::{ApiError, Errors},
         extract::{BodyLimit, id, json, read},
     },
@@ -87,12 +87,13 @@ pub(super) async fn open_hold(
     Ok((StatusCode::CREATED, Json(OpenedHold { id: id.0 })))
 }
 
-fn small(state: &HttpState) -> BodyLimit {
+pub(super) fn small(state: &HttpState) -> BodyLimit {
     BodyLimit { bytes: SMALL_BYTES, time: state.body_timeout(), instead: "such a request is small" }
 }
 
 #[utoipa::path(post, path = "/v1/holds/{hold}/close", tag = "holds", params(("hold" = i64, Path)), request_body = CloseHold, responses(
     (status = 204, description = "Closed; what waits is given back within seconds"),
+    (status = 403, body = Errors, description = "An approval is another person's"),
     (status = 404, body = Errors), (status = 409, body = Errors, description = "Closed before")))]
 pub(super) async fn close_hold(
     State(state): State<HttpState>,
@@ -108,7 +109,8 @@ pub(super) async fn close_hold(
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
     }
     let everybody = speaks_for_everybody(&*current(&state).await?, caller.tenant);
-    match checklist::close_hold(&state.store, caller.tenant, everybody, hold, &caller.name, reason.trim()).await? {
+    let by = campaigns::person(&caller);
+    match checklist::close_hold(&state.store, caller.tenant, everybody, hold, &by, reason.trim()).await? {
         Closed::Now => {
             tracing::info!(hold.id = hold.0, token.name = caller.name, "a hold was closed");
             // What waits under it is given back at once.
@@ -119,6 +121,10 @@ pub(super) async fn close_hold(
         }
         Closed::Before => Err(ApiError::whole(StatusCode::CONFLICT, "closed_before", "this hold is closed already")),
         Closed::Unknown => Err(ApiError::not_found("hold")),
+        Closed::NotByYou => {
+            let reason = "the token that started this may not let it through: another person's has to";
+            Err(ApiError::whole(StatusCode::FORBIDDEN, "not_by_you", reason))
+        }
     }
 }
 

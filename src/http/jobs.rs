@@ -67,7 +67,7 @@ pub(super) async fn submit(
     Ok((status, Json(answer)))
 }
 
-fn unanswered(error: SubmitError) -> ApiError {
+pub(super) fn unanswered(error: SubmitError) -> ApiError {
     let code = match error {
         SubmitError::Stopping => "stopping",
         SubmitError::Late => "database_unavailable",
@@ -137,7 +137,7 @@ pub(super) async fn import(
     }
 }
 
-fn problem(error: JobError) -> Problem {
+pub(super) fn problem(error: JobError) -> Problem {
     let JobError { pointer, code, reason, did_you_mean } = error;
     Problem { pointer, code: code.into_owned(), reason, did_you_mean }
 }

@@ -4,6 +4,7 @@
 //! As the outermost stage it calls intake, registry and checklist; nothing but `app` calls it.
 
 mod auth;
+mod campaigns;
 mod changes;
 mod error;
 mod extract;
@@ -27,6 +28,7 @@ use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
+pub use campaigns::{CampaignInfo, NextFiring, Resumed, TestRequest};
 pub use error::{ApiError, Errors};
 pub use system::Check;
 
@@ -65,6 +67,8 @@ pub struct HttpState {
     pub settings: settings::Http,
     /// The largest job.
     pub inline_bytes: usize,
+    /// How campaigns are taken.
+    pub campaigns: settings::Campaigns,
     /// How changes of messages are made.
     pub rules: Rules,
     /// Wakes upkeep, where this process has it.
@@ -117,7 +121,7 @@ pub fn router(state: HttpState) -> Router {
 }
 
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 18] = [
+    let routes: [(&str, MethodRouter<HttpState>); 22] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
@@ -131,6 +135,10 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/imports/{import}/rejected", get(jobs::rejected_rows)),
         ("/v1/holds", get(lists::holds)),
         ("/v1/holds/{hold}", get(lists::hold)),
+        ("/v1/campaigns", get(campaigns::list)),
+        ("/v1/campaigns/{key}", get(campaigns::show)),
+        ("/v1/campaigns/{key}/next", get(campaigns::next)),
+        ("/v1/campaigns/{key}/occurrences", get(campaigns::occurrences)),
         ("/v1/accounts", get(changes::accounts)),
         ("/v1/accounts/{name}", get(changes::account)),
         ("/v1/numbers", get(changes::numbers)),
@@ -145,6 +153,12 @@ fn operate_routes() -> Router<HttpState> {
         .route("/v1/holds", post(changes::open_hold))
         .route("/v1/holds/{hold}/close", post(changes::close_hold))
         .route("/v1/uncertain/resolve", post(uncertain::resolve))
+        .route("/v1/campaigns/{key}", put(campaigns::apply))
+        .route("/v1/campaigns/{key}/run", post(campaigns::run))
+        .route("/v1/campaigns/{key}/test", post(campaigns::test))
+        .route("/v1/campaigns/{key}/pause", post(campaigns::pause))
+        .route("/v1/campaigns/{key}/resume", post(campaigns::resume))
+        .route("/v1/campaigns/{key}/archive", post(campaigns::archive))
 }
 
 fn admin_routes() -> Router<HttpState> {

@@ -12,7 +12,7 @@ use crate::{
     fault::{self, Point},
     intake::{
         answer::{again, cancelled, refused, told},
-        audience,
+        audience, campaign,
         check::Checked,
         job::{AcceptedJob, JOB_ANSWER, JobAnswer, MetHold, REJECTIONS_SHOWN},
         prepare::{Prepared, Verdict},
@@ -106,7 +106,8 @@ pub async fn write(
     let mut sends: Vec<Sending<'_>> = group.iter().enumerate().filter_map(|(i, job)| Sending::of(i, job)).collect();
     sends.sort_by(|a, b| a.key.cmp(&b.key));
     let new = take_new(&mut transaction, &sends, &mut answers).await?;
-    let holds = open_holds(&mut transaction, snapshot, &new).await?;
+    let mut holds = open_holds(&mut transaction, snapshot, &new).await?;
+    campaign::tie(&mut transaction, &new, &mut holds).await?;
     rows::insert(&mut transaction, sizes, &new, &holds).await?;
     let mut kept = Vec::new();
     for send in &new {
@@ -186,9 +187,13 @@ impl<'a> Sending<'a> {
         Some(Self { index, key: job.key()?, checked, digest: job.prepared.digest })
     }
 
+    /// Recipients that will be sent to.
+    pub(super) fn recipients(&self) -> i64 {
+        self.checked.import.map_or_else(|| count(self.checked.recipients.len()), |(_, good)| good)
+    }
+
     fn answer(&self, hold: Option<&Vec<OpenHold>>) -> JobAnswer {
-        let checked = self.checked;
-        let accepted = checked.import.map_or_else(|| count(checked.recipients.len()), |(_, good)| good);
+        let (checked, accepted) = (self.checked, self.recipients());
         let holds = hold.into_iter().flatten().map(|hold| MetHold {
             id: hold.id,
             scope: hold.scope.clone(),

@@ -11,6 +11,7 @@
 
 mod answer;
 mod audience;
+mod campaign;
 pub mod canonical;
 pub mod check;
 mod columns;

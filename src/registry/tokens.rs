@@ -27,7 +27,7 @@ named! {
     pub enum Scope {
         /// Publish jobs and imports.
         Publish = "publish",
-        /// Close holds.
+        /// Open and close holds, decide about uncertain messages, change and run campaigns.
         Operate = "operate",
         /// See lists and the registry.
         Read = "read",

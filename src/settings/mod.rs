@@ -54,6 +54,8 @@ pub struct Settings {
     pub uncertain: Uncertain,
     /// Applying callbacks.
     pub callbacks: Callbacks,
+    /// Campaigns by the clock.
+    pub campaigns: Campaigns,
     /// Periodic repairs.
     pub upkeep: Upkeep,
     /// How long things are kept.
@@ -107,6 +109,8 @@ sections! {
     }
     /// Section `callbacks`.
     Callbacks { prefetch: u16, apply_max: usize, group_max: usize, retry_window_h: i64, wait_max_s: i64, }
+    /// Section `campaigns`.
+    Campaigns { tick_ms: u64, approval_over: i64, }
     /// Section `upkeep`.
     Upkeep { sweep_ms: u64, sweep_max: i64, partitions_s: u64, audit_s: u64, audit_large: i32, gap_s: u64, }
     /// Section `retention`.
@@ -273,6 +277,7 @@ impl Settings {
         );
         refuse(&["pacing"], self.pacing.pair_every_s == 0, "pacing.pair_every_s: must be at least 1".to_owned());
         refuse(&["pacing"], self.pacing.pair_burst == 0, "pacing.pair_burst: must be at least 1".to_owned());
+        refuse(&["campaigns"], self.campaigns.tick_ms == 0, "campaigns.tick_ms: must be at least 1".to_owned());
         refuse(&["retention"], self.retention.months < 1, "retention.months: must be at least 1".to_owned());
         refuse(&["retry"], self.retry.charged_cap < 1, "retry.charged_cap: must be at least 1".to_owned());
         refuse(

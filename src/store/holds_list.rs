@@ -8,7 +8,7 @@ use crate::{
         hold::{HoldScope, Resume},
         ids::{BatchId, HoldId, TenantId},
     },
-    store::{Doing as _, StoreError},
+    store::{Doing as _, StoreError, campaigns::Person},
 };
 
 /// A hold with what waits under it.
@@ -51,6 +51,8 @@ pub enum Closed {
     Before,
     /// There is no such hold of this tenant.
     Unknown,
+    /// It is for another person to close.
+    NotByYou,
 }
 
 /// A tenant's holds and those on everybody, the newest first, below `before`.
@@ -136,31 +138,33 @@ pub async fn close(
     tenant: TenantId,
     everybody: bool,
     id: HoldId,
-    by: &str,
+    by: &Person,
     reason: &str,
 ) -> Result<Closed, StoreError> {
-    let was_open = sqlx::query_scalar!(
+    let found = sqlx::query!(
         r#"WITH found AS (
-               SELECT id, closed_at IS NULL AS open FROM hold
+               SELECT id, closed_at IS NULL AS open, not_by IS DISTINCT FROM $6 AS may FROM hold
                WHERE id = $1 AND (tenant_id = $2 OR (tenant_id IS NULL AND $3))
                FOR UPDATE
            ), closed AS (
                UPDATE hold SET closed_at = now(), closed_by = $4, reason = $5
-               FROM found WHERE hold.id = found.id AND found.open
+               FROM found WHERE hold.id = found.id AND found.open AND found.may
            )
-           SELECT open AS "open!" FROM found"#,
+           SELECT open AS "open!", may AS "may!" FROM found"#,
         id.0,
         tenant.0,
         everybody,
-        by,
-        reason
+        by.name,
+        reason,
+        by.token
     )
     .fetch_optional(connection)
     .await
     .doing("close a hold")?;
-    Ok(match was_open {
-        Some(true) => Closed::Now,
-        Some(false) => Closed::Before,
+    Ok(match found.map(|found| (found.open, found.may)) {
+        Some((true, true)) => Closed::Now,
+        Some((true, false)) => Closed::NotByYou,
+        Some((false, _)) => Closed::Before,
         None => Closed::Unknown,
     })
 }

@@ -8,6 +8,7 @@ pub mod accounts;
 pub mod alive;
 pub mod audit;
 pub mod callbacks;
+pub mod campaigns;
 pub mod checklist;
 pub mod holds;
 pub mod holds_list;

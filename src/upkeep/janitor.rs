@@ -15,6 +15,7 @@ use crate::{
     store::{
         Session, Store, StoreError,
         audit::{self, COMPARED, Difference},
+        campaigns::occurrences,
         chain, retention, rounds,
         work::open,
     },
@@ -144,6 +145,9 @@ impl Janitor {
             self.breathe().await;
         }
         while retention::delete_callbacks(self.session.connection().await?, kept_from, most).await? > 0 {
+            self.breathe().await;
+        }
+        while occurrences::delete_old(self.session.connection().await?, kept_from, most).await? > 0 {
             self.breathe().await;
         }
         self.tidy_jobs(kept_from).await

@@ -34,9 +34,8 @@ type Case = (Point, &'static str);
 pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     anyhow::ensure!(fault::ARE_BUILT_IN, "this build has no fault points: deploy/chaos.sh --points builds one");
     let kinds = if arguments.short { &KINDS[..1] } else { &KINDS[..] };
-    let cases: VecDeque<Case> =
-        kinds.iter().flat_map(|kind| Point::ALL.iter().map(move |point| (*point, *kind))).collect();
-    println!("{} points, {}", Point::ALL.len(), kinds.join(", "));
+    let cases: VecDeque<Case> = kinds.iter().flat_map(|kind| points().map(move |point| (point, *kind))).collect();
+    println!("{} points, {}", points().count(), kinds.join(", "));
     let passes_most = if arguments.short { 1 } else { PASSES_MOST };
     let (cases, totals) = (Arc::new(Mutex::new(cases)), Arc::new(Mutex::new(Totals::default())));
     let mut lanes = tokio::task::JoinSet::new();
@@ -58,6 +57,11 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         totals.problems.len()
     );
     Ok(totals.problems.is_empty())
+}
+
+/// The load here publishes by itself: what campaigns do is crashed in `tests/it/campaigns.rs`.
+fn points() -> impl Iterator<Item = Point> {
+    Point::ALL.iter().copied().filter(|point| !matches!(point, Point::FireBefore | Point::FireAfter))
 }
 
 #[derive(Debug, Default)]

@@ -19,18 +19,18 @@ use super::support::{
 const LONG: Duration = Duration::from_mins(1);
 
 /// A world with a whole process in it, whose callbacks come home.
-struct Home {
-    world: World,
+pub(crate) struct Home {
+    pub(crate) world: World,
     server: Server,
-    names: Names,
+    pub(crate) names: Names,
 }
 
 impl Home {
-    async fn start(plan: Plan) -> Self {
+    pub(crate) async fn start(plan: Plan) -> Self {
         Self::with(plan, Role::ALL).await
     }
 
-    async fn with(plan: Plan, roles: &[Role]) -> Self {
+    pub(crate) async fn with(plan: Plan, roles: &[Role]) -> Self {
         let names = Names::take().await;
         let world = World::start_with(plan, &[("DISPATCH__BROKER__PREFIX", &names.prefix)]).await;
         sqlx::query("INSERT INTO producer (name, tenant_id) VALUES ('shop', 1)")
@@ -53,7 +53,7 @@ impl Home {
         home
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.server.address.unwrap())
     }
 
@@ -72,7 +72,7 @@ impl Home {
         serde_json::from_slice(&next(&mut answers).await.data).unwrap()
     }
 
-    async fn states(&self, wanted: &[(&str, i64)]) {
+    pub(crate) async fn states(&self, wanted: &[(&str, i64)]) {
         let wanted: Vec<(String, i64)> = wanted.iter().map(|(state, count)| ((*state).to_owned(), *count)).collect();
         eventually(&format!("the states are {wanted:?}"), LONG, async || {
             let counts = self.world.counts().await;
@@ -93,7 +93,7 @@ impl Home {
         request.send().await.unwrap().status().as_u16()
     }
 
-    async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         self.server.stop();
         self.server.ended().await.unwrap();
         self.world.finish().await;

@@ -4,6 +4,7 @@
 mod api;
 mod architecture;
 mod broker;
+mod campaigns;
 mod contracts;
 mod dispatch;
 #[cfg(target_os = "linux")]

@@ -60,6 +60,7 @@ impl Served {
             }),
             settings: settings.http.clone(),
             inline_bytes: settings.intake.inline_bytes,
+            campaigns: settings.campaigns.clone(),
             rules: Rules { grace: Duration::from_secs(settings.uncertain.grace_s) },
             upkeep: None,
         };

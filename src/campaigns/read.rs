@@ -1,0 +1,259 @@
+//! From a document to the rules it means. What it names (number, template, recipients) is checked by intake.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, NaiveTime, SubsecRound as _, TimeDelta, Utc};
+use chrono_tz::Tz;
+
+use super::document::{Audience, CAMPAIGN, CampaignDocument, Schedule, Window, WindowZone};
+use crate::domain::{
+    campaign::{Rules, Timing, period},
+    nearest::nearest,
+    schedule::{Calendar, Cron, Span, Windows},
+};
+
+const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+/// Longest key, so that the job ids made of it are short enough.
+const KEY_CHARS: usize = 64;
+/// What is far more than anybody's holidays.
+const EXCEPT_DATES: usize = 1000;
+/// How long messages may live at most, as in a job.
+const LIFE: TimeDelta = TimeDelta::days(180);
+
+/// Something wrong with a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// Where, as a JSON pointer.
+    pub pointer: String,
+    /// Stable, for machines.
+    pub code: &'static str,
+    /// For people.
+    pub reason: String,
+    /// What was probably meant.
+    pub did_you_mean: Vec<String>,
+}
+
+impl Flaw {
+    pub(super) fn new(pointer: impl Into<String>, code: &'static str, reason: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), code, reason: reason.into(), did_you_mean: Vec::new() }
+    }
+}
+
+/// A document with what it means.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// As it was given.
+    pub document: CampaignDocument,
+    /// When it fires and what then happens.
+    pub rules: Rules,
+}
+
+/// Reads what a document means.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn read(document: CampaignDocument) -> Result<Definition, Vec<Flaw>> {
+    let mut flaws = Vec::new();
+    form(&document, &mut flaws);
+    let zone = zone(&document.time_zone, &mut flaws);
+    let windows = Windows(
+        document.windows.iter().enumerate().filter_map(|(place, window)| span(place, window, &mut flaws)).collect(),
+    );
+    let length = |field: &str, text: &str, flaws: &mut Vec<Flaw>| {
+        let length = period(text).filter(|length| *length <= LIFE);
+        if length.is_none() {
+            let reason = format!("`{text}` is no length of time up to 180 days: for example 90s, 15m, 24h, 2d");
+            flaws.push(Flaw::new(format!("/{field}"), "ill_formed", reason));
+        }
+        length
+    };
+    let late_within = length("late_within", &document.late_within, &mut flaws);
+    let expires_after = length("expires_after", &document.expires_after, &mut flaws);
+    if expires_after.is_some_and(|life| life < TimeDelta::minutes(1)) {
+        flaws.push(Flaw::new("/expires_after", "too_short", "messages must live for a minute at least"));
+    }
+    let except_dates: BTreeSet<_> = document.except_dates.iter().copied().collect();
+    let timing = zone.and_then(|zone| timing(&document, zone, &except_dates, &mut flaws));
+    match (zone, timing, late_within, expires_after) {
+        (Some(zone), Some(timing), Some(late_within), Some(expires_after)) if flaws.is_empty() => {
+            let overlap = document.overlap;
+            let rules = Rules { timing, zone, windows, except_dates, late_within, overlap, expires_after };
+            Ok(Definition { document, rules })
+        }
+        _ => Err(flaws),
+    }
+}
+
+fn form(document: &CampaignDocument, flaws: &mut Vec<Flaw>) {
+    if document.schema != CAMPAIGN {
+        let reason = format!("`{}` is not a kind of campaign: {CAMPAIGN}", document.schema);
+        flaws.push(Flaw::new("/schema", "unknown_schema", reason));
+    }
+    let is_key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+    if document.key.is_empty() || document.key.len() > KEY_CHARS || !document.key.chars().all(is_key) {
+        flaws.push(Flaw::new("/key", "ill_formed", "must have 1 to 64 of a-z, 0-9, `.`, `_` and `-`"));
+    }
+    if document.except_dates.len() > EXCEPT_DATES {
+        flaws.push(Flaw::new("/except_dates", "too_many", format!("has more than {EXCEPT_DATES} days")));
+    }
+    if document.window_zone == WindowZone::Recipient {
+        let reason = "windows in the recipients' zones are not available yet: use the campaign's";
+        flaws.push(Flaw::new("/window_zone", "not_available", reason));
+    }
+    if document.approval_over.is_some_and(|over| over < 0) {
+        flaws.push(Flaw::new("/approval_over", "ill_formed", "must be 0 or more"));
+    }
+    if let Audience::Group(_) = document.audience {
+        let reason = "audience groups are not available yet: use an import";
+        flaws.push(Flaw::new("/audience/group", "not_available", reason));
+    }
+    let is_cron = matches!(document.schedule, Schedule::Cron(_));
+    for (field, given) in [("/start", document.start), ("/end", document.end)] {
+        if given.is_some() && !is_cron {
+            flaws.push(Flaw::new(field, "contradiction", "only a cron schedule begins and ends"));
+        }
+    }
+    if document.end.zip(document.start).is_some_and(|(end, start)| end <= start) {
+        flaws.push(Flaw::new("/end", "contradiction", "must be later than start"));
+    }
+}
+
+fn zone(name: &str, flaws: &mut Vec<Flaw>) -> Option<Tz> {
+    let zone = name.parse().ok();
+    if zone.is_none() {
+        let mut flaw = Flaw::new("/time_zone", "unknown_time_zone", format!("`{name}` is not an IANA time zone"));
+        flaw.did_you_mean = nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()));
+        flaws.push(flaw);
+    }
+    zone
+}
+
+fn timing(
+    document: &CampaignDocument,
+    zone: Tz,
+    except_dates: &BTreeSet<chrono::NaiveDate>,
+    flaws: &mut Vec<Flaw>,
+) -> Option<Timing> {
+    let utc = |at: DateTime<chrono::FixedOffset>| at.with_timezone(&Utc);
+    match &document.schedule {
+        Schedule::OnDemand => Some(Timing::OnDemand),
+        // The database keeps less of a second than the document may say.
+        Schedule::Once(at) => Some(Timing::Once(utc(*at).trunc_subsecs(0))),
+        Schedule::Cron(text) => match Cron::parse(text) {
+            Ok(cron) => {
+                let (start, end) = (document.start.map(utc), document.end.map(utc));
+                Some(Timing::Cron(Box::new(Calendar { cron, zone, start, end, except_dates: except_dates.clone() })))
+            }
+            Err(error) => {
+                flaws.push(Flaw::new("/schedule/cron", "invalid_cron", error.to_string()));
+                None
+            }
+        },
+    }
+}
+
+fn span(place: usize, window: &Window, flaws: &mut Vec<Flaw>) -> Option<Span> {
+    let at = |field: &str| format!("/windows/{place}/{field}");
+    let time = |text: &str| (text.len() == 5).then(|| NaiveTime::parse_from_str(text, "%H:%M").ok()).flatten();
+    let mut days = BTreeSet::new();
+    for (index, name) in window.days.iter().enumerate() {
+        match DAYS.iter().position(|day| day == name).and_then(|day| u8::try_from(day).ok()) {
+            Some(day) => drop(days.insert(day)),
+            None => {
+                let reason = format!("`{name}` is not one of {}", DAYS.join(", "));
+                flaws.push(Flaw::new(at(&format!("days/{index}")), "unknown_word", reason));
+            }
+        }
+    }
+    let from = time(&window.from);
+    if from.is_none() {
+        flaws.push(Flaw::new(at("from"), "ill_formed", format!("`{}` is no time: HH:MM", window.from)));
+    }
+    let until = if window.until == "24:00" { Some(None) } else { time(&window.until).map(Some) };
+    match (from, until) {
+        (Some(from), Some(Some(until))) if until <= from => {
+            let reason = "must be later than `from`: give a window over midnight as two";
+            flaws.push(Flaw::new(at("until"), "contradiction", reason));
+            None
+        }
+        (Some(from), Some(until)) => Some(Span { days, from, until }),
+        (_, None) => {
+            flaws.push(Flaw::new(
+                at("until"),
+                "ill_formed",
+                format!("`{}` is no time: HH:MM, at most 24:00", window.until),
+            ));
+            None
+        }
+        (None, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn document(change: impl FnOnce(&mut Value)) -> CampaignDocument {
+        let mut value = json!({"schema": CAMPAIGN, "key": "spring", "business_number": "+81312345678",
+            "template": {"name": "offer", "language": "ja"}, "audience": {"recipients": [{"to": "+819012345678"}]},
+            "schedule": {"cron": "0 9 * * mon-fri"}, "time_zone": "Asia/Tokyo"});
+        change(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn told(change: impl FnOnce(&mut Value)) -> Vec<(String, &'static str)> {
+        read(document(change)).unwrap_err().into_iter().map(|flaw| (flaw.pointer, flaw.code)).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_contract() {
+        let rules = read(document(|_| {})).unwrap().rules;
+        assert_eq!((rules.late_within, rules.expires_after), (TimeDelta::minutes(15), TimeDelta::hours(24)));
+        assert_eq!(rules.overlap, crate::domain::campaign::Overlap::Skip);
+        let document = document(|d| d["schedule"] = json!("on_demand"));
+        assert_eq!(document.schedule, Schedule::OnDemand);
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let told = told(|d| {
+            d["schema"] = json!("campaign/v2");
+            d["key"] = json!("Spring sale");
+            d["time_zone"] = json!("Asia/Tokio");
+            d["late_within"] = json!("soon");
+            d["windows"] =
+                json!([{"days": ["monday"], "from": "9:00", "until": "25:00"}, {"from": "18:00", "until": "09:00"}]);
+            d["window_zone"] = json!("recipient");
+            d["audience"] = json!({"group": "vip"});
+        });
+        let told: Vec<_> = told.iter().map(|(pointer, code)| (pointer.as_str(), *code)).collect();
+        let expected = [
+            ("/schema", "unknown_schema"),
+            ("/key", "ill_formed"),
+            ("/window_zone", "not_available"),
+            ("/audience/group", "not_available"),
+            ("/time_zone", "unknown_time_zone"),
+            ("/windows/0/days/0", "unknown_word"),
+            ("/windows/0/from", "ill_formed"),
+            ("/windows/0/until", "ill_formed"),
+            ("/windows/1/until", "contradiction"),
+            ("/late_within", "ill_formed"),
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_cron_expression_says_what_is_wrong_with_it() {
+        assert_eq!(
+            told(|d| d["schedule"] = json!({"cron": "0 0 9 * * *"})),
+            [("/schedule/cron".to_owned(), "invalid_cron")]
+        );
+        let once = told(|d| {
+            d["schedule"] = json!({"once": "2026-12-01T09:00:00+09:00"});
+            d["start"] = json!("2026-12-01T09:00:00+09:00");
+        });
+        assert_eq!(once, [("/start".to_owned(), "contradiction")]);
+    }
+}

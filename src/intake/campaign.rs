@@ -1,0 +1,55 @@
+//! Jobs that come from our own campaigns: their batches are tied to the firings, and wait where the campaign was paused
+//! meanwhile or another person has to agree.
+
+use crate::{
+    domain::campaign::{CampaignState, JOB_PREFIX},
+    intake::group::{Holds, Sending},
+    store::{
+        StoreError,
+        campaigns::batches::{self, APPROVAL, BatchHold, PAUSED, Tied},
+        session::Connection,
+    },
+};
+
+/// Costs nothing for the jobs of others.
+pub(super) async fn tie(
+    connection: &mut Connection,
+    new: &[&Sending<'_>],
+    holds: &mut Holds,
+) -> Result<(), StoreError> {
+    let fired: Vec<&&Sending<'_>> = new.iter().filter(|send| send.key.job_id.starts_with(JOB_PREFIX)).collect();
+    if fired.is_empty() {
+        return Ok(());
+    }
+    let jobs: Vec<_> = fired.iter().map(|send| (&send.key, send.checked.batch)).collect();
+    let tied = batches::tie(connection, &jobs).await?;
+    let wanted: Vec<BatchHold> = tied
+        .iter()
+        .filter_map(|tied| fired.iter().find(|send| send.checked.batch == tied.batch).map(|send| (tied, send)))
+        .flat_map(|(tied, send)| wanted(tied, send))
+        .collect();
+    for hold in batches::open_holds(connection, &wanted).await? {
+        let covered = fired.iter().find(|send| hold.scope == format!("batch:{}", send.checked.batch));
+        if let Some(send) = covered {
+            holds.entry(send.index).or_default().push(hold);
+        }
+    }
+    Ok(())
+}
+
+fn wanted(tied: &Tied, send: &Sending<'_>) -> Vec<BatchHold> {
+    let recipients = send.recipients();
+    let hold = |cause, detail, not_by| BatchHold { tenant: send.key.tenant, batch: tied.batch, cause, detail, not_by };
+    let mut wanted = Vec::new();
+    if tied.state == CampaignState::Paused {
+        wanted.push(hold(PAUSED, format!("the campaign {} is paused", tied.campaign), None));
+    }
+    if tied.approval_over.is_some_and(|over| recipients > over) {
+        let detail = format!(
+            "{recipients} recipients of the campaign {}, started by {}: another person lets them through",
+            tied.campaign, tied.by.name
+        );
+        wanted.push(hold(APPROVAL, detail, Some(tied.by.token)));
+    }
+    wanted
+}
