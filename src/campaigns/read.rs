@@ -157,12 +157,11 @@ fn span(place: usize, window: &Window, flaws: &mut Vec<Flaw>) -> Option<Span> {
     let time = |text: &str| (text.len() == 5).then(|| NaiveTime::parse_from_str(text, "%H:%M").ok()).flatten();
     let mut days = BTreeSet::new();
     for (index, name) in window.days.iter().enumerate() {
-        match DAYS.iter().position(|day| day == name).and_then(|day| u8::try_from(day).ok()) {
-            Some(day) => drop(days.insert(day)),
-            None => {
-                let reason = format!("`{name}` is not one of {}", DAYS.join(", "));
-                flaws.push(Flaw::new(at(&format!("days/{index}")), "unknown_word", reason));
-            }
+        if let Some(day) = DAYS.iter().position(|day| day == name).and_then(|day| u8::try_from(day).ok()) {
+            days.insert(day);
+        } else {
+            let reason = format!("`{name}` is not one of {}", DAYS.join(", "));
+            flaws.push(Flaw::new(at(&format!("days/{index}")), "unknown_word", reason));
         }
     }
     let from = time(&window.from);
