@@ -138,7 +138,7 @@ async fn of_a_gap_the_latest_runs_and_the_rest_is_recorded() {
     assert_eq!(owed(&mut connection).await.len(), 1);
     // Its job is still on its way: the next firing finds it so and skips, which is recorded.
     sqlx::query("DELETE FROM occurrence WHERE state = 'skipped'").execute(&mut connection).await.unwrap();
-    sqlx::query("UPDATE occurrence SET fire_at = fire_at - interval '5 minutes'")
+    sqlx::query("UPDATE occurrence SET fire_at = fire_at - interval '5 minutes', job_id = job_id || '-earlier'")
         .execute(&mut connection)
         .await
         .unwrap();
