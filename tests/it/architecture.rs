@@ -76,7 +76,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("axum", &["http", "callbacks", "simulator", "app"]),
     ("governor", &["dispatch", "providers/http.rs", "http"]),
     ("backoff", &["domain/retry.rs"]),
-    ("cron", &["domain/schedule/cron.rs"]),
+    ("cron", &["domain/schedule/"]),
 ];
 
 fn sources() -> Vec<(String, String)> {
