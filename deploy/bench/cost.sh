@@ -70,7 +70,7 @@ cost_point() {
   say "$name: $(tail -n1 "$WORK/cost.$name") CPU-s per 10 000 (last: $seconds s, worker $worker, postgres $postgres, broker $broker)"
 }
 
-leased() { [[ $(sql -c 'SELECT count(*) FROM business_number n LEFT JOIN number_lease l ON l.number_id = n.id AND l.expires_at > now() WHERE l.number_id IS NULL') == 0 ]]; }
+leased() { [[ $(sql -c 'SELECT count(*) FROM business_number n WHERE NOT EXISTS (SELECT FROM number_lease l JOIN worker w USING (worker_id) WHERE l.number_id = n.id AND w.expires_at > now())') == 0 ]]; }
 
 # As drain_once; what is held stays pending.
 cost_go() {
@@ -99,7 +99,7 @@ bench_idle() {
   took=$(calc "$EPOCHREALTIME - $began" %.3f)
   [[ $(sql -c 'SELECT count(*) FROM number_lease WHERE lease_id IS NOT NULL') == "$n" ]] || die 'numbers were lost meanwhile'
   read -r worker postgres broker < <(awk -v b="$before" -v a="$after" -v s="$took" \
-    'BEGIN { split(b, x); split(a, y); for (i = 1; i <= 3; i++) printf "%.2f ", (y[i] - x[i]) / s * 100 }')
+    'BEGIN { split(b, x); split(a, y); for (i = 1; i <= 3; i++) printf "%.2f ", (y[i] - x[i]) / s * 100; print "" }')
   figure percent_of_core "$(calc "$worker + $postgres" %.2f)" "% of a core for $n numbers with no work" '<' 2
   figure worker_percent "$worker" '% worker'
   figure postgres_percent "$postgres" '% postgres'
