@@ -83,7 +83,7 @@ latency_of_authentication() {
   allowed=$(calc "$idle_p99 + ($idle_p99 > 50 ? $idle_p99 / 10 : 5)" %.2f)
   read -r samples p50 p99 most missing < <(latencies 0 "$busy_to")
   read -r _ _ after _ < <(latencies "$busy_to" 1e15)
-  printf 'bench.sh: the longest while busy, ms (at second): %s\n' "$(longest "$busy_to")" >&2
+  say "the longest while busy, ms = until intake had it + until its transaction + until the call: $(longest "$busy_to")"
   read -r _ _ _ _ missing < <(latencies 0 1e15)
   ((missing == 0)) || die "$missing authentication jobs were not called for"
   NOTES="; idle: $idle_n jobs, p50 $idle_p50, p99 $idle_p99, longest $idle_max ms; while $((each * 2)) jobs were taken: $samples jobs, p50 $p50, longest $most ms"

@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use uuid::Uuid;
 
-use super::read::{Definition, Flaw, read};
+use super::read::{Definition, Flaw};
 use crate::{
     broker::Topology,
     domain::campaign::{Decision, JOB_PREFIX, LATE_ALARM, OccurrenceState, SkipReason},
@@ -59,9 +59,7 @@ pub(super) struct Wanted<'a> {
 
 impl<'a> Firing<'a> {
     pub(super) fn of(campaign: &'a Campaign, approval_over: i64) -> Result<Self, Vec<Flaw>> {
-        let document = serde_json::from_value(campaign.document.clone())
-            .map_err(|error| vec![Flaw::new("", "invalid", error.to_string())])?;
-        Ok(Self { campaign, definition: read(document)?, approval_over })
+        Ok(Self { campaign, definition: Definition::stored(campaign.document.clone())?, approval_over })
     }
 
     /// Everything that is due or waits.

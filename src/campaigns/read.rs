@@ -48,6 +48,17 @@ pub struct Definition {
     pub rules: Rules,
 }
 
+impl Definition {
+    /// Of a document as the database keeps it.
+    ///
+    /// # Errors
+    /// When another version wrote it and this one cannot read it.
+    pub fn stored(document: serde_json::Value) -> Result<Self, Vec<Flaw>> {
+        let document = serde_json::from_value(document);
+        read(document.map_err(|error| vec![Flaw::new("", "invalid", error.to_string())])?)
+    }
+}
+
 /// Reads what a document means.
 ///
 /// # Errors

@@ -9,7 +9,6 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use chrono::Utc;
-use serde_json::Value;
 use uuid::Uuid;
 
 use self::shown::{ApplyQuery, ListQuery, NextQuery, OccurrenceQuery};
@@ -22,10 +21,10 @@ use crate::{
         HttpState,
         changes::{current, small},
         error::{ApiError, Errors},
-        extract::{Asked, BodyLimit, json, read},
-        jobs::{problem, unanswered},
+        extract::{Asked, json, read},
+        jobs::{give, job_limit, problem},
     },
-    intake::{Claim, JobAnswer, Submission},
+    intake::JobAnswer,
     registry::{Problem, tokens::Caller},
     store::{
         self,
@@ -38,8 +37,6 @@ use crate::{
     },
 };
 
-/// Room around the recipients of a document.
-const MARGIN_BYTES: usize = 64 << 10;
 /// Firings that `next` tells unless asked, and at most.
 const NEXT: usize = 10;
 const NEXT_MOST: usize = 100;
@@ -87,12 +84,7 @@ pub(super) async fn apply(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Changed>, ApiError> {
-    let limit = BodyLimit {
-        bytes: state.inline_bytes + MARGIN_BYTES,
-        time: state.body_timeout(),
-        instead: "import the recipients (POST /v1/imports) and name the import in `audience`",
-    };
-    let document: CampaignDocument = json(&read(&headers, body, limit).await?)?;
+    let document: CampaignDocument = json(&read(&headers, body, job_limit(&state)).await?)?;
     if document.key != key {
         let reason = format!("is `{}`, and the path says `{key}`", document.key);
         return Err(refused([Problem::new("/key", "contradiction", reason)]));
@@ -146,7 +138,7 @@ async fn check(state: &HttpState, caller: &Caller, definition: &Definition, prod
     let document = &definition.document;
     let expires_at = Utc::now() + definition.rules.expires_after;
     let job = document.job(producer, &format!("dry-run:{}", Uuid::new_v4()), None, expires_at);
-    let answer = submit(state, caller, &job, true).await?;
+    let answer = give(state, caller, job.to_string().into(), true).await?;
     let place = |mut problem: Problem| {
         if problem.pointer.starts_with("/recipients") {
             problem.pointer.insert_str(0, "/audience");
@@ -160,13 +152,6 @@ async fn check(state: &HttpState, caller: &Caller, definition: &Definition, prod
         JobAnswer::Rejected(rejected) => rejected.errors.into_iter().map(|error| place(problem(error))).collect(),
     };
     if problems.is_empty() { Ok(()) } else { Err(refused(problems)) }
-}
-
-async fn submit(state: &HttpState, caller: &Caller, job: &Value, is_dry_run: bool) -> Result<JobAnswer, ApiError> {
-    let claim = Claim::Token { tenant: caller.tenant, producer: caller.producer.clone() };
-    let body = bytes::Bytes::from(job.to_string());
-    let road = state.intake.road_of(&claim, &body);
-    state.intake.submit(road, Submission { claim, body, is_dry_run }).await.map_err(unanswered)
 }
 
 #[utoipa::path(get, path = "/v1/campaigns", tag = "campaigns", params(ListQuery), responses(
@@ -222,9 +207,7 @@ pub(super) async fn next(
     if campaign.state == CampaignState::Archived {
         return Ok(Json(Vec::new()));
     }
-    let document: CampaignDocument = serde_json::from_value(campaign.document)
-        .map_err(|error| refused([Problem::new("", "invalid", error.to_string())]))?;
-    let rules = campaigns::read(document).map_err(|flaws| refused(flaws.into_iter().map(told)))?.rules;
+    let rules = Definition::stored(campaign.document).map_err(|flaws| refused(flaws.into_iter().map(told)))?.rules;
     let mut after = campaign.now;
     let firings = std::iter::from_fn(|| {
         let firing = rules.next(after)?;
@@ -295,7 +278,7 @@ pub(super) async fn test(
         .map_err(|error| refused([Problem::new("", "invalid", error.to_string())]))?;
     let job_id = format!("test:{key}:{}", Uuid::new_v4().simple());
     let job = document.test_job(&campaign.producer, &job_id, &request.to, &request.params);
-    match submit(&state, &caller, &job, false).await? {
+    match give(&state, &caller, job.to_string().into(), false).await? {
         JobAnswer::Rejected(rejected) => Err(refused(rejected.errors.into_iter().map(problem))),
         accepted @ JobAnswer::Accepted(_) => Ok((StatusCode::ACCEPTED, Json(accepted))),
     }

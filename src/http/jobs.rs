@@ -53,18 +53,31 @@ pub(super) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<JobAnswer>), ApiError> {
-    let limit = BodyLimit {
+    let body = read(&headers, body, job_limit(&state)).await?;
+    let answer = give(&state, &caller, body, query.dry_run).await?;
+    let status = StatusCode::from_u16(answer.http_status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+    Ok((status, Json(answer)))
+}
+
+/// What a body may have that carries a job's recipients.
+pub(super) fn job_limit(state: &HttpState) -> BodyLimit {
+    BodyLimit {
         bytes: state.inline_bytes + MARGIN_BYTES,
         time: state.body_timeout(),
         instead: "import the recipients (POST /v1/imports) and name the import in `audience`",
-    };
-    let body = read(&headers, body, limit).await?;
+    }
+}
+
+/// Gives a job of the caller to intake.
+pub(super) async fn give(
+    state: &HttpState,
+    caller: &Caller,
+    body: bytes::Bytes,
+    is_dry_run: bool,
+) -> Result<JobAnswer, ApiError> {
     let claim = Claim::Token { tenant: caller.tenant, producer: caller.producer.clone() };
     let road = state.intake.road_of(&claim, &body);
-    let submission = Submission { claim, body, is_dry_run: query.dry_run };
-    let answer = state.intake.submit(road, submission).await.map_err(unanswered)?;
-    let status = StatusCode::from_u16(answer.http_status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
-    Ok((status, Json(answer)))
+    state.intake.submit(road, Submission { claim, body, is_dry_run }).await.map_err(unanswered)
 }
 
 pub(super) fn unanswered(error: SubmitError) -> ApiError {
