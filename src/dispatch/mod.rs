@@ -1,8 +1,8 @@
 //! Claim, pace, send, settle: one actor per leased number, all of them on one current-thread runtime.
 //!
 //! Nothing is sent unless this process holds the number's lease, the copy of the holds is fresh, and the process has
-//! not been frozen ([`gate`]); a call asks once more as it is written. An outcome is a fact: it is settled whatever
-//! became of the lease meanwhile ([`settle`]). The line that sends is in [`send`].
+//! not been frozen ([`gate`]). An outcome is a fact: it is settled whatever became of the lease meanwhile
+//! ([`settle`]). The line that sends is in [`send`].
 
 pub mod clock;
 pub mod gate;

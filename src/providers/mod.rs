@@ -5,7 +5,6 @@
 //! [`registry`].
 
 pub mod errors;
-mod guarded;
 pub mod http;
 mod reason;
 pub mod whatsapp_cloud;
@@ -170,8 +169,8 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// The channel it serves.
     fn channel(&self) -> Channel;
 
-    /// Sends each request once and answers for each, in order. `gate` is asked before a connection is looked for and
-    /// again immediately before the first byte of a call is written; a call it stops is [`Outcome::NotCalled`].
+    /// Sends each request once and answers for each, in order. `gate` is asked immediately before the first byte of a
+    /// call is written; a call it stops is [`Outcome::NotCalled`].
     async fn send(&self, requests: &[SendRequest], gate: &Gate) -> Vec<Outcome>;
 
     /// Answers the provider's verification of the callback URL: the body to reply with.
