@@ -2,7 +2,7 @@
 //!
 //! Nothing depends on one arriving: a holder also looks by itself every `dispatch.poll_ms`.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -25,7 +25,7 @@ use crate::{
         connection::{Link, RECONNECT},
         topology::short,
     },
-    domain::ids::NumberId,
+    domain::wake::Wake,
 };
 
 /// Wake-ups a subscriber may be behind before it misses some.
@@ -38,15 +38,15 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 struct WakeMessage {
     /// The process it comes from, which has told its own holders already.
     origin: Uuid,
-    /// The numbers.
-    numbers: Vec<NumberId>,
+    #[serde(flatten)]
+    wake: Wake,
 }
 
 /// Announces and hears wake-ups. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Wakes {
-    here: broadcast::Sender<Arc<[NumberId]>>,
-    elsewhere: mpsc::UnboundedSender<Arc<[NumberId]>>,
+    here: broadcast::Sender<Arc<Wake>>,
+    elsewhere: mpsc::UnboundedSender<Arc<Wake>>,
 }
 
 impl Wakes {
@@ -69,35 +69,36 @@ impl Wakes {
     }
 
     /// Tells the holders of these numbers that there is new work. Never waits.
-    pub fn announce(&self, numbers: &[NumberId]) {
-        if numbers.is_empty() {
+    pub fn announce(&self, wake: Wake) {
+        if wake == Wake::default() {
             return;
         }
-        let numbers: Arc<[NumberId]> = numbers.into();
+        let wake = Arc::new(wake);
         // Nobody listening here, or the process stopping: the poll finds the work.
-        let _nobody = self.here.send(Arc::clone(&numbers));
-        let _stopping = self.elsewhere.send(numbers);
+        let _nobody = self.here.send(Arc::clone(&wake));
+        let _stopping = self.elsewhere.send(wake);
     }
 
     /// Hears what is announced from now on, here or elsewhere. After `Lagged`, look at all numbers.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<[NumberId]>> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Wake>> {
         self.here.subscribe()
     }
 }
 
 /// Publishes what was announced here, merged while the previous one is being written.
-async fn tell(link: Link, exchange: String, origin: Uuid, mut outgoing: mpsc::UnboundedReceiver<Arc<[NumberId]>>) {
+async fn tell(link: Link, exchange: String, origin: Uuid, mut outgoing: mpsc::UnboundedReceiver<Arc<Wake>>) {
     let mut channel: Option<Channel> = None;
     while let Some(first) = outgoing.recv().await {
-        let mut numbers: BTreeSet<NumberId> = first.iter().copied().collect();
+        let mut wake = Arc::unwrap_or_clone(first);
         while let Ok(more) = outgoing.try_recv() {
-            numbers.extend(more.iter());
+            wake.numbers.extend(&more.numbers);
+            wake.urgent.extend(&more.urgent);
         }
         if !link.is_connected() {
             channel = None;
             continue;
         }
-        let message = WakeMessage { origin, numbers: numbers.into_iter().collect() };
+        let message = WakeMessage { origin, wake };
         let told = time::timeout(WRITE_TIMEOUT, tell_once(&link, &exchange, &message, &mut channel)).await;
         if !matches!(told, Ok(Ok(()))) {
             channel = None;
@@ -129,7 +130,7 @@ async fn tell_once(
 }
 
 /// Hears the other processes through an exclusive queue that ends with this one.
-async fn hear(link: Link, exchange: String, origin: Uuid, here: broadcast::Sender<Arc<[NumberId]>>) {
+async fn hear(link: Link, exchange: String, origin: Uuid, here: broadcast::Sender<Arc<Wake>>) {
     let mut tries = 0;
     loop {
         match hear_once(&link, &exchange, origin, &here, &mut tries).await {
@@ -148,7 +149,7 @@ async fn hear_once(
     link: &Link,
     exchange: &str,
     origin: Uuid,
-    here: &broadcast::Sender<Arc<[NumberId]>>,
+    here: &broadcast::Sender<Arc<Wake>>,
     tries: &mut u32,
 ) -> Result<(), BrokerError> {
     let failed = |source| BrokerError::Channel("listen for wake-ups", source);
@@ -169,7 +170,7 @@ async fn hear_once(
         let delivery = delivery.map_err(failed)?;
         match serde_json::from_slice::<WakeMessage>(&delivery.data) {
             Ok(message) if message.origin != origin => {
-                let _nobody = here.send(message.numbers.into());
+                let _nobody = here.send(Arc::new(message.wake));
             }
             Ok(_) => {}
             Err(error) => {

@@ -1,59 +1,42 @@
 //! The claimer: one loop per process over all its numbers. Looks for due work, claims a step ahead of the pace, and
 //! hands each message to its number's actor.
 
+mod desk;
+mod express;
 mod look;
 mod through;
 
-use std::{
-    collections::{HashMap, HashSet},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::{
-    Shared, agenda::Agenda, clock, gate::Pass, judge::Case, leases::LeaseEvent, number::Number, send::Prepared, settle,
-    turns::Turns,
-};
+use self::{desk::Desk, express::Express};
+use super::{Shared, agenda::Agenda, clock, leases::LeaseEvent, number::Number, turns::Turns};
 use crate::{
     domain::{
-        failure::{FailureClass, Refusal},
-        hold::Route,
-        ids::{BatchId, HoldId, NumberId, TemplateId},
-        message::MessageEvent,
+        ids::{HoldId, NumberId},
         pacing::Tick,
         retry::PERSIST,
+        wake::Wake,
     },
-    fault::{self, Point},
-    store::{
-        self, Session, StoreError,
-        messages::{Change, Under},
-        work::{BatchFacts, ClaimedMessage},
-    },
+    store::{self, Session, StoreError},
 };
 
 /// How long before the end of a claim its call must have started, beyond what a call may take.
 const SETTLE_ROOM: Duration = Duration::from_secs(5);
 
-struct Leased {
-    actor: Rc<Number>,
-    turns: Turns,
-}
-
 pub(super) struct Claimer {
     shared: Rc<Shared>,
+    desk: Rc<Desk>,
     session: Session,
     events: mpsc::UnboundedReceiver<LeaseEvent>,
-    wakes: broadcast::Receiver<Arc<[NumberId]>>,
-    numbers: HashMap<NumberId, Leased>,
+    wakes: broadcast::Receiver<Arc<Wake>>,
+    /// Of the numbers at the desk: whose turn it is.
+    turns: HashMap<NumberId, Turns>,
     agenda: Agenda,
     /// The holds are not known: a moment to try again.
     blind_until: Option<Tick>,
-    routes: HashMap<(NumberId, TemplateId), Arc<Route>>,
     /// When a probe under a hold was last tried here.
     probed: HashMap<HoldId, Tick>,
     registry_version: i64,
@@ -61,22 +44,30 @@ pub(super) struct Claimer {
     is_deaf: bool,
 }
 
+/// The claimers of a process: one for all its work, and one beside it for urgent work that was announced.
+pub(super) fn claimers(
+    shared: &Rc<Shared>,
+    events: mpsc::UnboundedReceiver<LeaseEvent>,
+    wakes: broadcast::Receiver<Arc<Wake>>,
+) -> (Claimer, Express) {
+    let desk = Desk::new(Rc::clone(shared));
+    let express = Express::new(Rc::clone(&desk), wakes.resubscribe());
+    (Claimer::new(desk, events, wakes), express)
+}
+
 impl Claimer {
-    pub(super) fn new(
-        shared: Rc<Shared>,
-        events: mpsc::UnboundedReceiver<LeaseEvent>,
-        wakes: broadcast::Receiver<Arc<[NumberId]>>,
-    ) -> Self {
+    fn new(desk: Rc<Desk>, events: mpsc::UnboundedReceiver<LeaseEvent>, wakes: broadcast::Receiver<Arc<Wake>>) -> Self {
+        let shared = Rc::clone(&desk.shared);
         let session = Session::new(shared.store.clone(), "claim");
         Self {
             shared,
+            desk,
             session,
             events,
             wakes,
-            numbers: HashMap::new(),
+            turns: HashMap::new(),
             agenda: Agenda::new(),
             blind_until: None,
-            routes: HashMap::new(),
             probed: HashMap::new(),
             registry_version: 0,
             tries: 0,
@@ -98,8 +89,9 @@ impl Claimer {
             }
             self.wait(&stop).await;
         }
-        for number in self.numbers.values() {
-            number.actor.close(&self.shared);
+        for number in self.desk.numbers() {
+            self.desk.remove(number.id);
+            number.close(&self.shared);
         }
     }
 
@@ -112,134 +104,20 @@ impl Claimer {
         if wants.is_empty() {
             return Ok(());
         }
-        let claim_id = Uuid::new_v4();
         let asked = clock::now();
-        let lasts = self.claim_lasts();
-        fault::pass(Point::ClaimBefore)?;
-        let claimed = store::work::claim(self.session.connection().await?, &wants, claim_id, lasts).await;
-        let claimed = match claimed.and_then(|claimed| Ok(fault::pass(Point::ClaimAfter).map(|()| claimed)?)) {
+        let claimed = match self.desk.claim(&mut self.session, &wants).await {
             Ok(claimed) => claimed,
             Err(error) => {
-                self.read_back(claim_id).await;
                 for want in &wants {
                     self.agenda.known(want.number, true);
                 }
                 return Err(error);
             }
         };
-        metrics::counter!("dispatch_claimed_total").increment(claimed.len() as u64);
-        self.note_drained(&wants, &claimed);
-        let facts = self.facts(&claimed).await;
-        for message in claimed {
-            self.hand_over(message, &facts, asked + SETTLE_ROOM, None);
-        }
+        self.note_drained(&wants, &claimed.messages);
+        self.desk.hand_over(claimed, asked, None);
         self.ask_again(&wants);
         Ok(())
-    }
-
-    /// How long a claim lasts: its call and the settling.
-    fn claim_lasts(&self) -> Duration {
-        let provider = &self.shared.settings.provider;
-        Duration::from_millis(provider.timeout_ms + provider.connect_timeout_ms) + SETTLE_ROOM
-    }
-
-    /// What the batches of the claim say. Without it nothing can be sent, and everything goes back.
-    async fn facts(&mut self, claimed: &[ClaimedMessage]) -> HashMap<BatchId, BatchFacts> {
-        let batches: HashSet<BatchId> = claimed.iter().map(|m| m.key().batch_id).collect();
-        if batches.is_empty() {
-            return HashMap::new();
-        }
-        let batches: Vec<BatchId> = batches.into_iter().collect();
-        let read = match self.session.connection().await {
-            Ok(connection) => store::work::batch_facts(connection, &batches).await,
-            Err(error) => Err(error),
-        };
-        read.unwrap_or_else(|error| {
-            self.session.reset();
-            tracing::warn!(error = %store::chain(&error), "could not read the batches of a claim; it goes back");
-            HashMap::new()
-        })
-    }
-
-    /// Gives a claimed message to its number, or settles what must not be called.
-    fn hand_over(
-        &mut self,
-        message: ClaimedMessage,
-        facts: &HashMap<BatchId, BatchFacts>,
-        call_by: Tick,
-        under: Option<&Under>,
-    ) {
-        let (key, attempt, charged) = (message.key(), message.attempt(), message.charged());
-        let settle = |change| self.shared.settle.settle(Change { under: under.cloned(), ..change });
-        let (Some(facts), Some(number)) = (facts.get(&key.batch_id), self.numbers.get(&message.number())) else {
-            return settle(settle::in_a_moment(key, attempt));
-        };
-        if facts.cancelled || facts.expired {
-            let event = if facts.cancelled { MessageEvent::Cancelled } else { MessageEvent::Expired };
-            return settle(Change::new(key, attempt, event));
-        }
-        let snapshot = self.shared.directory.current();
-        let (Some(row), Some(template)) =
-            (snapshot.numbers.get(&message.number()), snapshot.templates.get(&facts.template))
-        else {
-            return settle(settle::in_a_moment(key, attempt));
-        };
-        let route = self.routes.entry((row.id, template.id)).or_insert_with(|| Arc::new(snapshot.route(row, template)));
-        let seen = self.shared.gates.version();
-        let under = under.map(|under| through::widened(under, &self.shared.gates, route, key.batch_id));
-        if let Some(stop) = self.shared.gates.stops(route, key.batch_id, under.as_ref()) {
-            return settle(settle::not_called(key, attempt, Some(stop)));
-        }
-        if let Err(wait) = self.shared.pairs.take(row.id, message.recipient()) {
-            metrics::counter!("dispatch_pair_waits_total").increment(1);
-            return settle(settle::after(key, attempt, wait));
-        }
-        let tenant = row.account.tenant;
-        let case = Case { key, attempt, charged, route, tenant };
-        let refused = |refusal| self.shared.judge.refused(case, refusal);
-        let filled = match template.template.fill(&facts.defaults, message.params()) {
-            Ok(filled) => filled,
-            Err(problems) => return settle(refused(unfillable(&problems))),
-        };
-        let pass = Pass {
-            held: Arc::clone(&number.actor.held),
-            gates: Arc::clone(&self.shared.gates),
-            seen,
-            route: Arc::clone(route),
-            batch: key.batch_id,
-            under,
-            call_by,
-            freeze: self.shared.freeze.clone(),
-        };
-        match Prepared::new(&self.shared, message, row, &template.template, filled, pass) {
-            Ok(prepared) => number.actor.push(prepared),
-            Err(refusal) => settle(refused(refusal)),
-        }
-    }
-
-    /// After a lost answer: what the claim took, if it was committed, goes back uncalled.
-    async fn read_back(&mut self, claim_id: Uuid) {
-        loop {
-            self.session.reset();
-            let read = match self.session.connection().await {
-                Ok(connection) => store::work::claimed_by(connection, claim_id).await,
-                Err(error) => Err(error),
-            };
-            match read {
-                Ok(claimed) => {
-                    metrics::counter!("dispatch_claims_read_back_total").increment(u64::from(!claimed.is_empty()));
-                    for (key, attempt) in claimed {
-                        self.shared.settle.settle(settle::not_called(key, attempt, None));
-                    }
-                    return;
-                }
-                Err(error) => {
-                    self.tries += 1;
-                    tracing::warn!(error = %store::chain(&error), "could not read a claim back; trying again");
-                    tokio::time::sleep(PERSIST.wait_after(self.tries)).await;
-                }
-            }
-        }
     }
 
     /// Waits for something to do: room, a wake-up, a lease, or the next due time.
@@ -252,7 +130,7 @@ impl Claimer {
             () = self.shared.gates.moved() => {}
             () = until(next) => {}
             woken = self.wakes.recv(), if !self.is_deaf => match woken {
-                Ok(numbers) => self.woken(&numbers),
+                Ok(wake) => self.woken(&wake),
                 Err(broadcast::error::RecvError::Lagged(_)) => self.agenda.poll_now(),
                 // Nobody will wake us any more; the polls go on.
                 Err(broadcast::error::RecvError::Closed) => self.is_deaf = true,
@@ -267,8 +145,8 @@ impl Claimer {
         }
     }
 
-    fn woken(&mut self, numbers: &[NumberId]) {
-        for number in numbers.iter().filter(|number| self.numbers.contains_key(number)) {
+    fn woken(&mut self, wake: &Wake) {
+        for number in wake.numbers.iter().filter(|number| self.turns.contains_key(number)) {
             self.agenda.look_at(*number);
         }
     }
@@ -276,32 +154,36 @@ impl Claimer {
     fn leased(&mut self, event: LeaseEvent) {
         match event {
             LeaseEvent::Taken { number, held, not_before, rate } => {
-                if let Some(before) = self.numbers.remove(&number) {
-                    before.actor.close(&self.shared);
-                }
                 let actor = Number::start(&self.shared, number, held, (not_before, rate));
-                self.numbers.insert(number, Leased { actor, turns: Turns::default() });
+                if let Some(before) = self.desk.add(actor) {
+                    before.close(&self.shared);
+                }
+                self.turns.insert(number, Turns::default());
                 self.agenda.look_at(number);
             }
             LeaseEvent::Lost(number) => {
-                self.agenda.forget(number);
-                if let Some(lost) = self.numbers.remove(&number) {
-                    lost.actor.close(&self.shared);
+                if let Some(lost) = self.leave(number) {
+                    lost.close(&self.shared);
                 }
             }
             LeaseEvent::HandOver(number, drained) => self.drain(number, drained),
         }
     }
 
+    fn leave(&mut self, number: NumberId) -> Option<Rc<Number>> {
+        self.agenda.forget(number);
+        self.turns.remove(&number);
+        self.desk.remove(number)
+    }
+
     /// Returns what is not called; when the open calls have ended, the keeper gives the lease up.
     fn drain(&mut self, number: NumberId, drained: oneshot::Sender<()>) {
-        let Some(leaving) = self.numbers.remove(&number) else {
+        let Some(leaving) = self.leave(number) else {
             return;
         };
-        self.agenda.forget(number);
-        leaving.actor.close(&self.shared);
+        leaving.close(&self.shared);
         tokio::task::spawn_local(async move {
-            leaving.actor.drained().await;
+            leaving.drained().await;
             drained.send(()).ok();
         });
     }
@@ -311,11 +193,8 @@ impl Claimer {
         let version = self.shared.directory.current().version;
         if version != self.registry_version {
             self.registry_version = version;
-            self.routes.clear();
             self.agenda.ask_all();
-            for number in self.numbers.values() {
-                number.actor.set_limit(&self.shared);
-            }
+            self.desk.follow_registry();
         }
     }
 }
@@ -325,10 +204,4 @@ async fn until(at: Tick) {
     if at > clock::now() {
         tokio::time::sleep_until(clock::instant(at)).await;
     }
-}
-
-/// The slots do not fit the template as it is now: it was changed after the job was accepted.
-fn unfillable(problems: &[crate::domain::template::SlotProblem]) -> Refusal {
-    let reason = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    Refusal { code: "slots_changed".to_owned(), class: FailureClass::Config, reason, wait: None }
 }

@@ -21,6 +21,7 @@ use crate::{
         lane::Lane,
         pacing::Tick,
     },
+    providers::Gate,
     store::{
         self, Session, Store, StoreError,
         messages::Under,
@@ -286,12 +287,66 @@ pub struct Pass {
     pub call_by: Tick,
     /// Whether the process was frozen.
     pub freeze: FreezeGuard,
+    /// When the call was written.
+    pub written: Written,
+}
+
+/// When a call was written: told by the connection that takes it to the actor that paces.
+#[derive(Debug, Default)]
+pub struct Written(AtomicU64);
+
+/// What is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrittenAt {
+    /// It may be written at any time.
+    NotYet,
+    /// It was written then.
+    At(Tick),
+    /// It was not, and will not be.
+    Never,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Written {
+    /// It is written at `now`; false if that is not to happen any more.
+    fn mark(&self, now: Tick) -> bool {
+        self.0.compare_exchange(0, nanos(now), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// It will not be written from here on; true if it was not.
+    pub fn give_up(&self) -> bool {
+        self.0.compare_exchange(0, NEVER, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// What is known now.
+    pub fn at(&self) -> WrittenAt {
+        match self.0.load(Ordering::Acquire) {
+            0 => WrittenAt::NotYet,
+            NEVER => WrittenAt::Never,
+            at => WrittenAt::At(Duration::from_nanos(at)),
+        }
+    }
+}
+
+impl Gate for Pass {
+    fn is_open(&self) -> bool {
+        self.check().is_ok()
+    }
+
+    fn pass(&self) -> bool {
+        let now = clock::now();
+        self.check_at(now).is_ok() && self.written.mark(now)
+    }
 }
 
 impl Pass {
     /// Whether the call may be written now.
     pub fn check(&self) -> Result<(), Stop> {
-        let now = clock::now();
+        self.check_at(clock::now())
+    }
+
+    fn check_at(&self, now: Tick) -> Result<(), Stop> {
         if !self.held.is_good(now) {
             return Err(Stop::LeaseLost);
         }

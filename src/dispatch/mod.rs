@@ -1,8 +1,8 @@
 //! Claim, pace, send, settle: one actor per leased number, all of them on one current-thread runtime.
 //!
 //! Nothing is sent unless this process holds the number's lease, the copy of the holds is fresh, and the process has
-//! not been frozen ([`gate`]). An outcome is a fact: it is settled whatever became of the lease meanwhile
-//! ([`settle`]). The line that sends is in [`send`].
+//! not been frozen ([`gate`]); a call asks once more as it is written. An outcome is a fact: it is settled whatever
+//! became of the lease meanwhile ([`settle`]). The line that sends is in [`send`].
 
 pub mod clock;
 pub mod gate;
@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    domain::ids::NumberId,
+    domain::wake::Wake,
     providers,
     settings::Settings,
     store::{Store, registry::Directory},
@@ -42,7 +42,7 @@ pub struct Dispatch {
     /// The adapters.
     pub providers: providers::Registry,
     /// Numbers that have new work.
-    pub wakes: broadcast::Receiver<Arc<[NumberId]>>,
+    pub wakes: broadcast::Receiver<Arc<Wake>>,
 }
 
 /// What the parts of a running dispatch share.
@@ -121,7 +121,8 @@ impl Dispatch {
         let keeper = leases::Keeper::new(&shared, lease_events);
         let keeping = tokio::task::spawn_local(keeper.run(background.clone()));
 
-        claim::Claimer::new(Rc::clone(&shared), events, self.wakes).run(stop).await;
+        let (claimer, express) = claim::claimers(&shared, events, self.wakes);
+        tokio::join!(claimer.run(stop.clone()), express.run(stop));
 
         let drain = Duration::from_secs(shared.settings.dispatch.drain_s);
         shared.calls.close();

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{
     Shared, clock,
-    gate::Held,
+    gate::{Held, Pass, WrittenAt},
     send::{self, Prepared},
     settle,
 };
@@ -35,6 +35,8 @@ pub(super) struct Number {
     pub(super) held: Arc<Held>,
     queue: RefCell<[VecDeque<Box<Prepared>>; 3]>,
     pace: RefCell<Option<Pace>>,
+    /// Calls that have a place in the pace and are not known to be written.
+    unwritten: RefCell<Vec<Arc<Pass>>>,
     /// Of a number with a limit: how much of it the provider takes at present.
     rate: Cell<Option<Rate>>,
     /// The rate as the database has it.
@@ -61,6 +63,7 @@ impl Number {
             held,
             queue: RefCell::default(),
             pace: RefCell::new(None),
+            unwritten: RefCell::default(),
             rate: Cell::new(None),
             rate_written: Cell::new(rate),
             not_before: Cell::new(not_before),
@@ -91,6 +94,7 @@ impl Number {
         let now = clock::now();
         let Some(limit) = row.limit_per_s else {
             *self.pace.borrow_mut() = None;
+            self.unwritten.borrow_mut().clear();
             self.rate.set(None);
             self.not_before
                 .set(self.not_before.get().max(now + Duration::from_millis(1000 + settings.pacing.jitter_ms)));
@@ -247,6 +251,9 @@ impl Number {
         }
         let mut queue = self.queue.borrow_mut();
         let mut pace = self.pace.borrow_mut();
+        if let Some(pace) = pace.as_mut() {
+            self.note_written(pace);
+        }
         let [authentication, utility, marketing] = &mut *queue;
         let now = clock::now();
         let mut wake_at = None;
@@ -266,11 +273,30 @@ impl Number {
         wake_at.map_or(Next::Nothing, Next::At)
     }
 
+    /// Tells the pace when calls that have a place in it were written.
+    fn note_written(&self, pace: &mut Pace) {
+        self.unwritten.borrow_mut().retain(|pass| match pass.written.at() {
+            WrittenAt::NotYet => true,
+            WrittenAt::At(at) => {
+                pace.written(at);
+                false
+            }
+            WrittenAt::Never => {
+                pace.given_up();
+                false
+            }
+        });
+    }
+
     /// Starts a call.
     fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) {
         self.in_flight.set(self.in_flight.get() + 1);
         if self.room(false) > 0 || self.room(true) > 0 {
             shared.hunger.tell(self.id);
+        }
+        let pass = Arc::clone(&prepared.pass);
+        if self.pace.borrow().is_some() {
+            self.unwritten.borrow_mut().push(Arc::clone(&pass));
         }
         let (number, shared) = (Rc::clone(self), Rc::clone(shared));
         let calls = shared.calls.clone();
@@ -280,7 +306,7 @@ impl Number {
             }
             let was_full = number.in_flight.get() >= number.in_flight_most.get();
             number.in_flight.set(number.in_flight.get() - 1);
-            if was_full || number.closed.get() {
+            if pass.written.give_up() || was_full || number.closed.get() {
                 number.changed.notify_one();
             }
         }));

@@ -78,8 +78,8 @@ impl Prepared {
 /// Calls the provider once and hands the outcome to settle. The permit is given back when the outcome is written. Says
 /// whether the number was refused for its throughput.
 pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) -> bool {
-    let (pass, held) = (Arc::clone(&prepared.pass), Arc::clone(&prepared.pass.held));
-    let gate: Gate = Arc::new(move || pass.check().is_ok());
+    let held = Arc::clone(&prepared.pass.held);
+    let gate: Arc<dyn Gate> = Arc::<Pass>::clone(&prepared.pass);
     let requests = std::slice::from_ref(&prepared.request);
     let call = async {
         if fault::pass(Point::CallBefore).is_err() {

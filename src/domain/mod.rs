@@ -19,6 +19,7 @@ pub mod retry;
 pub mod schedule;
 pub mod template;
 pub mod uncertain;
+pub mod wake;
 
 /// Derives `Display`, `FromStr`, `as_str` and `ALL` for a flat enum whose variants have one stable name each.
 macro_rules! named {

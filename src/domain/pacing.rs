@@ -2,6 +2,8 @@
 //!
 //! A log of the last L write instants is exact where a token bucket is not: a bucket of burst 1 driven by timers
 //! reaches 48–92 % of a high limit, and replacing it on a rate change grants extra calls. The log stays; only L changes.
+//! Between its start and its first byte a call may have to connect, which takes as long as it takes: until it is written
+//! it fills a place whatever the time, and from then on for the window that follows.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -16,9 +18,11 @@ const SECOND: Duration = Duration::from_secs(1);
 /// use campaign_dispatch::domain::pacing::Pace;
 /// use std::time::Duration;
 /// let mut pace = Pace::new(2, Duration::from_millis(15), Duration::from_millis(20));
-/// let now = Duration::from_secs(9);
+/// let (now, soon) = (Duration::from_secs(9), Duration::from_millis(9_003));
 /// assert!(pace.take_urgent(now).is_ok() && pace.take_urgent(now).is_ok());
-/// assert_eq!(pace.take_urgent(now), Err(now + Duration::from_millis(1015)));
+/// pace.written(now);
+/// pace.written(soon);
+/// assert_eq!(pace.take_urgent(soon), Err(now + Duration::from_millis(1015)));
 /// ```
 #[derive(Debug, Clone)]
 pub struct Pace {
@@ -26,6 +30,9 @@ pub struct Pace {
     /// One second and the jitter that the network may add between two calls.
     window: Duration,
     late: Duration,
+    /// Calls that were started and not written yet.
+    open: usize,
+    /// When the others were written, the oldest first.
     written: VecDeque<Tick>,
     next_slot: Tick,
     start: Tick,
@@ -40,6 +47,7 @@ impl Pace {
             limit,
             window: SECOND + jitter,
             late,
+            open: 0,
             written: VecDeque::new(),
             next_slot: Duration::ZERO,
             start: Duration::ZERO,
@@ -66,12 +74,13 @@ impl Pace {
         self.window / u32::try_from(self.bulk_limit()).unwrap_or(u32::MAX)
     }
 
-    /// Records a call at `now` if fewer than the limit lie in the window, else says when one may start.
+    /// Starts a call at `now` if fewer than the limit fill the window, else says before when none may start. The call
+    /// fills its place until [`Pace::written`] or [`Pace::given_up`] is told.
     pub fn take_urgent(&mut self, now: Tick) -> Result<(), Tick> {
         self.take_within(now, self.limit)
     }
 
-    /// Records an evenly spread call at `now` if its slot is due, else says when it may start.
+    /// Starts an evenly spread call at `now` if its slot is due, else as [`Pace::take_urgent`].
     pub fn take_bulk(&mut self, now: Tick) -> Result<(), Tick> {
         if now < self.next_slot {
             return Err(self.next_slot);
@@ -82,6 +91,18 @@ impl Pace {
         Ok(())
     }
 
+    /// A call that was started was written at `at`.
+    pub fn written(&mut self, at: Tick) {
+        self.given_up();
+        let place = self.written.partition_point(|other| *other <= at);
+        self.written.insert(place, at);
+    }
+
+    /// A call that was started will not be written.
+    pub fn given_up(&mut self) {
+        self.open = self.open.saturating_sub(1);
+    }
+
     fn take_within(&mut self, now: Tick, allowed: usize) -> Result<(), Tick> {
         if now < self.start {
             return Err(self.start);
@@ -89,13 +110,14 @@ impl Pace {
         while self.written.front().is_some_and(|first| *first + self.window <= now) {
             self.written.pop_front();
         }
-        if self.written.len() < allowed {
-            self.written.push_back(now);
+        let filled = self.written.len() + self.open;
+        if filled < allowed {
+            self.open += 1;
             return Ok(());
         }
-        // The call that has to leave the window before there is room.
-        let blocking = self.written.len() - allowed;
-        Err(self.written.get(blocking).map_or(now, |at| *at + self.window))
+        // The call that has to leave the window before there is room; one that is not written yet leaves it later still.
+        let blocking = self.written.get(filled - allowed).copied().unwrap_or(now);
+        Err(blocking + self.window)
     }
 }
 
@@ -119,7 +141,10 @@ mod tests {
         let end = now + Duration::from_secs(seconds);
         while now < end {
             match pace.take_bulk(now) {
-                Ok(()) => calls.push(now),
+                Ok(()) => {
+                    pace.written(now);
+                    calls.push(now);
+                }
                 Err(at) => {
                     now = at.max(now) + delay(wakes);
                     wakes += 1;
@@ -150,9 +175,25 @@ mod tests {
         let mut pace = Pace::new(80, JITTER, LATE);
         let mut now = Duration::from_secs(5);
         while now < Duration::from_secs(8) {
-            now = pace.take_bulk(now).err().unwrap_or(now + Duration::from_micros(1));
+            now = match pace.take_bulk(now) {
+                Ok(()) => {
+                    pace.written(now);
+                    now + Duration::from_micros(1)
+                }
+                Err(at) => at,
+            };
         }
         assert!(pace.take_urgent(now).is_ok());
+    }
+
+    #[test]
+    fn a_call_that_is_given_up_leaves_its_place() {
+        let mut pace = Pace::new(1, JITTER, LATE);
+        let now = Duration::from_secs(5);
+        assert!(pace.take_urgent(now).is_ok());
+        assert_eq!(pace.take_urgent(now + SECOND * 9), Err(now + SECOND * 10 + JITTER), "it is still to be written");
+        pace.given_up();
+        assert!(pace.take_urgent(now + SECOND * 9).is_ok());
     }
 
     proptest! {
@@ -160,16 +201,24 @@ mod tests {
         fn no_sliding_second_ever_holds_more_than_the_limit(
             limits in prop::collection::vec((1usize..120, 1u64..400), 1..40),
             urgent in prop::collection::vec(any::<bool>(), 200),
+            connecting in prop::collection::vec(prop_oneof![Just(0u64), 0u64..60, 0u64..3_000], 200),
         ) {
             // Changing the limit keeps the log: at any time the window holds at most the largest limit in force since.
             let mut pace = Pace::new(limits[0].0, JITTER, LATE);
-            let (mut now, mut calls, highest) = (Duration::from_secs(5), Vec::new(), limits.iter().map(|l| l.0).max().unwrap());
+            let (mut now, highest) = (Duration::from_secs(5), limits.iter().map(|l| l.0).max().unwrap());
+            let (mut open, mut calls): (Vec<Tick>, Vec<Tick>) = (Vec::new(), Vec::new());
             for (i, (limit, step)) in limits.iter().cycle().take(200).enumerate() {
+                open.retain(|at| {
+                    if *at <= now { pace.written(*at); calls.push(*at); }
+                    *at > now
+                });
                 pace.set_limit(*limit);
                 let took = if urgent[i] { pace.take_urgent(now) } else { pace.take_bulk(now) };
-                if took.is_ok() { calls.push(now); }
+                if took.is_ok() { open.push(now + Duration::from_millis(connecting[i])); }
                 now += Duration::from_millis(*step) / 10;
             }
+            calls.extend(open);
+            calls.sort_unstable();
             prop_assert!(worst_second(&calls) <= highest);
         }
     }

@@ -7,7 +7,9 @@ use serde_json::json;
 use crate::{
     domain::{
         hold::{HoldScope, OpenHold},
-        ids::{NumberId, TenantId},
+        ids::TenantId,
+        lane::Lane,
+        wake::Wake,
     },
     fault::{self, Point},
     intake::{
@@ -64,7 +66,7 @@ pub struct Outcome {
     /// One for each job, in order.
     pub answers: Vec<JobAnswer>,
     /// Numbers that have new work now.
-    pub woken: Vec<NumberId>,
+    pub woken: Wake,
     /// Whether a batch is left to be planned.
     pub is_plan_due: bool,
 }
@@ -140,7 +142,7 @@ pub async fn write(
     fault::pass(Point::JobsAfter)?;
     Ok(Outcome {
         answers,
-        woken: woken(&new, &holds),
+        woken: woken(&new, &holds, sizes.small_batch),
         is_plan_due: new.iter().any(|send| send.checked.import.is_some()),
     })
 }
@@ -285,16 +287,20 @@ async fn open_holds(
     Ok(by_send.into_iter().map(|(index, scopes)| (index, covering(&scopes))).collect())
 }
 
-fn woken(new: &[&Sending<'_>], holds: &Holds) -> Vec<NumberId> {
+fn woken(new: &[&Sending<'_>], holds: &Holds, small_batch: usize) -> Wake {
     let is_due = |send: &&&Sending<'_>| {
         send.checked.send_at.is_none()
             && send.checked.import.is_none()
             && holds.get(&send.index).is_none_or(Vec::is_empty)
     };
-    let mut numbers: Vec<NumberId> = new.iter().filter(is_due).map(|send| send.checked.number.id).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    numbers
+    let mut wake = Wake::default();
+    for send in new.iter().filter(is_due) {
+        let is_urgent = Lane::from(send.checked.template.template.category).is_urgent()
+            && send.checked.recipients.len() <= small_batch;
+        let woken = if is_urgent { &mut wake.urgent } else { &mut wake.numbers };
+        woken.insert(send.checked.number.id);
+    }
+    wake
 }
 
 async fn list_refused(connection: &mut Connection, group: &[Job], answers: &[JobAnswer]) -> Result<(), StoreError> {

@@ -260,7 +260,7 @@ impl IntakeLane {
     }
 
     fn announce(&self, outcome: Outcome) -> Vec<Option<JobAnswer>> {
-        self.shared.wakes.announce(&outcome.woken);
+        self.shared.wakes.announce(outcome.woken);
         self.shared.outbox.notify_one();
         if outcome.is_plan_due {
             self.shared.plans.notify_one();

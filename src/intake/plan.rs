@@ -9,7 +9,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{hold::HoldScope, ids::NumberId},
+    domain::{hold::HoldScope, ids::NumberId, wake::Wake},
     fault::{self, Point},
     intake::Shared,
     store::{
@@ -74,7 +74,7 @@ impl Planner {
         }
         let (step, number) = result?;
         if let (Step::Finished(_), Some(number)) = (step, number) {
-            self.shared.wakes.announce(&[number]);
+            self.shared.wakes.announce(Wake::from_iter([number]));
         }
         Ok(step)
     }

@@ -1,9 +1,10 @@
 //! The one HTTP client of the process: a call is written once, and what happened to it is said exactly.
 //!
 //! The client never retries, never follows a redirect and reads no proxy from the environment. It speaks HTTP/1.1: over
-//! HTTP/2 all calls would share one connection and wait for its streams. What the library proves was never written
-//! (no connection) is a refusal that may be tried again; everything else without an answer is uncertain.
+//! HTTP/2 all calls would share one connection and wait for its streams. What was never given to a connection is a
+//! refusal that may be tried again; everything else without an answer is uncertain.
 //! A pooled connection that died before anything was written is replaced by the pool itself, which proves the same.
+//! The gate is asked before a connection is looked for and again in the instant the call is written ([`Guarded`]).
 
 use std::{
     collections::HashMap,
@@ -12,12 +13,15 @@ use std::{
 };
 
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use reqwest::{Client, Request, Response, Url, redirect, retry};
+use reqwest::{Body, Client, Request, Response, Url, redirect, retry};
 use serde::Deserialize;
 
 use crate::{
     domain::failure::{FailureClass, Outcome, Refusal},
-    providers::Gate,
+    providers::{
+        Gate,
+        guarded::{Guarded, Reached},
+    },
 };
 
 /// An answer is a few hundred bytes; more than this is not one.
@@ -100,7 +104,7 @@ impl HttpClient {
         url: &str,
         bearer: &HeaderValue,
         body: Vec<u8>,
-        gate: &Gate,
+        gate: &Arc<dyn Gate>,
     ) -> Result<Answer, Outcome> {
         let Some(url) = self.address(url) else {
             return Err(without_answer(
@@ -112,11 +116,18 @@ impl HttpClient {
         let mut request = Request::new(Method::POST, url);
         request.headers_mut().insert(header::AUTHORIZATION, bearer.clone());
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        *request.body_mut() = Some(body.into());
-        if !gate() {
+        if !gate.is_open() {
             return Err(Outcome::NotCalled);
         }
-        let response = self.client.execute(request).await.map_err(|error| triage(&error))?;
+        let body = Guarded::new(body.into(), Arc::clone(gate));
+        let fate = body.fate();
+        *request.body_mut() = Some(Body::wrap(body));
+        let response = self.client.execute(request).await.map_err(|error| match fate.give_up() {
+            Reached::Given => triage(&error),
+            // The gate may have closed while there was no connection: then that is why, and not the provider.
+            Reached::Waiting if gate.is_open() => unwritten(&error),
+            Reached::Waiting | Reached::Stopped => Outcome::NotCalled,
+        })?;
         read(response).await
     }
 
@@ -158,15 +169,18 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(MAX_RETRY_AFTER_S)))
 }
 
-/// What an error without an answer proves.
-fn triage(error: &reqwest::Error) -> Outcome {
+/// Why a call was not written though it could have been: resolving, connecting and the TLS handshake come before it.
+fn unwritten(error: &reqwest::Error) -> Outcome {
     if error.is_builder() {
-        without_answer("address_unusable", FailureClass::Account, "the request could not be made")
-    } else if error.is_connect() {
-        // Resolving, connecting and the TLS handshake come before the first byte of a request.
-        let reason = if error.is_timeout() { "no connection in time" } else { "no connection" };
-        without_answer("connect_failed", FailureClass::Transient, reason)
-    } else if error.is_timeout() {
+        return without_answer("address_unusable", FailureClass::Account, "the request could not be made");
+    }
+    let reason = if error.is_timeout() { "no connection in time" } else { "no connection" };
+    without_answer("connect_failed", FailureClass::Transient, reason)
+}
+
+/// What an error after the write, and without an answer, proves.
+fn triage(error: &reqwest::Error) -> Outcome {
+    if error.is_timeout() {
         without_answer("timeout", FailureClass::Uncertain, "no answer in time")
     } else {
         without_answer("connection_lost", FailureClass::Uncertain, "the connection ended before the answer")
@@ -179,7 +193,10 @@ fn without_answer(code: &str, class: FailureClass, reason: &str) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -188,9 +205,9 @@ mod tests {
 
     use super::*;
 
-    const OPEN: fn() -> Gate = || Arc::new(|| true);
+    const OPEN: fn() -> Arc<dyn Gate> = || Arc::new(|| true);
 
-    async fn post(url: &str, gate: &Gate) -> Result<Answer, Outcome> {
+    async fn post(url: &str, gate: &Arc<dyn Gate>) -> Result<Answer, Outcome> {
         let settings = HttpSettings { timeout_ms: 300, connect_timeout_ms: 200, ..HttpSettings::default() };
         let client = HttpClient::new(&settings).unwrap();
         client.post_json(url, &HeaderValue::from_static("Bearer t"), b"{}".to_vec(), gate).await
@@ -247,11 +264,68 @@ mod tests {
         assert_eq!(post(&moved, &OPEN()).await.unwrap().status, 302);
     }
 
+    /// A gate that says yes so often, then no.
+    fn closes_after(times: usize) -> Arc<dyn Gate> {
+        let left = AtomicUsize::new(times);
+        Arc::new(move || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok())
+    }
+
+    /// Everything a connection carries until it ends.
+    async fn carried(listener: &TcpListener) -> Vec<u8> {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    #[tokio::test]
+    async fn a_gate_that_closes_while_connecting_lets_no_byte_through() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let gate = closes_after(1);
+        let (outcome, carried) = tokio::join!(post(&url, &gate), carried(&listener));
+        assert_eq!((outcome.unwrap_err(), carried.len()), (Outcome::NotCalled, 0));
+    }
+
+    #[tokio::test]
+    async fn a_gate_that_closes_at_the_write_lets_no_byte_through_a_used_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let client = HttpClient::new(&HttpSettings { timeout_ms: 2_000, ..HttpSettings::default() }).unwrap();
+        let bearer = HeaderValue::from_static("t");
+        let post = async |gate: Arc<dyn Gate>| client.post_json(&url, &bearer, b"{}".to_vec(), &gate).await;
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 2048];
+            let read = stream.read(&mut request).await.unwrap();
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            assert!(request.contains("content-length: 2\r\n") && request.ends_with("\r\n\r\n{}"), "{request}");
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            rest
+        };
+        let calls = async {
+            assert_eq!(post(OPEN()).await.unwrap().status, 200);
+            post(closes_after(1)).await.unwrap_err()
+        };
+        let (outcome, rest) = tokio::join!(calls, serve);
+        assert_eq!((outcome, rest.len()), (Outcome::NotCalled, 0));
+    }
+
+    #[tokio::test]
+    async fn a_gate_that_closed_before_a_connection_failed_is_the_reason() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refused = format!("http://{}/", closed.local_addr().unwrap());
+        drop(closed);
+        assert_eq!(post(&refused, &closes_after(1)).await.unwrap_err(), Outcome::NotCalled);
+    }
+
     #[tokio::test]
     async fn a_closed_gate_writes_nothing() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let closed: Gate = Arc::new(|| false);
+        let closed: Arc<dyn Gate> = Arc::new(|| false);
         assert_eq!(post(&url, &closed).await.unwrap_err(), Outcome::NotCalled);
         let nobody = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
         assert!(nobody.is_err());

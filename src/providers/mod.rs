@@ -5,6 +5,7 @@
 //! [`registry`].
 
 pub mod errors;
+mod guarded;
 pub mod http;
 mod reason;
 pub mod whatsapp_cloud;
@@ -89,8 +90,25 @@ pub struct SendRequest {
     pub token: Token,
 }
 
-/// A check made as late as possible, on the thread that writes: nothing may leave once it says no.
-pub type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
+/// What is asked before a call is written, on the thread that writes: nothing may leave once it says no.
+pub trait Gate: Send + Sync {
+    /// Whether a call could be written now: asked before a connection is looked for.
+    fn is_open(&self) -> bool;
+
+    /// Whether the call may be written, asked once, in the instant it is.
+    fn pass(&self) -> bool;
+}
+
+/// A closure answers both the same.
+impl<F: Fn() -> bool + Send + Sync> Gate for F {
+    fn is_open(&self) -> bool {
+        self()
+    }
+
+    fn pass(&self) -> bool {
+        self()
+    }
+}
 
 /// A message callback as the provider told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,9 +187,9 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// The channel it serves.
     fn channel(&self) -> Channel;
 
-    /// Sends each request once and answers for each, in order. `gate` is asked immediately before the first byte of a
-    /// call is written; a call it stops is [`Outcome::NotCalled`].
-    async fn send(&self, requests: &[SendRequest], gate: &Gate) -> Vec<Outcome>;
+    /// Sends each request once and answers for each, in order. `gate` is asked before a connection is looked for and
+    /// again immediately before the first byte of a call is written; a call it stops is [`Outcome::NotCalled`].
+    async fn send(&self, requests: &[SendRequest], gate: &Arc<dyn Gate>) -> Vec<Outcome>;
 
     /// Answers the provider's verification of the callback URL: the body to reply with.
     fn challenge(&self, access: &Access, query: &BTreeMap<String, String>) -> Result<String, CallbackRejected>;

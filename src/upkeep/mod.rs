@@ -215,8 +215,6 @@ impl Upkeep {
     }
 
     fn wake(&self, numbers: &[NumberId]) {
-        if !numbers.is_empty() {
-            self.broker.wakes().announce(numbers);
-        }
+        self.broker.wakes().announce(numbers.iter().copied().collect());
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use campaign_dispatch::{
     broker::{PublishError, Topology},
-    domain::ids::NumberId,
+    domain::{ids::NumberId, wake::Wake},
 };
 use tokio::{
     io,
@@ -161,18 +161,19 @@ async fn wake_ups_reach_this_process_and_others() {
     let one = TestBroker::new().await;
     let other = one.beside();
     let (mut here, mut there) = (one.broker.wakes().subscribe(), other.broker.wakes().subscribe());
+    let wake = Wake { urgent: [NumberId(8)].into(), ..Wake::from_iter([NumberId(7)]) };
     soon("a wake-up elsewhere", async {
         // The other process hears only from when it listens on.
         loop {
-            one.broker.wakes().announce(&[NumberId(7)]);
-            if let Ok(Ok(numbers)) = tokio::time::timeout(Duration::from_millis(100), there.recv()).await {
-                assert_eq!(*numbers, [NumberId(7)]);
+            one.broker.wakes().announce(wake.clone());
+            if let Ok(Ok(heard)) = tokio::time::timeout(Duration::from_millis(100), there.recv()).await {
+                assert_eq!(*heard, wake);
                 break;
             }
         }
     })
     .await;
-    assert_eq!(*soon("a wake-up here", here.recv()).await.unwrap(), [NumberId(7)]);
+    assert_eq!(*soon("a wake-up here", here.recv()).await.unwrap(), wake);
     other.shutdown.cancel();
     soon("the other closes", other.broker.closed()).await;
     one.remove().await;

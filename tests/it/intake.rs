@@ -1,5 +1,8 @@
 //! Jobs as producers publish them: answered once, kept once, refused with reasons.
 
+mod audiences;
+mod refusals;
+
 use std::time::Duration;
 
 use campaign_dispatch::{
@@ -9,7 +12,6 @@ use campaign_dispatch::{
         import::{ImportError, ImportRequest, ImportSummary, import},
         job::{AcceptedJob, RejectedJob},
         lane::Step,
-        plan,
     },
     providers::Credentials,
     settings::Settings,
@@ -230,128 +232,6 @@ async fn a_reply_queue_that_is_gone_is_no_error() {
 }
 
 /// A good job with one value put in or replaced.
-fn with(pointer: &str, value: Value) -> Value {
-    let mut body = job("1", &[to(&phone(1))]);
-    match body.pointer_mut(pointer) {
-        Some(place) => *place = value,
-        None => body[pointer.trim_start_matches('/')] = value,
-    }
-    body
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_json_is_told_with_line_and_column() {
-    let mut world = World::new().await;
-    let body = b"{\"schema\": \"send-job/v1\",\n oops".to_vec();
-    let answer = world.give_bytes(body).await;
-    assert_eq!(answer.http_status(), 400);
-    let refused = rejected(answer);
-    let error = &refused.errors[0];
-    assert_eq!(refused.producer, "unknown");
-    assert_eq!(error.code, "malformed_json");
-    assert!(error.reason.contains("line 2 column 2"), "{}", error.reason);
-    world.end().await;
-}
-
-/// A value put into a good job, the pointer of the complaint, its code, and what was meant.
-const UNKNOWN: &[[&str; 5]] = &[
-    ["/recipient", "[]", "/recipient", "unknown_field", "recipients"],
-    ["/business_number", "\"+81312345687\"", "/business_number", "unknown_number", "+81312345678"],
-    ["/template/name", "\"spring_offers\"", "/template/name", "unknown_template", "spring_offer"],
-    ["/template/language", "\"ko\"", "/template/language", "unknown_language", "en_US"],
-    ["/producer", "\"shops\"", "/producer", "unknown_producer", "shop"],
-    ["/params", "{\"body.shopp\": \"x\"}", "/params/body.shopp", "unknown_slot", "body.shop"],
-    ["/channel", "\"viber\"", "/channel", "wrong_channel", "whatsapp"],
-];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_name_is_told_with_its_place_and_what_was_meant() {
-    let mut world = World::new().await;
-    for [pointer, value, at, code, meant] in UNKNOWN.iter().copied() {
-        let value = serde_json::from_str(value).unwrap();
-        let refused = rejected(world.give(with(pointer, value)).await);
-        let error = &refused.errors[0];
-        assert_eq!((error.pointer.as_str(), error.code.as_ref()), (at, code));
-        let first = error.did_you_mean.first().map(String::as_str);
-        assert_eq!(first, Some(meant), "{code}");
-    }
-    // Every one of them is listed, and none took the job's name.
-    let listed: i64 = world.db.one("SELECT count(*) FROM rejected_job WHERE source = 'http'").await;
-    assert_eq!(listed, 7);
-    assert_eq!(accepted(world.give(with("/campaign", json!("x"))).await).accepted, 1);
-    world.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_sent_is_refused() {
-    let mut world = World::new().await;
-    let far = (Utc::now() + TimeDelta::days(181)).to_rfc3339();
-    let gone = json!({"name": "gone", "language": "ja"});
-    for (pointer, value, code) in [
-        ("/template", gone, "template_unusable"),
-        ("/send_at", json!(far), "too_far_ahead"),
-        ("/expires_at", json!("2020-01-01T00:00:00Z"), "expires_too_early"),
-        ("/recipients", json!([]), "no_good_recipient"),
-        ("/recipients", json!([{"to": "+8190"}]), "no_good_recipient"),
-        ("/audience", json!({"group": "vip"}), "contradiction"),
-    ] {
-        let refused = rejected(world.give(with(pointer, value)).await);
-        assert_eq!(refused.errors[0].code, code);
-    }
-    world.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn good_rows_go_on() {
-    let mut world = World::new().await;
-    let mut rows: Vec<Value> = (0..20).map(|n| to(&phone(n))).collect();
-    rows[16] = to("+8190");
-    rows[17] = json!({"to": phone(17)});
-    rows[18] = to(&format!(" {} ", phone(3)));
-    let answer = accepted(world.give(job("1", &rows)).await);
-    assert_eq!((answer.accepted, answer.rejected), (17, 3));
-    let told: Vec<_> = answer.rejections.iter().map(|r| (r.row, r.pointer.as_str(), r.code.as_ref())).collect();
-    let expected = [
-        (17, "/recipients/16/to", "invalid_number"),
-        (18, "/recipients/17/params/body.name", "missing_slot"),
-        (19, "/recipients/18/to", "duplicate_recipient"),
-    ];
-    assert_eq!(told, expected);
-    assert!(answer.rejections[2].reason.contains("row 19") && answer.rejections[2].reason.contains("row 4"));
-    assert_eq!(world.db.one::<i64>("SELECT count(*) FROM batch_rejected").await, 3);
-    // The repeat is answered from what was kept.
-    assert_eq!(accepted(world.give(job("1", &rows)).await), answer);
-    world.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_huge_job_is_refused_and_its_neighbours_are_not() {
-    let mut world = World::new().await;
-    let topology = world.broker.topology();
-    topology.declare(&world.peer.channel).await.unwrap();
-    let mut huge = job("huge", &[]);
-    huge["campaign"] = json!("x".repeat(50 * 1024 * 1024));
-    let neighbours = [job("a", &[to(&phone(1))]), huge, job("b", &[to(&phone(2))])];
-    for body in neighbours {
-        world.peer.publish(&topology.entry(), "jobs", body.to_string().as_bytes(), BasicProperties::default()).await;
-    }
-    let mut answered = 0;
-    while answered < 3 {
-        match soon("the jobs are taken", world.lanes[0].step(&world.stop)).await {
-            Step::Answered(count) => answered += count,
-            Step::Stopping => panic!("stopped"),
-        }
-    }
-    assert_eq!(world.db.one::<i64>("SELECT count(*) FROM batch").await, 2);
-    let listed: Value =
-        world.db.one("SELECT errors FROM rejected_job WHERE producer = 'shop' AND job_id = 'huge'").await;
-    assert_eq!(listed[0]["code"], "too_large");
-    let rows: Vec<Value> = (0..1001).map(|n| to(&phone(n))).collect();
-    let answer = world.give(job("many", &rows)).await;
-    assert_eq!((answer.http_status(), rejected(answer).errors[0].code.as_ref()), (413, "too_many_recipients"));
-    world.end().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_urgent_queue_takes_authentication_only() {
     let mut world = World::new().await;
@@ -430,71 +310,6 @@ async fn a_cancelled_job_is_marked_and_an_unknown_one_is_told() {
     world.end().await;
 }
 
-/// Eight good rows, a blank one, three bad ones, as Japanese Excel saves them.
-fn file() -> Vec<u8> {
-    let good = (0..8).map(|n| format!("090{:08};顧客{n};crm-{n}\r\n", 12_345_000 + n));
-    let bad = "\r\n090-1;x;\r\n+81 90-1234-5003;again;\r\n09012345099;;\r\n";
-    let text = format!("to;name;ref\r\n{}{bad}", good.collect::<String>());
-    encoding_rs::SHIFT_JIS.encode(&text).0.into_owned()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_is_imported_and_its_bad_rows_are_told() {
-    let world = World::new().await;
-    let summary = world.import(&file(), false).await.unwrap();
-    assert_eq!((summary.rows, summary.good, summary.bad), (11, 8, 3));
-    let told = summary.rejections.iter().map(|r| (r.row, r.field.as_str(), r.code.as_str()));
-    let expected = [(11, "to", "invalid_number"), (12, "to", "duplicate_recipient"), (13, "name", "missing_slot")];
-    assert_eq!(told.collect::<Vec<_>>(), expected);
-    let reason = &summary.rejections[1].reason;
-    assert!(reason.contains("row 5"), "{reason}");
-    world.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_audience_is_planned_in_chunks_and_taken_up_where_it_was_left() {
-    let mut world = World::new().await;
-    let summary = world.import(&file(), false).await.unwrap();
-    let mut body = job("1", &[]);
-    body["audience"] = json!({"import": summary.id});
-    body.as_object_mut().unwrap().remove("recipients");
-    let mut lacking = body.clone();
-    lacking["params"] = json!({});
-    let refused = rejected(world.give(lacking).await);
-    assert_eq!(refused.errors[0].pointer, "/params/body.shop");
-    let answer = accepted(world.give(body.clone()).await);
-    assert_eq!((answer.accepted, answer.rejected), (8, 0));
-    let mut planner = world.intake.planner();
-    assert_eq!(planner.step().await.unwrap(), plan::Step::Made(3));
-    drop(planner);
-    let mut planner = world.intake.planner();
-    assert_eq!(planner.step().await.unwrap(), plan::Step::Made(3));
-    let state: String = world.db.one("SELECT state::text || recipients FROM batch").await;
-    assert_eq!(state, "planning6");
-    assert_eq!(planner.step().await.unwrap(), plan::Step::Finished(2));
-    assert_eq!(planner.step().await.unwrap(), plan::Step::Idle);
-    let sql = "SELECT string_agg(recipient || coalesce(ref, ''), ' ' ORDER BY seq) FROM message";
-    let made: String = world.db.one(sql).await;
-    assert!(made.starts_with("+819012345000crm-0 +819012345001crm-1"), "{made}");
-    assert!(made.ends_with("+819012345007crm-7"), "{made}");
-    let own_turn: bool = world.db.one("SELECT bool_and(turn_group = batch_id) FROM work").await;
-    assert!(own_turn);
-    assert_eq!(accepted(world.give(body).await), answer);
-    world.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_column_is_refused_unless_told_to_ignore_it() {
-    let world = World::new().await;
-    let file = b"to,nmae,name\n+819012345001,x,y\n";
-    let Err(ImportError::Refused(errors)) = world.import(file, false).await else { panic!("taken") };
-    assert_eq!((errors[0].code.as_ref(), errors[0].pointer.as_str()), ("unknown_column", "/nmae"));
-    assert!(!errors[0].did_you_mean.is_empty());
-    assert_eq!(world.db.one::<String>("SELECT state FROM import").await, "failed");
-    assert_eq!(world.import(file, true).await.unwrap().good, 1);
-    world.end().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed() {
     let world = World::new().await;
@@ -533,27 +348,5 @@ async fn jobs_are_taken_over_a_lost_database_connection_and_a_cut_broker() {
             .unwrap();
     }
     assert_eq!(world.db.one::<i64>("SELECT count(*) FROM message").await, 300);
-    world.end().await;
-}
-
-#[tokio::test]
-async fn a_large_marketing_batch_opens_with_a_canary_and_its_work_is_not_parked() {
-    let mut world = World::new().await;
-    let people = |count: u32| -> Vec<Value> {
-        (0..count)
-            .map(|i| json!({"to": format!("+8190{:08}", 10_000_000 + i), "params": {"body.name": "佐藤"}}))
-            .collect()
-    };
-    let large = accepted(world.give(job("large", &people(101))).await);
-    let middle = accepted(world.give(job("middle", &people(100))).await);
-    assert!(large.holds.is_empty() && middle.holds.is_empty(), "what goes on by itself is nothing to be told of");
-    let canary: (String, String) = sqlx::query_as(
-        "SELECT h.scope, h.resume || ' ' || c.messages FROM canary c JOIN hold h ON h.id = c.hold_id AND h.closed_at IS NULL",
-    )
-    .fetch_one(world.db.store.pool())
-    .await
-    .unwrap();
-    assert_eq!(canary, (format!("batch:{}", large.batch_id), "canary 20".to_owned()));
-    assert_eq!(world.db.one::<i64>("SELECT count(*) FROM work WHERE stage <> 'ready'").await, 0);
     world.end().await;
 }

@@ -7,6 +7,8 @@ mod broker;
 mod campaigns;
 mod contracts;
 mod dispatch;
+#[cfg(target_os = "linux")]
+mod frozen;
 mod holds;
 mod intake;
 mod journey;

@@ -31,7 +31,7 @@ impl Claimer {
         let is_poll = self.agenda.is_poll_due(now);
         if is_poll {
             let found = store::work::numbers_with_work(self.session.connection().await?).await?;
-            for number in found.into_iter().filter(|number| self.numbers.contains_key(number)) {
+            for number in found.into_iter().filter(|number| self.turns.contains_key(number)) {
                 self.agenda.look_at(number);
             }
         }
@@ -62,10 +62,10 @@ impl Claimer {
             by_number.entry(group.number).or_default().push((group.lane, group.group, group.due_in));
         }
         for id in due {
-            if let Some(number) = self.numbers.get_mut(id) {
-                number.turns.found(by_number.remove(id).unwrap_or_default().into_iter(), now);
-                number.turns.canaries(canaries.remove(id).unwrap_or_default());
-                self.agenda.looked(*id, number.turns.has_due(), number.turns.next_due());
+            if let Some(turns) = self.turns.get_mut(id) {
+                turns.found(by_number.remove(id).unwrap_or_default().into_iter(), now);
+                turns.canaries(canaries.remove(id).unwrap_or_default());
+                self.agenda.looked(*id, turns.has_due(), turns.next_due());
             }
         }
         Ok(())
@@ -83,17 +83,18 @@ impl Claimer {
         }
         let (mut wants, mut canaries) = (Vec::new(), Vec::new());
         for id in self.agenda.take_asks(&self.shared.hunger, gates.version()) {
-            let Some(number) = self.numbers.get_mut(&id).filter(|number| number.actor.held.is_good(now)) else {
+            let number = self.desk.number(id).filter(|number| number.held.is_good(now));
+            let Some((number, turns)) = number.zip(self.turns.get_mut(&id)) else {
                 continue;
             };
             for urgent in [true, false] {
-                let room = number.actor.room(urgent);
+                let room = number.room(urgent);
                 if room == 0 {
                     continue;
                 }
                 let open = |lane, group| gates.lets_group(&snapshot, id, lane, group);
-                for turn in number.turns.take(urgent, room, open) {
-                    let (lease, lane, group, most) = (number.actor.held.lease, turn.lane, turn.group, turn.most);
+                for turn in turns.take(urgent, room, open) {
+                    let (lease, lane, group, most) = (number.held.lease, turn.lane, turn.group, turn.most);
                     let want = Want { number: id, lease, lane, group, most };
                     match turn.canary {
                         Some(hold) => canaries.push((hold, want)),
@@ -108,10 +109,10 @@ impl Claimer {
     /// Numbers that were asked for and still have room are asked again, as long as a group of theirs has more.
     pub(super) fn ask_again(&mut self, wants: &[Want]) {
         for want in wants {
-            if let Some(number) = self.numbers.get(&want.number) {
-                let more = number.turns.has_due();
+            if let Some((number, turns)) = self.desk.number(want.number).zip(self.turns.get(&want.number)) {
+                let more = turns.has_due();
                 self.agenda.known(want.number, more);
-                if more && number.actor.room(false) == 0 && number.actor.room(true) == 0 {
+                if more && number.room(false) == 0 && number.room(true) == 0 {
                     self.agenda.asked(want.number);
                 }
             }
@@ -126,8 +127,8 @@ impl Claimer {
         }
         for want in wants {
             let got = got.get(&(want.number, want.lane, want.group)).copied().unwrap_or_default();
-            if let (true, Some(number)) = (got < want.most, self.numbers.get_mut(&want.number)) {
-                number.turns.drained(want.lane, want.group);
+            if let (true, Some(turns)) = (got < want.most, self.turns.get_mut(&want.number)) {
+                turns.drained(want.lane, want.group);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::{Claimer, SETTLE_ROOM};
+use super::Claimer;
 use crate::{
     dispatch::{
         clock,
@@ -19,7 +19,7 @@ use crate::{
     store::{
         StoreError,
         messages::Under,
-        work::{ClaimedMessage, Want, through},
+        work::{Claimed, Want, through},
     },
 };
 
@@ -63,7 +63,7 @@ impl Claimer {
             let claim = self.new_claim();
             let connection = self.session.connection().await?;
             let claimed = through::probe(connection, &hold, &leases, &wants, claim, next).await;
-            if self.go_on(claimed.map(Vec::from_iter), claim.id, now, Under::Probe(Arc::from([hold.id]))).await? > 0 {
+            if self.go_on(claimed, claim.id, now, Under::Probe(Arc::from([hold.id]))).await? > 0 {
                 tracing::info!(hold.id = %hold.id, hold.scope, "let a message through to see whether the cause is gone");
             }
         }
@@ -82,12 +82,12 @@ impl Claimer {
     }
 
     fn new_claim(&self) -> through::Claim {
-        through::Claim { id: Uuid::new_v4(), deadline: self.claim_lasts() }
+        through::Claim { id: Uuid::new_v4(), deadline: self.desk.claim_lasts() }
     }
 
     async fn go_on(
         &mut self,
-        claimed: Result<Vec<ClaimedMessage>, StoreError>,
+        claimed: Result<Claimed, StoreError>,
         claim: Uuid,
         asked: Tick,
         under: Under,
@@ -95,15 +95,12 @@ impl Claimer {
         let claimed = match claimed {
             Ok(claimed) => claimed,
             Err(error) => {
-                self.read_back(claim).await;
+                self.desk.read_back(&mut self.session, claim).await;
                 return Err(error);
             }
         };
-        let count = claimed.len();
-        let facts = self.facts(&claimed).await;
-        for message in claimed {
-            self.hand_over(message, &facts, asked + SETTLE_ROOM, Some(&under));
-        }
+        let count = claimed.messages.len();
+        self.desk.hand_over(claimed, asked, Some(&under));
         Ok(count)
     }
 
@@ -111,22 +108,23 @@ impl Claimer {
     fn under(&self, hold: &OpenHold, now: Tick) -> (Vec<(NumberId, Uuid)>, Vec<Want>) {
         let snapshot = self.shared.directory.current();
         let (mut leases, mut wants) = (Vec::new(), Vec::new());
-        for (id, number) in &self.numbers {
-            let Some(row) = snapshot.numbers.get(id).filter(|_| number.actor.held.is_good(now)) else {
+        for number in self.desk.numbers() {
+            let id = number.id;
+            let Some(row) = snapshot.numbers.get(&id).filter(|_| number.held.is_good(now)) else {
                 continue;
             };
-            let lease = number.actor.held.lease;
+            let lease = number.held.lease;
             let gates = &self.shared.gates;
             let open: Vec<Lane> = Lane::ALL.iter().copied().filter(|lane| gates.lets_probe(hold, row, *lane)).collect();
             if open.is_empty() {
                 continue;
             }
             // What a hold of a template parked may be on any number; the turns of a number tell nothing of templates.
-            leases.push((*id, lease));
+            leases.push((id, lease));
             let mut stopped = open.iter().filter(|lane| stops_lane(&hold.scope, row, **lane));
-            let turn = stopped.find_map(|lane| Some((*lane, number.turns.first(*lane)?)));
+            let turn = stopped.find_map(|lane| Some((*lane, self.turns.get(&id)?.first(*lane)?)));
             if let (Some((lane, group)), true) = (turn, wants.len() < OFFERED) {
-                wants.push(Want { number: *id, lease, lane, group, most: 1 });
+                wants.push(Want { number: id, lease, lane, group, most: 1 });
             }
         }
         (leases, wants)

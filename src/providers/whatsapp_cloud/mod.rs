@@ -7,7 +7,11 @@ mod answer;
 mod callbacks;
 mod request;
 
-use std::{collections::BTreeMap, fmt, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use ::http::HeaderMap;
 use futures_util::future::join_all;
@@ -39,7 +43,7 @@ impl WhatsappCloud {
         Self { client }
     }
 
-    async fn send_one(&self, request: &SendRequest, gate: &Gate) -> Outcome {
+    async fn send_one(&self, request: &SendRequest, gate: &Arc<dyn Gate>) -> Outcome {
         let Some(bearer) = request.access.bearer() else {
             let reason = "the account has no access_token that can stand in a header".to_owned();
             return Outcome::Refused(ERRORS.refusal("credentials_missing".to_owned(), reason));
@@ -63,7 +67,7 @@ impl Provider for WhatsappCloud {
         Channel::Whatsapp
     }
 
-    async fn send(&self, requests: &[SendRequest], gate: &Gate) -> Vec<Outcome> {
+    async fn send(&self, requests: &[SendRequest], gate: &Arc<dyn Gate>) -> Vec<Outcome> {
         join_all(requests.iter().map(|request| self.send_one(request, gate))).await
     }
 

@@ -142,7 +142,7 @@ async fn a_send_is_answered_for_each_request_and_needs_a_token() {
     let secrets = [("access_token".to_owned(), "t0ken".to_owned().into())];
     unreachable.access = Arc::new(Access::new("http://127.0.0.1:1/", "v25.0", Credentials(secrets.into())));
     assert!(!format!("{unreachable:?}").contains("t0ken"));
-    let open: Gate = Arc::new(|| true);
+    let open: Arc<dyn Gate> = Arc::new(|| true);
     let outcomes = provider.send(&[without_token, unreachable], &open).await;
     let told: Vec<_> = outcomes
         .into_iter()

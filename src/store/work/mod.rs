@@ -37,7 +37,7 @@ pub struct Want {
     pub most: usize,
 }
 
-/// A message that this process, and nobody else, may call the provider for. Only [`claim`] makes one.
+/// A message that this process, and nobody else, may call the provider for. Only a [claim](claim) makes one.
 #[derive(Debug)]
 #[must_use = "a claimed message must be settled or returned"]
 pub struct ClaimedMessage {
@@ -93,6 +93,16 @@ impl ClaimedMessage {
     }
 }
 
+/// What a claim took.
+#[derive(Debug, Default)]
+#[must_use = "claimed messages must be settled or returned"]
+pub struct Claimed {
+    /// The messages.
+    pub messages: Vec<ClaimedMessage>,
+    /// What sending needs of their batches.
+    pub batches: HashMap<BatchId, BatchFacts>,
+}
+
 /// A claimed row as the statements give it.
 struct Row {
     batch_id: Uuid,
@@ -104,6 +114,30 @@ struct Row {
     turn_group: Uuid,
     recipient: String,
     params: Option<Json<Params>>,
+    template_id: i32,
+    /// With one row of each batch at least.
+    defaults: Option<Json<Params>>,
+    expired: bool,
+    cancelled: bool,
+}
+
+impl FromIterator<Row> for Claimed {
+    fn from_iter<I: IntoIterator<Item = Row>>(rows: I) -> Self {
+        let mut claimed = Self::default();
+        for mut row in rows {
+            if let Some(defaults) = row.defaults.take() {
+                let facts = BatchFacts {
+                    template: TemplateId(row.template_id),
+                    defaults: defaults.0,
+                    expired: row.expired,
+                    cancelled: row.cancelled,
+                };
+                claimed.batches.insert(BatchId(row.batch_id), facts);
+            }
+            claimed.messages.push(row.into());
+        }
+        claimed
+    }
 }
 
 impl From<Row> for ClaimedMessage {
@@ -241,7 +275,7 @@ pub async fn claim(
     wants: &[Want],
     claim_id: Uuid,
     deadline: Duration,
-) -> Result<Vec<ClaimedMessage>, StoreError> {
+) -> Result<Claimed, StoreError> {
     let numbers: Vec<i32> = wants.iter().map(|w| w.number.0).collect();
     let leases: Vec<Uuid> = wants.iter().map(|w| w.lease).collect();
     let lanes: Vec<String> = wants.iter().map(|w| w.lane.to_string()).collect();
@@ -276,8 +310,12 @@ pub async fn claim(
             RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group
         )
         SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
-               m.recipient, m.params AS "params: Json<Params>"
-        FROM claimed c JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq
+               m.recipient, m.params AS "params: Json<Params>", b.template_id,
+               CASE WHEN row_number() OVER (PARTITION BY c.batch_id) = 1 THEN b.params END AS "defaults: Json<Params>",
+               b.expires_at <= now() AS "expired!", b.cancelled_at IS NOT NULL AS "cancelled!"
+        FROM claimed c
+        JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq
+        JOIN batch b ON b.batch_id = c.batch_id
         "#,
         &numbers,
         &leases,
@@ -290,7 +328,7 @@ pub async fn claim(
     .fetch_all(connection)
     .await
     .doing("claim due messages")?;
-    Ok(rows.into_iter().map(ClaimedMessage::from).collect())
+    Ok(rows.into_iter().collect())
 }
 
 /// What a claim took whose answer was lost: to be returned, since nothing of it was called.
@@ -306,33 +344,4 @@ pub async fn claimed_by(connection: &mut PgConnection, claim_id: Uuid) -> Result
         .into_iter()
         .map(|row| (MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }, row.attempt))
         .collect())
-}
-
-/// What sending needs of these batches.
-pub async fn batch_facts(
-    connection: &mut PgConnection,
-    batches: &[BatchId],
-) -> Result<HashMap<BatchId, BatchFacts>, StoreError> {
-    let batches: Vec<Uuid> = batches.iter().map(|b| b.0).collect();
-    let rows = sqlx::query!(
-        r#"
-        SELECT b.batch_id, b.template_id, b.params AS "params: Json<Params>", b.expires_at <= now() AS "expired!",
-               b.cancelled_at IS NOT NULL AS "cancelled!"
-        FROM unnest($1::uuid[]) AS u(batch_id) JOIN batch b ON b.batch_id = u.batch_id
-        "#,
-        &batches
-    )
-    .fetch_all(connection)
-    .await
-    .doing("read batches")?;
-    let facts = rows.into_iter().map(|row| {
-        let facts = BatchFacts {
-            template: TemplateId(row.template_id),
-            defaults: row.params.0,
-            expired: row.expired,
-            cancelled: row.cancelled,
-        };
-        (BatchId(row.batch_id), facts)
-    });
-    Ok(facts.collect())
 }

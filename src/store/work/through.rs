@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
-use super::{ClaimedMessage, Row, Want};
+use super::{Claimed, Row, Want};
 use crate::{
     domain::{
         hold::OpenHold,
@@ -34,9 +34,8 @@ pub async fn probe(
     wants: &[Want],
     claim: Claim,
     next: Duration,
-) -> Result<Option<ClaimedMessage>, StoreError> {
-    let numbers: Vec<i32> = leases.iter().map(|(number, _)| number.0).collect();
-    let fences: Vec<Uuid> = leases.iter().map(|(_, lease)| *lease).collect();
+) -> Result<Claimed, StoreError> {
+    let (numbers, fences): (Vec<i32>, Vec<Uuid>) = leases.iter().map(|(number, lease)| (number.0, *lease)).unzip();
     let from: Vec<i32> = wants.iter().map(|w| w.number.0).collect();
     let lanes: Vec<String> = wants.iter().map(|w| w.lane.to_string()).collect();
     let groups: Vec<Uuid> = wants.iter().map(|w| w.group).collect();
@@ -49,8 +48,7 @@ pub async fn probe(
             JOIN worker o ON o.worker_id = l.worker_id AND NOT o.is_dead AND o.expires_at > now()
         ), parked AS MATERIALIZED (
             SELECT w.batch_id, w.seq FROM work w
-            WHERE w.hold_id = $1 AND w.number_id IN (SELECT number_id FROM mine)
-            LIMIT 1 FOR UPDATE SKIP LOCKED
+            WHERE w.hold_id = $1 AND w.number_id IN (SELECT number_id FROM mine) LIMIT 1 FOR UPDATE SKIP LOCKED
         ), ready AS MATERIALIZED (
             SELECT k.batch_id, k.seq
             FROM unnest($4::int[], $5::text[]::lane[], $6::uuid[]) AS t(number_id, lane, turn_group)
@@ -76,8 +74,10 @@ pub async fn probe(
             RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group
         )
         SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
-               m.recipient, m.params AS "params: Json<Params>"
-        FROM claimed c JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq
+               m.recipient, m.params AS "params: Json<Params>", b.template_id, b.params AS "defaults: Json<Params>",
+               b.expires_at <= now() AS "expired!", b.cancelled_at IS NOT NULL AS "cancelled!"
+        FROM claimed c
+        JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq JOIN batch b ON b.batch_id = c.batch_id
         "#,
         hold.id.0,
         &numbers,
@@ -92,7 +92,7 @@ pub async fn probe(
     .fetch_optional(connection)
     .await
     .doing("let a message through a hold")?;
-    Ok(row.map(ClaimedMessage::from))
+    Ok(row.into_iter().collect())
 }
 
 /// Claims some of the first messages of a batch, as many as its canary has places left.
@@ -101,7 +101,7 @@ pub async fn canary(
     hold: HoldId,
     want: &Want,
     claim: Claim,
-) -> Result<Vec<ClaimedMessage>, StoreError> {
+) -> Result<Claimed, StoreError> {
     let rows = sqlx::query_as!(
         Row,
         r#"
@@ -131,8 +131,10 @@ pub async fn canary(
             RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group
         )
         SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
-               m.recipient, m.params AS "params: Json<Params>"
-        FROM claimed c JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq
+               m.recipient, m.params AS "params: Json<Params>", b.template_id, b.params AS "defaults: Json<Params>",
+               b.expires_at <= now() AS "expired!", b.cancelled_at IS NOT NULL AS "cancelled!"
+        FROM claimed c
+        JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq JOIN batch b ON b.batch_id = c.batch_id
         "#,
         hold.0,
         want.number.0,
@@ -146,5 +148,5 @@ pub async fn canary(
     .fetch_all(connection)
     .await
     .doing("claim the first messages of a batch")?;
-    Ok(rows.into_iter().map(ClaimedMessage::from).collect())
+    Ok(rows.into_iter().collect())
 }

@@ -9,6 +9,7 @@ use campaign_dispatch::{
         ids::{BatchId, NumberId, TemplateId},
         lane::Lane,
         uncertain::UncertainOverrides,
+        wake::Wake,
     },
     providers::{self, http::HttpClient},
     registry::{
@@ -52,7 +53,7 @@ pub(crate) struct World {
     pub(crate) settings: Arc<Settings>,
     pub(crate) store: Store,
     pub(crate) directory: Directory,
-    wakes: broadcast::Sender<Arc<[NumberId]>>,
+    wakes: broadcast::Sender<Arc<Wake>>,
 }
 
 /// Counts of a batch.
@@ -214,7 +215,7 @@ impl World {
 
     /// Says that a number has new work.
     pub(crate) fn wake(&self, number: NumberId) {
-        self.wakes.send(Arc::from([number])).ok();
+        self.wakes.send(Arc::new(Wake { numbers: [number].into(), urgent: [number].into() })).ok();
     }
 
     /// Puts a batch into the database as intake would: `count` recipients from `first` on.

@@ -1,0 +1,96 @@
+//! Small authentication jobs, claimed the moment they are announced, over a connection of their own: a one-time password
+//! waits neither for the claim of a campaign that is under way nor for a look of its own (promise 7). What cannot be
+//! claimed this way is left to the claimer.
+
+use std::{collections::BTreeSet, rc::Rc, sync::Arc};
+
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::desk::Desk;
+use crate::{
+    dispatch::clock,
+    domain::{ids::NumberId, lane::Lane, pacing::Tick, wake::Wake},
+    store::{self, Session, StoreError, work::Want},
+};
+
+pub(in crate::dispatch) struct Express {
+    desk: Rc<Desk>,
+    session: Session,
+    wakes: broadcast::Receiver<Arc<Wake>>,
+}
+
+impl Express {
+    pub(super) fn new(desk: Rc<Desk>, wakes: broadcast::Receiver<Arc<Wake>>) -> Self {
+        let session = Session::new(desk.shared.store.clone(), "express");
+        Self { desk, session, wakes }
+    }
+
+    /// Claims what is announced until `stop`.
+    pub(in crate::dispatch) async fn run(mut self, stop: CancellationToken) {
+        while let Some(Some(numbers)) = stop.run_until_cancelled(self.announced()).await {
+            if numbers.is_empty() {
+                continue;
+            }
+            let left = match self.claim(&numbers).await {
+                Ok(left) => left,
+                Err(error) => {
+                    self.session.reset();
+                    tracing::warn!(error = %store::chain(&error), "could not claim urgent messages at once");
+                    numbers.into_iter().collect()
+                }
+            };
+            for number in left {
+                self.desk.shared.hunger.come(number);
+            }
+        }
+    }
+
+    /// Numbers with urgent work, merged over all that is announced; none after the last announcement.
+    async fn announced(&mut self) -> Option<BTreeSet<NumberId>> {
+        let mut numbers = match self.wakes.recv().await {
+            Ok(wake) => wake.urgent.clone(),
+            Err(RecvError::Lagged(_)) => self.desk.numbers().iter().map(|number| number.id).collect(),
+            Err(RecvError::Closed) => return None,
+        };
+        while let Ok(wake) = self.wakes.try_recv() {
+            numbers.extend(&wake.urgent);
+        }
+        Some(numbers)
+    }
+
+    /// Claims and hands over. The numbers that may have more, or could not be asked for.
+    async fn claim(&mut self, numbers: &BTreeSet<NumberId>) -> Result<Vec<NumberId>, StoreError> {
+        let asked = clock::now();
+        let (mut wants, mut left) = (Vec::new(), Vec::new());
+        for id in numbers {
+            match self.want(*id, asked) {
+                Some(want) => wants.push(want),
+                None => left.push(*id),
+            }
+        }
+        if wants.is_empty() {
+            return Ok(left);
+        }
+        let claimed = self.desk.claim(&mut self.session, &wants).await?;
+        for want in wants {
+            let got = claimed.messages.iter().filter(|message| message.number() == want.number).count();
+            if got == 0 || got == want.most {
+                left.push(want.number);
+            }
+        }
+        self.desk.hand_over(claimed, asked, None);
+        Ok(left)
+    }
+
+    /// As many as the number has room for, if nothing stops it now.
+    fn want(&self, id: NumberId, now: Tick) -> Option<Want> {
+        let gates = &self.desk.shared.gates;
+        let number = self.desk.number(id)?;
+        let (lane, group, most) = (Lane::Authentication, Uuid::nil(), number.room(true));
+        let snapshot = self.desk.shared.directory.current();
+        let is_open = number.held.is_good(now) && gates.is_fresh(now) && gates.lets_group(&snapshot, id, lane, group);
+        (most > 0 && is_open).then(|| Want { number: id, lease: number.held.lease, lane, group, most })
+    }
+}
