@@ -1,9 +1,9 @@
 //! Bulk intake stands back for urgent jobs, so that an authentication message does not share the broker, the database and
 //! the processor with a campaign that is being taken (promise 7).
 //!
-//! The urgent lane marks each job it takes. For [`LATELY`] after one the bulk lane takes small groups and rests after
-//! each for as long as that took, and up to twice as long while the urgent job may be on its way ([`WAY`]). So bulk keeps
-//! a third of its time under any load of urgent jobs.
+//! The urgent lane marks each job it takes. For [`LATELY`] after one the bulk lane takes small groups and rests after each
+//! for [`SHARE`] times as long as that took. So bulk keeps a fifth of its time under any load of urgent jobs, and most of
+//! them meet none of it.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -12,14 +12,14 @@ use std::{
 
 use tokio::time::{self, Instant};
 
-/// From the arrival of an urgent job to its call at the provider, in a process with nothing else to do.
-const WAY: Duration = Duration::from_millis(15);
 /// How long after an urgent job another one is expected.
 const LATELY: Duration = Duration::from_secs(2);
+/// How many times as long as a group took bulk rests.
+const SHARE: u32 = 4;
 /// However long a group took.
-const LONGEST_REST: Duration = Duration::from_millis(50);
+const LONGEST_REST: Duration = Duration::from_millis(200);
 /// Jobs in a group of bulk while urgent ones are expected.
-const SMALL_GROUP: usize = 20;
+const SMALL_GROUP: usize = 10;
 
 /// Shared by the two lanes of a process.
 #[derive(Debug, Default)]
@@ -42,9 +42,11 @@ impl Courtesy {
     /// Rests after a group of bulk if urgent jobs are about. The most jobs to take now, up to `max`.
     pub(crate) async fn stand_back(&self, turn: &mut Turn, max: usize) -> usize {
         let last = *self.last_urgent.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(last) = last.filter(|last| last.elapsed() < LATELY) else { return max };
+        if last.is_none_or(|last| last.elapsed() >= LATELY) {
+            return max;
+        }
         if let Some(taken) = turn.taken.take() {
-            time::sleep(rest(taken.elapsed(), last.elapsed())).await;
+            time::sleep(rest(taken.elapsed())).await;
         }
         max.min(SMALL_GROUP)
     }
@@ -57,9 +59,9 @@ impl Turn {
     }
 }
 
-/// After so much work, so long after the last urgent job was taken.
-fn rest(worked: Duration, since_urgent: Duration) -> Duration {
-    WAY.saturating_sub(since_urgent).clamp(worked, worked * 2).min(LONGEST_REST)
+/// After so much work.
+fn rest(worked: Duration) -> Duration {
+    (worked * SHARE).min(LONGEST_REST)
 }
 
 #[cfg(test)]
@@ -67,12 +69,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bulk_rests_as_long_as_it_worked_and_longer_only_while_an_urgent_job_is_on_its_way() {
+    fn bulk_rests_four_times_as_long_as_it_worked() {
         let ms = Duration::from_millis;
-        assert_eq!(rest(ms(5), ms(100)), ms(5));
-        assert_eq!(rest(ms(5), ms(0)), ms(10), "never more than twice");
-        assert_eq!(rest(ms(10), ms(0)), WAY);
-        assert_eq!(rest(ms(500), ms(0)), LONGEST_REST, "a slow database is no reason to wait longer still");
+        assert_eq!(rest(ms(5)), ms(20));
+        assert_eq!(rest(ms(500)), LONGEST_REST, "a slow database is no reason to wait longer still");
     }
 
     #[tokio::test(start_paused = true)]
@@ -86,7 +86,7 @@ mod tests {
 
         courtesy.urgent();
         assert_eq!(courtesy.stand_back(&mut turn, 100).await, SMALL_GROUP);
-        assert!(before.elapsed() >= Duration::from_millis(5), "it rested");
+        assert!(before.elapsed() >= Duration::from_millis(20), "it rested");
         let rested = Instant::now();
         assert_eq!(courtesy.stand_back(&mut turn, 100).await, SMALL_GROUP);
         assert_eq!(rested.elapsed(), Duration::ZERO, "it took nothing since");

@@ -178,9 +178,16 @@ impl Store {
         self.pool.begin().await.map_err(StoreError::Connect)
     }
 
-    /// A connection of one's own, for a hot path.
+    /// A connection of one's own.
     pub async fn connect(&self, name: &str) -> Result<PgConnection, StoreError> {
         let options = self.options.clone().application_name(&format!("campaign-dispatch {name}"));
+        PgConnection::connect_with(&options).await.map_err(StoreError::Connect)
+    }
+
+    /// A connection for a hot path: its statements are planned once, until it is told to forget the plans.
+    async fn connect_hot(&self, name: &str) -> Result<PgConnection, StoreError> {
+        let options = self.options.clone().application_name(&format!("campaign-dispatch {name}"));
+        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
         PgConnection::connect_with(&options).await.map_err(StoreError::Connect)
     }
 
