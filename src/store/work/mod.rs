@@ -37,7 +37,7 @@ pub struct Want {
     pub most: usize,
 }
 
-/// A message that this process, and nobody else, may call the provider for. Only a [claim](claim) makes one.
+/// A message that this process, and nobody else, may call the provider for. Only [`claim`] and [`through`] make one.
 #[derive(Debug)]
 #[must_use = "a claimed message must be settled or returned"]
 pub struct ClaimedMessage {
