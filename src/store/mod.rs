@@ -180,15 +180,12 @@ impl Store {
 
     /// A connection of one's own.
     pub async fn connect(&self, name: &str) -> Result<PgConnection, StoreError> {
-        let options = self.options.clone().application_name(&format!("campaign-dispatch {name}"));
-        PgConnection::connect_with(&options).await.map_err(StoreError::Connect)
+        connect(self.options.clone(), name).await
     }
 
     /// A connection for a hot path: its statements are planned once, until it is told to forget the plans.
     async fn connect_hot(&self, name: &str) -> Result<PgConnection, StoreError> {
-        let options = self.options.clone().application_name(&format!("campaign-dispatch {name}"));
-        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
-        PgConnection::connect_with(&options).await.map_err(StoreError::Connect)
+        connect(self.options.clone().options([("plan_cache_mode", "force_generic_plan")]), name).await
     }
 
     /// Brings the schema up to date.
@@ -212,6 +209,11 @@ impl Store {
     pub async fn check_schema_again(&self) -> Result<(), StoreError> {
         schema_fits(&mut *self.acquire().await?).await
     }
+}
+
+async fn connect(options: PgConnectOptions, name: &str) -> Result<PgConnection, StoreError> {
+    let options = options.application_name(&format!("campaign-dispatch {name}"));
+    PgConnection::connect_with(&options).await.map_err(StoreError::Connect)
 }
 
 /// Refuses a schema that is older or newer than this program's.
