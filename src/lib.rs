@@ -66,7 +66,7 @@ pub mod decisions {
     pub mod adr_0007_a_lease_lives_as_long_as_its_worker {}
     #[doc = include_str!("docs/0008-what-a-hold-lets-through.md")]
     pub mod adr_0008_what_a_hold_lets_through {}
-    #[doc = include_str!("docs/0009-plans-are-kept-for-a-second.md")]
+    #[doc = include_str!("docs/0009-hot-statements-go-by-index.md")]
     pub mod adr_0009_plans_are_kept_for_a_second {}
     #[doc = include_str!("docs/state-machines.md")]
     pub mod state_machines {}

@@ -183,9 +183,11 @@ impl Store {
         connect(self.options.clone(), name).await
     }
 
-    /// A connection for a hot path: its statements are planned once, until it is told to forget the plans.
+    /// A connection for a hot path: its statements are planned once, until it is told to forget the plans, and read by
+    /// index whatever the planner believes of a table's size.
     async fn connect_hot(&self, name: &str) -> Result<PgConnection, StoreError> {
-        connect(self.options.clone().options([("plan_cache_mode", "force_generic_plan")]), name).await
+        let hot = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")];
+        connect(self.options.clone().options(hot), name).await
     }
 
     /// Brings the schema up to date.

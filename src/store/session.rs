@@ -12,9 +12,8 @@ pub type Connection = PgConnection;
 /// A transaction on a [`Session`]; dropped without [`commit`], nothing happened.
 pub type Work<'a> = Transaction<'a, Postgres>;
 
-/// How long a plan is kept. Planning costs more than a small statement itself (over the partitions, milliseconds), but a
-/// plan made while a table was empty is ruinous once it is full; no table grows far within this.
-const PLANS_LAST: Duration = Duration::from_secs(1);
+/// How long a plan is kept. Planning costs more than a small statement itself: over the partitions, milliseconds.
+const PLANS_LAST: Duration = Duration::from_mins(1);
 
 /// A connection for a hot path, with its name in `pg_stat_activity`.
 #[derive(Debug)]

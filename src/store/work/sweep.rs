@@ -93,8 +93,10 @@ pub async fn unpark_hold(
 /// Uncalled work of cancelled batches, at most `most`, to be settled as cancelled.
 pub async fn of_cancelled(connection: &mut PgConnection, most: i64) -> Result<Vec<(MessageKey, i16)>, StoreError> {
     let rows = sqlx::query!(
+        // The inner limit makes it go from the batches to their work, never over all work.
         "SELECT w.batch_id, w.seq, w.attempt FROM batch b
-         JOIN work w ON w.batch_id = b.batch_id AND w.stage IN ('ready', 'parked')
+         CROSS JOIN LATERAL (SELECT w.batch_id, w.seq, w.attempt FROM work w
+                             WHERE w.batch_id = b.batch_id AND w.stage IN ('ready', 'parked') LIMIT $1) w
          WHERE b.cancelled_at > now() - interval '1 day' LIMIT $1",
         most
     )

@@ -263,6 +263,30 @@ impl World {
         batch
     }
 
+    /// Messages of a batch of their own each, as intake leaves them.
+    pub(crate) async fn jobs_of_one(&self, number: NumberId, count: i32) {
+        let mut connection = self.database.connect().await;
+        sqlx::query(
+            "WITH made AS (
+                 INSERT INTO batch (batch_id, tenant_id, producer, job_id, account_id, number_id, template_id, lane, params,
+                                    state, recipients, send_at, expires_at)
+                 SELECT overlay(b.batch_id::text PLACING lpad(to_hex(i), 12, '0') FROM 25)::uuid, 1, 'test', 'one ' || i,
+                        b.account_id, $1, b.template_id, b.lane, b.params, 'planned', 1, now(), now() + interval '1 hour'
+                 FROM generate_series(1, $2) i, (SELECT * FROM batch LIMIT 1) b
+                 RETURNING batch_id, lane
+             ), messages AS (
+                 INSERT INTO message (batch_id, seq, recipient) SELECT batch_id, 1, '+819000000000' FROM made
+             )
+             INSERT INTO work (batch_id, seq, number_id, lane, stage, turn_group, wake_at)
+             SELECT batch_id, 1, $1, lane, 'ready', uuid '00000000-0000-0000-0000-000000000000', now() FROM made",
+        )
+        .bind(number.0)
+        .bind(count)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    }
+
     /// The counts of all batches, from the rows.
     pub(crate) async fn counts(&self) -> Counts {
         counts(&mut self.database.connect().await).await
