@@ -67,7 +67,7 @@ pub mod decisions {
     #[doc = include_str!("docs/0008-what-a-hold-lets-through.md")]
     pub mod adr_0008_what_a_hold_lets_through {}
     #[doc = include_str!("docs/0009-hot-statements-go-by-index.md")]
-    pub mod adr_0009_plans_are_kept_for_a_second {}
+    pub mod adr_0009_hot_statements_go_by_index {}
     #[doc = include_str!("docs/state-machines.md")]
     pub mod state_machines {}
 }
