@@ -26,16 +26,27 @@ latencies() {
           WHERE p.at BETWEEN $1 AND $2"
 }
 
-# longest TO: the ten longest latencies until then, when in the run, and where the time went: from the publish until
-# intake had the job (the id of its batch holds that instant), until its transaction began, until the provider's call.
+# longest TO: p50, p99 and the ten longest latencies until then, when in the run, and where the time went: from the
+# publish until intake had the job (the id of its batch holds that instant), until its transaction began, until the
+# provider's call.
 longest() {
-  sql -c "SELECT string_agg(format('%s at %s s = %s + %s + %s', round(ms::numeric, 1), round(((at - first) / 1000)::numeric, 1),
-                 round((taken - at)::numeric, 1), round((begun - taken)::numeric, 1), round((called - begun)::numeric, 1)), ', ' ORDER BY ms DESC)
-          FROM (SELECT c.at - p.at AS ms, p.at, (SELECT min(at) FROM published) AS first, c.at AS called,
-                       ('x' || substr(replace(c.batch_id::text, '-', ''), 1, 12))::bit(48)::bigint AS taken,
-                       extract(epoch FROM j.created_at)::float8 * 1000 AS begun
-                FROM published p JOIN job j ON j.job_id = p.job_id JOIN call c ON c.batch_id = j.batch_id
-                WHERE p.at <= $1 ORDER BY 1 DESC LIMIT 10) longest"
+  sql -c "WITH job_ms AS (
+            SELECT c.at - p.at AS ms, (p.at - min(p.at) OVER ()) / 1000 AS second, t.taken - p.at AS intake,
+                   extract(epoch FROM j.created_at)::float8 * 1000 - t.taken AS begin,
+                   c.at - extract(epoch FROM j.created_at)::float8 * 1000 AS call
+            FROM published p JOIN job j ON j.job_id = p.job_id JOIN call c ON c.batch_id = j.batch_id,
+                 LATERAL (SELECT ('x' || substr(replace(c.batch_id::text, '-', ''), 1, 12))::bit(48)::bigint AS taken) t
+            WHERE p.at <= $1
+          ), part AS (
+            SELECT q, percentile_disc(q) WITHIN GROUP (ORDER BY intake) AS intake, percentile_disc(q) WITHIN GROUP (ORDER BY begin) AS begin,
+                   percentile_disc(q) WITHIN GROUP (ORDER BY call) AS call
+            FROM job_ms, unnest(ARRAY[0.5, 0.9, 0.99]) q GROUP BY q
+          )
+          SELECT string_agg(format('p%s of each %s, %s, %s', (q * 100)::int, round(intake::numeric, 1), round(begin::numeric, 1), round(call::numeric, 1)), '; ' ORDER BY q)
+                 || '; the longest: ' || (SELECT string_agg(format('%s at %s s = %s + %s + %s', round(ms::numeric, 1), round(second::numeric, 1),
+                      round(intake::numeric, 1), round(begin::numeric, 1), round(call::numeric, 1)), ', ' ORDER BY ms DESC)
+                    FROM (SELECT * FROM job_ms ORDER BY ms DESC LIMIT 10) longest)
+          FROM part"
 }
 
 # one_by_one NAME COUNT EVERY_MS KEY TEMPLATE: the publish times are in $WORK/NAME.
@@ -83,7 +94,7 @@ latency_of_authentication() {
   allowed=$(calc "$idle_p99 + ($idle_p99 > 50 ? $idle_p99 / 10 : 5)" %.2f)
   read -r samples p50 p99 most missing < <(latencies 0 "$busy_to")
   read -r _ _ after _ < <(latencies "$busy_to" 1e15)
-  say "the longest while busy, ms = until intake had it + until its transaction + until the call: $(longest "$busy_to")"
+  say "while busy, ms = until intake had it + until its transaction + until the call: $(longest "$busy_to")"
   read -r _ _ _ _ missing < <(latencies 0 1e15)
   ((missing == 0)) || die "$missing authentication jobs were not called for"
   NOTES="; idle: $idle_n jobs, p50 $idle_p50, p99 $idle_p99, longest $idle_max ms; while $((each * 2)) jobs were taken: $samples jobs, p50 $p50, longest $most ms"

@@ -2,9 +2,12 @@
 //! waits neither for the claim of a campaign that is under way nor for a look of its own (promise 7). What cannot be
 //! claimed this way is left to the claimer.
 
-use std::{collections::BTreeSet, rc::Rc, sync::Arc};
+use std::{collections::BTreeSet, rc::Rc, sync::Arc, time::Duration};
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -15,24 +18,43 @@ use crate::{
     store::{self, Session, StoreError, work::Want},
 };
 
+/// While urgent jobs are about, how often nothing is claimed. The database forgets the plan of a claim whenever a table
+/// in it is vacuumed, several times a minute, and planning takes longer than claiming: an empty claim pays for it.
+const REHEARSE: Duration = Duration::from_millis(25);
+/// How long after an urgent job another one is expected.
+const LATELY: Duration = Duration::from_secs(2);
+
 pub(in crate::dispatch) struct Express {
     desk: Rc<Desk>,
     session: Session,
     wakes: broadcast::Receiver<Arc<Wake>>,
+    last_claim: Option<Instant>,
+    rehearse_at: Instant,
 }
 
 impl Express {
     pub(super) fn new(desk: Rc<Desk>, wakes: broadcast::Receiver<Arc<Wake>>) -> Self {
         let session = Session::new(desk.shared.store.clone(), "express");
-        Self { desk, session, wakes }
+        Self { desk, session, wakes, last_claim: None, rehearse_at: Instant::now() }
     }
 
     /// Claims what is announced until `stop`.
     pub(in crate::dispatch) async fn run(mut self, stop: CancellationToken) {
-        while let Some(Some(numbers)) = stop.run_until_cancelled(self.announced()).await {
-            if numbers.is_empty() {
-                continue;
-            }
+        loop {
+            let is_busy = self.last_claim.is_some_and(|at| at.elapsed() < LATELY);
+            let rehearsal = time::sleep_until(self.rehearse_at);
+            let numbers = tokio::select! {
+                () = stop.cancelled() => return,
+                announced = self.announced() => match announced {
+                    Some(numbers) if numbers.is_empty() => continue,
+                    Some(numbers) => numbers,
+                    None => return,
+                },
+                () = rehearsal, if is_busy => {
+                    self.rehearse().await;
+                    continue;
+                }
+            };
             let left = match self.claim(&numbers).await {
                 Ok(left) => left,
                 Err(error) => {
@@ -44,7 +66,20 @@ impl Express {
             for number in left {
                 self.desk.shared.hunger.come(number);
             }
+            self.last_claim = Some(Instant::now());
+            self.rehearse_at = Instant::now() + REHEARSE;
         }
+    }
+
+    async fn rehearse(&mut self) {
+        let done = match self.session.connection().await {
+            Ok(connection) => store::work::claim(connection, &[], Uuid::nil(), Duration::ZERO).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            self.session.reset();
+        }
+        self.rehearse_at = Instant::now() + REHEARSE;
     }
 
     /// Numbers with urgent work, merged over all that is announced; none after the last announcement.
