@@ -7,11 +7,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Group;
 use crate::{
-    broker::{Broker, Delivery},
+    broker::{Broker, Consumer, Delivery},
     domain::{
         failure::{FailureClass, FaultScope, Reaction},
         hold::Resume,
@@ -33,6 +34,11 @@ use crate::{
 
 /// How often waiting callbacks are looked at.
 const WAITING_EVERY: Duration = Duration::from_secs(1);
+/// How often a small group is applied at most: under a light load several callbacks share a transaction all the same, and
+/// leave the database to those who wait for it.
+const SMALL_GROUP_EVERY: Duration = Duration::from_millis(50);
+/// Deliveries that are worth a transaction at once.
+const WORTH_ONE: usize = 64;
 
 /// Consumes `dispatch.callbacks` and applies what it says.
 #[derive(Debug)]
@@ -58,6 +64,12 @@ struct Event {
     failure: Option<(String, FailureClass, String, Option<u64>)>,
 }
 
+/// What is there at `not_before` or comes after it.
+async fn gathered(consumer: &mut Consumer, most: u16, not_before: Instant) -> Vec<Delivery> {
+    time::sleep_until(not_before).await;
+    consumer.next_batch(usize::from(most)).await
+}
+
 impl Applier {
     /// An applier with a database connection of its own.
     pub fn new(store: &Store, directory: Directory, providers: providers::Registry, settings: Arc<Settings>) -> Self {
@@ -69,17 +81,23 @@ impl Applier {
     pub async fn run(mut self, broker: Broker, stop: CancellationToken) {
         let settings = Arc::clone(&self.settings);
         let mut consumer = broker.consumer(broker.topology().callbacks(), settings.callbacks.prefetch);
-        let mut waiting_at = tokio::time::Instant::now();
+        let mut waiting_at = Instant::now();
+        let mut not_before = waiting_at;
         loop {
             let deliveries = tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep_until(waiting_at) => Vec::new(),
-                deliveries = consumer.next_batch(usize::from(settings.callbacks.prefetch)) => deliveries,
+                () = time::sleep_until(waiting_at) => Vec::new(),
+                deliveries = gathered(&mut consumer, settings.callbacks.prefetch, not_before) => deliveries,
             };
             if deliveries.is_empty() {
-                waiting_at = tokio::time::Instant::now() + WAITING_EVERY;
+                waiting_at = Instant::now() + WAITING_EVERY;
                 self.until_done(Self::try_waiting, &[], &stop).await;
-            } else if self.until_done(Self::try_deliveries, &deliveries, &stop).await {
+                continue;
+            }
+            if deliveries.len() < WORTH_ONE {
+                not_before = Instant::now() + SMALL_GROUP_EVERY;
+            }
+            if self.until_done(Self::try_deliveries, &deliveries, &stop).await {
                 // Without an acknowledgement the group comes again when its channel ends.
                 if fault::pass(Point::AppliedAfter).is_ok() {
                     consumer.ack(deliveries.iter().map(|delivery| delivery.tag)).await;
@@ -103,7 +121,7 @@ impl Applier {
             if stop.is_cancelled() {
                 break;
             }
-            tokio::time::sleep(PERSIST.wait_after(tries)).await;
+            time::sleep(PERSIST.wait_after(tries)).await;
         }
         false
     }

@@ -1,4 +1,4 @@
-//! What people do to campaigns: apply, run, pause, resume, archive.
+//! What people do to campaigns: apply, run, pause, resume, archive, cancel.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -253,13 +253,31 @@ pub async fn resume(means: Means<'_>, key: &str) -> Result<u64, CampaignError> {
 pub async fn archive(means: Means<'_>, key: &str) -> Result<(), CampaignError> {
     let Means { store, tenant, by, .. } = means;
     let mut work = store.begin().await?;
-    let campaign = locked(&mut work, tenant, key).await?;
-    if campaign.state != CampaignState::Archived {
-        campaigns::set_state(&mut work, campaign.id, CampaignState::Archived, &by.name).await?;
-        occurrences::skip_waiting(&mut work, campaign.id, SkipReason::Archived).await?;
-    }
+    end(&mut work, tenant, key, by).await?;
     commit(work, "archive a campaign").await?;
     Ok(())
+}
+
+/// Ends a campaign for good, and gives up what it has fired and not sent yet.
+///
+/// # Errors
+/// When there is none.
+pub async fn cancel(means: Means<'_>, key: &str) -> Result<UnderWay, CampaignError> {
+    let Means { store, tenant, by, .. } = means;
+    let mut work = store.begin().await?;
+    let campaign = end(&mut work, tenant, key, by).await?;
+    let under_way = batches::cancel_batches(&mut work, campaign.id).await?;
+    commit(work, "cancel a campaign").await?;
+    Ok(under_way)
+}
+
+async fn end(work: &mut Work<'_>, tenant: TenantId, key: &str, by: &Person) -> Result<Campaign, CampaignError> {
+    let campaign = locked(work, tenant, key).await?;
+    if campaign.state != CampaignState::Archived {
+        campaigns::set_state(work, campaign.id, CampaignState::Archived, &by.name).await?;
+        occurrences::skip_waiting(work, campaign.id, SkipReason::Archived).await?;
+    }
+    Ok(campaign)
 }
 
 async fn locked(connection: &mut Connection, tenant: TenantId, key: &str) -> Result<Campaign, CampaignError> {

@@ -15,7 +15,7 @@ mod read;
 mod tick;
 
 pub use self::{
-    change::{Change, Changed, Differences, Means, RunRequest, apply, archive, pause, resume, run},
+    change::{Change, Changed, Differences, Means, RunRequest, apply, archive, cancel, pause, resume, run},
     document::{Audience, CAMPAIGN, CampaignDocument, CampaignTemplate, Schedule, Window, WindowZone},
     read::{Definition, Flaw, read},
     tick::{Ticked, Ticker},

@@ -3,13 +3,21 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::{
     checklist::Page,
-    cli::{Common, PageArgs, client::Query, ids, output, read},
-    store::checklist::{
-        batches::BatchRow,
-        refused::{RejectedJobRow, RejectedRecipientRow},
+    cli::{
+        Common, PageArgs,
+        client::{Method, Query},
+        ids, output, read,
+    },
+    store::{
+        checklist::{
+            batches::BatchRow,
+            refused::{RejectedJobRow, RejectedRecipientRow},
+        },
+        control::{Released, Stopped},
     },
 };
 
@@ -51,6 +59,12 @@ pub(super) enum BatchesCommand {
         #[arg(value_parser = ids::batch)]
         batch: uuid::Uuid,
     },
+    /// Stop it for now
+    Pause(StopArgs),
+    /// Let it go on
+    Resume(StopArgs),
+    /// Give up what it has not sent yet, for good
+    Cancel(StopArgs),
     /// Recipients of a batch that were refused
     Rejected {
         /// Its id
@@ -59,6 +73,17 @@ pub(super) enum BatchesCommand {
         #[command(flatten)]
         page: PageArgs,
     },
+}
+
+/// Which batch, and why.
+#[derive(Debug, clap::Args)]
+pub(super) struct StopArgs {
+    /// Its id
+    #[arg(value_parser = ids::batch)]
+    batch: uuid::Uuid,
+    /// For whoever asks later
+    #[arg(long)]
+    reason: String,
 }
 
 /// Adds a pair that was given.
@@ -105,6 +130,9 @@ pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow:
             if common.json { output::json(&value) } else { show_batch(&read(&value)?) }
         }
         BatchesCommand::Watch { batch } => watch(common, batch).await,
+        BatchesCommand::Pause(args) => stop(common, "pause", &args).await,
+        BatchesCommand::Cancel(args) => stop(common, "cancel", &args).await,
+        BatchesCommand::Resume(args) => resume(common, &args).await,
         BatchesCommand::Rejected { batch, page } => {
             let value = client.get(&format!("/v1/batches/{batch}/rejected"), &page.query()).await?;
             if common.json {
@@ -117,6 +145,37 @@ pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow:
             output::more(page.next.as_deref())
         }
     }
+}
+
+async fn change(common: &Common, what: &str, args: &StopArgs) -> anyhow::Result<Value> {
+    let (path, body) = (format!("/v1/batches/{}/{what}", args.batch), json!({ "reason": args.reason }));
+    common.client()?.call(Method::POST, &path, &Query::new(), Some(&body)).await
+}
+
+async fn stop(common: &Common, what: &str, args: &StopArgs) -> anyhow::Result<()> {
+    let value = change(common, what, args).await?;
+    if common.json {
+        return output::json(&value);
+    }
+    let Stopped { waiting, calling, uncertain } = read(&value)?;
+    let fate = if what == "cancel" { "are given up" } else { "wait" };
+    output::line(&format!(
+        "{waiting} messages {fate}; {calling} were being called and may arrive, {uncertain} are uncertain"
+    ))
+}
+
+async fn resume(common: &Common, args: &StopArgs) -> anyhow::Result<()> {
+    let value = change(common, "resume", args).await?;
+    if common.json {
+        return output::json(&value);
+    }
+    let released: Released = read(&value)?;
+    let was = if released.was_paused { "goes on" } else { "was not paused" };
+    output::line(&format!("batch {} {was}", args.batch))?;
+    for hold in released.holds {
+        output::line(&format!("hold {hold} on it is still open: campaign-dispatch holds show {hold}"))?;
+    }
+    Ok(())
 }
 
 const fn gone_out(batch: &BatchRow) -> i32 {

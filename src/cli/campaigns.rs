@@ -10,7 +10,7 @@ use crate::{
     cli::{
         Common,
         client::{Client, Method, Query},
-        output, read,
+        forecast, output, read,
     },
     domain::{campaign::CampaignState, schedule::Shift},
     http::{CampaignInfo, NextFiring},
@@ -50,6 +50,11 @@ pub(super) enum CampaignsCommand {
         #[arg(long, default_value_t = 10)]
         count: u8,
     },
+    /// How many its next firing would reach, and when it would start and be through
+    Forecast {
+        /// Its key
+        key: String,
+    },
     /// Fire it now
     Run {
         /// Its key
@@ -79,8 +84,13 @@ pub(super) enum CampaignsCommand {
         /// Its key
         key: String,
     },
-    /// End it for good
+    /// End it for good; what it has fired goes on
     Archive {
+        /// Its key
+        key: String,
+    },
+    /// End it for good, and give up what it has not sent yet
+    Cancel {
         /// Its key
         key: String,
     },
@@ -93,6 +103,10 @@ pub(super) async fn run(common: &Common, command: CampaignsCommand) -> anyhow::R
         CampaignsCommand::List { all } => list(common, &client, all).await,
         CampaignsCommand::Show { key } => show(common, &client, &key).await,
         CampaignsCommand::Next { key, count } => next(common, &client, &key, count).await,
+        CampaignsCommand::Forecast { key } => {
+            let value = client.get(&path(&key, "/forecast")?, &Query::new()).await?;
+            forecast::show(common, &value)
+        }
         CampaignsCommand::Run { key, name } => {
             let fired = post(&client, &key, "run", Some(&json!({ "name": name }))).await?;
             told(common, &fired, || {
@@ -121,6 +135,15 @@ pub(super) async fn run(common: &Common, command: CampaignsCommand) -> anyhow::R
         CampaignsCommand::Archive { key } => {
             post(&client, &key, "archive", None).await?;
             told(common, &json!({ "archived": key }), || output::line(&format!("{key} never fires again")))
+        }
+        CampaignsCommand::Cancel { key } => {
+            let found = post(&client, &key, "cancel", None).await?;
+            told(common, &found, || {
+                let (batches, calling) = (&found["batches"], &found["calling"]);
+                output::line(&format!(
+                    "{key} never fires again: {batches} batches are given up, {calling} messages were being called"
+                ))
+            })
         }
     }
 }

@@ -1,8 +1,15 @@
 //! Messages and failures as tables.
 
+use serde_json::json;
+
 use crate::{
     checklist::{AdvisedFailure, Message, MessageWithAttempts, Page},
-    cli::{Common, PageArgs, batches::with, client::Query, ids, output, read},
+    cli::{
+        Common, PageArgs,
+        batches::with,
+        client::{Method, Query},
+        ids, output, read,
+    },
     domain::ids::MessageKey,
 };
 
@@ -28,6 +35,15 @@ pub(super) enum MessagesCommand {
         state: Option<String>,
         #[command(flatten)]
         page: PageArgs,
+    },
+    /// Give up one message that is not being called, for good
+    Cancel {
+        /// `<batch id>.<seq>`
+        #[arg(value_parser = ids::message)]
+        message: MessageKey,
+        /// For whoever asks later
+        #[arg(long)]
+        reason: String,
     },
     /// One message and the calls for it
     Show {
@@ -68,6 +84,12 @@ pub(super) async fn messages(common: &Common, command: MessagesCommand) -> anyho
             let page: Page<Message> = read(&value)?;
             message_table(&page.items)?;
             output::more(page.next.as_deref())
+        }
+        MessagesCommand::Cancel { message, reason } => {
+            let (path, body) = (format!("/v1/messages/{message}/cancel"), json!({ "reason": reason }));
+            client.call(Method::POST, &path, &Query::new(), Some(&body)).await?;
+            let done = json!({ "cancelled": message.to_string() });
+            if common.json { output::json(&done) } else { output::line(&format!("{message} is not sent")) }
         }
         MessagesCommand::Show { message } => {
             let value = client.get(&format!("/v1/messages/{message}"), &Query::new()).await?;

@@ -7,6 +7,7 @@ mod batches;
 mod campaigns;
 mod client;
 mod contracts;
+mod forecast;
 mod holds;
 mod ids;
 mod imports;

@@ -11,6 +11,7 @@ use crate::{
     cli::{
         Common, batches,
         client::Query,
+        forecast,
         imports::{self, ImportArgs},
         output,
     },
@@ -68,6 +69,9 @@ pub(super) struct SendArgs {
     /// Check only; store nothing
     #[arg(long, conflicts_with = "amqp")]
     dry_run: bool,
+    /// Only tell how many it would reach, and when it would start and be through
+    #[arg(long, conflicts_with_all = ["amqp", "dry_run", "watch"])]
+    forecast: bool,
     /// Publish over RabbitMQ (`AMQP_URL`) and wait for the answer
     #[arg(long)]
     amqp: bool,
@@ -87,6 +91,10 @@ pub(super) async fn run(common: &Common, args: SendArgs) -> anyhow::Result<()> {
         }
         None => from_parts(common, &args).await?,
     };
+    if args.forecast {
+        let value = common.client()?.call(Method::POST, "/v1/forecast", &Query::new(), Some(&job)).await?;
+        return forecast::show(common, &value);
+    }
     let answer = if args.amqp {
         by_broker(common, &job, args.urgent).await?
     } else {

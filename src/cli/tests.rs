@@ -15,17 +15,19 @@ fn lines() -> Vec<Vec<&'static str>> {
         "contracts --write d",
         "topology",
         "jobs rejected --limit 5",
-        "send job.json",
+        "send job.json --forecast",
         "batches list --job-id a",
         "campaigns apply c.json --dry-run",
         "campaigns list --all",
         "campaigns show spring",
         "campaigns next spring --count 3",
+        "campaigns forecast spring",
         "campaigns run spring --name n",
         "campaigns test spring --to +819012345678",
         "campaigns pause spring",
         "campaigns resume spring",
         "campaigns archive spring",
+        "campaigns cancel spring",
         "messages list failed --state failed",
         "failures --lang ja",
         "uncertain list --number +81312345678",
@@ -57,7 +59,11 @@ fn lines() -> Vec<Vec<&'static str>> {
     for command in ["batches show", "batches watch", "batches rejected", "imports show", "imports rejected"] {
         lines.push(command.split(' ').chain([ID]).collect());
     }
+    for command in ["batches pause", "batches resume", "batches cancel"] {
+        lines.push(command.split(' ').chain([ID, "--reason", "r"]).collect());
+    }
     lines.push(vec!["messages", "show", "01900000-0000-7000-8000-000000000001.1"]);
+    lines.push(vec!["messages", "cancel", "01900000-0000-7000-8000-000000000001.1", "--reason", "r"]);
     lines.push(vec!["tokens", "revoke", ID]);
     lines
 }

@@ -8,6 +8,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     task::JoinHandle,
+    time::Instant,
 };
 
 use super::{
@@ -22,6 +23,12 @@ use crate::{
         messages::{self, Change, Next, Rules},
     },
 };
+
+/// How often a small group is written at most: under a light load several outcomes share a transaction all the same, and
+/// leave the database to those who wait for it.
+const SMALL_GROUP_EVERY: Duration = Duration::from_millis(20);
+/// Changes that are worth a transaction at once.
+const WORTH_ONE: usize = 64;
 
 /// A change, with the permit of the call it comes from.
 type Unsettled = (Change, Option<OwnedSemaphorePermit>);
@@ -72,7 +79,8 @@ pub(super) fn start(
     (Settler { queue: Rc::new(std::cell::RefCell::new(Some(sender))) }, task)
 }
 
-/// While one group is being written the next one gathers, so groups grow with the load and nothing waits to fill one.
+/// While one group is being written the next one gathers, so groups grow with the load; after a small one it gathers a
+/// little longer. The first outcome after a pause is written at once.
 async fn run(
     mut session: Session,
     mut queue: mpsc::UnboundedReceiver<Unsettled>,
@@ -81,7 +89,17 @@ async fn run(
     (gates, hunger): (Arc<Gates>, Rc<Hunger>),
 ) {
     let mut taken = Vec::with_capacity(most);
+    let mut not_before = Instant::now();
     while queue.recv_many(&mut taken, most).await > 0 {
+        if taken.len() < WORTH_ONE && Instant::now() < not_before {
+            tokio::time::sleep_until(not_before).await;
+            while taken.len() < most
+                && let Ok(more) = queue.try_recv()
+            {
+                taken.push(more);
+            }
+        }
+        not_before = Instant::now() + SMALL_GROUP_EVERY;
         let (group, permits): (Vec<Change>, Vec<_>) = taken.drain(..).unzip();
         let outcome = write(&mut session, &group, rules).await;
         for hold in &outcome.holds_opened {

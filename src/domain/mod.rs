@@ -7,6 +7,7 @@ pub mod alive;
 pub mod campaign;
 pub mod canary;
 pub mod failure;
+pub mod forecast;
 pub mod health;
 pub mod hold;
 pub mod ids;

@@ -1,4 +1,4 @@
-//! Campaigns: applied, looked at, run, tested, paused, resumed, archived.
+//! Campaigns: applied, looked at, run, tested, paused, resumed, archived, cancelled.
 
 mod shown;
 
@@ -64,6 +64,11 @@ impl From<CampaignError> for ApiError {
 
 fn refused(problems: impl IntoIterator<Item = Problem>) -> ApiError {
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, problems.into_iter().collect())
+}
+
+/// A stored document that this version does not understand.
+pub(super) fn refused_document(flaws: Vec<Flaw>) -> ApiError {
+    refused(flaws.into_iter().map(told))
 }
 
 fn told(flaw: Flaw) -> Problem {
@@ -179,7 +184,7 @@ fn info(campaign: Campaign) -> CampaignInfo {
     }
 }
 
-async fn find(state: &HttpState, caller: &Caller, key: &str) -> Result<Campaign, ApiError> {
+pub(super) async fn find(state: &HttpState, caller: &Caller, key: &str) -> Result<Campaign, ApiError> {
     let found = store::campaigns::find(&mut *state.store.acquire().await?, caller.tenant, key).await?;
     found.ok_or_else(|| ApiError::not_found("campaign"))
 }
@@ -207,7 +212,7 @@ pub(super) async fn next(
     if campaign.state == CampaignState::Archived {
         return Ok(Json(Vec::new()));
     }
-    let rules = Definition::stored(campaign.document).map_err(|flaws| refused(flaws.into_iter().map(told)))?.rules;
+    let rules = Definition::stored(campaign.document).map_err(refused_document)?.rules;
     let mut after = campaign.now;
     let firings = std::iter::from_fn(|| {
         let firing = rules.next(after)?;
@@ -327,4 +332,21 @@ pub(super) async fn archive(
     campaigns::archive(means(&state, &caller, &by), &key).await?;
     tracing::warn!(token.name = caller.name, campaign.key = key, "a person archived a campaign");
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[utoipa::path(post, path = "/v1/campaigns/{key}/cancel", tag = "campaigns", params(("key" = String, Path)), responses(
+    (status = 200, body = UnderWay, description = "It never fires again, and what it has fired and not sent is given up"),
+    (status = 404, body = Errors)))]
+pub(super) async fn cancel(
+    State(state): State<HttpState>,
+    Extension(caller): Extension<Caller>,
+    Path(key): Path<String>,
+) -> Result<Json<UnderWay>, ApiError> {
+    let by = person(&caller);
+    let under_way = campaigns::cancel(means(&state, &caller, &by), &key).await?;
+    if let Some(upkeep) = &state.upkeep {
+        upkeep.sweep();
+    }
+    tracing::warn!(token.name = caller.name, campaign.key = key, "a person cancelled a campaign");
+    Ok(Json(under_way))
 }

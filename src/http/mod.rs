@@ -6,8 +6,10 @@
 mod auth;
 mod campaigns;
 mod changes;
+mod control;
 mod error;
 mod extract;
+mod forecast;
 mod jobs;
 mod lists;
 pub mod openapi;
@@ -97,7 +99,7 @@ pub fn router(state: HttpState) -> Router {
         .merge(guarded(Scope::Read, read_routes()))
         .merge(guarded(Scope::Operate, operate_routes()))
         .merge(guarded(Scope::Admin, admin_routes()))
-        .merge(guarded(Scope::Publish, Router::new().route("/v1/jobs", post(jobs::submit))))
+        .merge(guarded(Scope::Publish, publish_routes()))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN));
     Router::new()
         .merge(quick)
@@ -120,8 +122,12 @@ pub fn router(state: HttpState) -> Router {
         .with_state(state)
 }
 
+fn publish_routes() -> Router<HttpState> {
+    Router::new().route("/v1/jobs", post(jobs::submit)).route("/v1/forecast", post(forecast::of_job))
+}
+
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 22] = [
+    let routes: [(&str, MethodRouter<HttpState>); 23] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
@@ -138,6 +144,7 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/campaigns", get(campaigns::list)),
         ("/v1/campaigns/{key}", get(campaigns::show)),
         ("/v1/campaigns/{key}/next", get(campaigns::next)),
+        ("/v1/campaigns/{key}/forecast", get(forecast::of_campaign)),
         ("/v1/campaigns/{key}/occurrences", get(campaigns::occurrences)),
         ("/v1/accounts", get(changes::accounts)),
         ("/v1/accounts/{name}", get(changes::account)),
@@ -152,6 +159,10 @@ fn operate_routes() -> Router<HttpState> {
     Router::new()
         .route("/v1/holds", post(changes::open_hold))
         .route("/v1/holds/{hold}/close", post(changes::close_hold))
+        .route("/v1/batches/{batch}/pause", post(control::pause))
+        .route("/v1/batches/{batch}/resume", post(control::resume))
+        .route("/v1/batches/{batch}/cancel", post(control::cancel_batch))
+        .route("/v1/messages/{message}/cancel", post(control::cancel_message))
         .route("/v1/uncertain/resolve", post(uncertain::resolve))
         .route("/v1/campaigns/{key}", put(campaigns::apply))
         .route("/v1/campaigns/{key}/run", post(campaigns::run))
@@ -159,6 +170,7 @@ fn operate_routes() -> Router<HttpState> {
         .route("/v1/campaigns/{key}/pause", post(campaigns::pause))
         .route("/v1/campaigns/{key}/resume", post(campaigns::resume))
         .route("/v1/campaigns/{key}/archive", post(campaigns::archive))
+        .route("/v1/campaigns/{key}/cancel", post(campaigns::cancel))
 }
 
 fn admin_routes() -> Router<HttpState> {

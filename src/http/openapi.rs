@@ -8,7 +8,7 @@ use utoipa::{
     },
 };
 
-use crate::http::{campaigns, changes, jobs, lists, uncertain};
+use crate::http::{campaigns, changes, control, forecast, jobs, lists, uncertain};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -21,7 +21,8 @@ use crate::http::{campaigns, changes, jobs, lists, uncertain};
         lists::batches, lists::batch, lists::batch_rejected, lists::messages, lists::message, lists::failures,
         lists::rejected_jobs, lists::holds, lists::hold, uncertain::list, uncertain::resolve, uncertain::recover,
         campaigns::apply, campaigns::list, campaigns::show, campaigns::next, campaigns::occurrences, campaigns::run,
-        campaigns::test, campaigns::pause, campaigns::resume, campaigns::archive,
+        campaigns::test, campaigns::pause, campaigns::resume, campaigns::archive, campaigns::cancel,
+        forecast::of_job, forecast::of_campaign,        control::pause, control::resume, control::cancel_batch, control::cancel_message,
         changes::open_hold, changes::close_hold, changes::nudge_upkeep, changes::put_registry, changes::accounts,
         changes::account, changes::numbers, changes::templates, changes::template, changes::create_token,
         changes::list_tokens, changes::revoke_token,

@@ -1,8 +1,11 @@
 //! Jobs that come from our own campaigns: their batches are tied to the firings, and wait where the campaign was paused
-//! meanwhile or another person has to agree.
+//! meanwhile or another person has to agree; those of a firing that was given up are cancelled.
 
 use crate::{
-    domain::campaign::{CampaignState, JOB_PREFIX},
+    domain::{
+        campaign::{CampaignState, JOB_PREFIX},
+        ids::BatchId,
+    },
     intake::group::{Holds, Sending},
     store::{
         StoreError,
@@ -11,15 +14,15 @@ use crate::{
     },
 };
 
-/// Costs nothing for the jobs of others.
+/// Costs nothing for the jobs of others. The batches that are to be cancelled as soon as they are written.
 pub(super) async fn tie(
     connection: &mut Connection,
     new: &[&Sending<'_>],
     holds: &mut Holds,
-) -> Result<(), StoreError> {
+) -> Result<Vec<BatchId>, StoreError> {
     let fired: Vec<&&Sending<'_>> = new.iter().filter(|send| send.key.job_id.starts_with(JOB_PREFIX)).collect();
     if fired.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let jobs: Vec<_> = fired.iter().map(|send| (&send.key, send.checked.batch)).collect();
     let tied = batches::tie(connection, &jobs).await?;
@@ -34,7 +37,7 @@ pub(super) async fn tie(
             holds.entry(send.index).or_default().push(hold);
         }
     }
-    Ok(())
+    Ok(tied.iter().filter(|tied| tied.is_cancelled).map(|tied| tied.batch).collect())
 }
 
 fn wanted(tied: &Tied, send: &Sending<'_>) -> Vec<BatchHold> {

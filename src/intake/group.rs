@@ -22,7 +22,7 @@ use crate::{
     },
     settings,
     store::{
-        StoreError,
+        StoreError, control,
         jobs::{self, FirstAnswer, JobKey, NewJob},
         outbox,
         refusals::{self, RefusedJob},
@@ -109,8 +109,11 @@ pub async fn write(
     sends.sort_by(|a, b| a.key.cmp(&b.key));
     let new = take_new(&mut transaction, &sends, &mut answers).await?;
     let mut holds = open_holds(&mut transaction, snapshot, &new).await?;
-    campaign::tie(&mut transaction, &new, &mut holds).await?;
+    let given_up = campaign::tie(&mut transaction, &new, &mut holds).await?;
     rows::insert(&mut transaction, sizes, &new, &holds).await?;
+    if !given_up.is_empty() {
+        control::mark(&mut transaction, &given_up).await?;
+    }
     let mut kept = Vec::new();
     for send in &new {
         let answer = send.answer(holds.get(&send.index));

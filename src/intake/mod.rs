@@ -18,6 +18,7 @@ mod columns;
 mod courtesy;
 pub mod dead;
 mod fields;
+pub mod forecast;
 pub mod group;
 mod head;
 pub mod import;

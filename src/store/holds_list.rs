@@ -42,6 +42,9 @@ pub struct HoldRow {
     pub parked: i64,
 }
 
+/// The cause of a hold that a person opened.
+pub const PERSON: &str = "person";
+
 /// What became of a wish to close a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
@@ -118,13 +121,14 @@ pub async fn open(
     reason: &str,
 ) -> Result<HoldId, StoreError> {
     let id = sqlx::query_scalar!(
-        "INSERT INTO hold (tenant_id, scope, cause, detail, resume) VALUES ($1, $2, 'person', $3, $4)
+        "INSERT INTO hold (tenant_id, scope, cause, detail, resume) VALUES ($1, $2, $5, $3, $4)
          ON CONFLICT (scope, cause) WHERE closed_at IS NULL DO UPDATE SET detail = excluded.detail
          RETURNING id",
         tenant.map(|tenant| tenant.0),
         scope.to_string(),
         format!("{by}: {reason}"),
-        Resume::Person.as_str()
+        Resume::Person.as_str(),
+        PERSON
     )
     .fetch_one(connection)
     .await

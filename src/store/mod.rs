@@ -10,6 +10,7 @@ pub mod audit;
 pub mod callbacks;
 pub mod campaigns;
 pub mod checklist;
+pub mod control;
 pub mod holds;
 pub mod holds_list;
 pub mod imports;

@@ -12,40 +12,48 @@ pub type Connection = PgConnection;
 /// A transaction on a [`Session`]; dropped without [`commit`], nothing happened.
 pub type Work<'a> = Transaction<'a, Postgres>;
 
-/// How long a plan is kept. Planning costs more than a small statement itself: over the partitions, milliseconds.
-const PLANS_LAST: Duration = Duration::from_mins(1);
+/// How often a session looks whether a table has grown.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A connection for a hot path, with its name in `pg_stat_activity`.
+///
+/// Its plans are kept, for planning costs more than a small statement itself: over the partitions, milliseconds. But a plan
+/// made while a table was empty is ruinous once it is full, so all are forgotten when a table has doubled.
 #[derive(Debug)]
 pub struct Session {
     store: Store,
     name: &'static str,
     connection: Option<PgConnection>,
-    planned: Instant,
+    looked: Instant,
+    sizes: i64,
 }
 
 impl Session {
     /// Connects when it is first used.
     pub fn new(store: Store, name: &'static str) -> Self {
-        Self { store, name, connection: None, planned: Instant::now() }
+        Self { store, name, connection: None, looked: Instant::now(), sizes: 0 }
     }
 
     /// The connection, made if there is none.
     pub async fn connection(&mut self) -> Result<&mut Connection, StoreError> {
         if self.connection.is_none() {
             self.connection = Some(self.store.connect_hot(self.name).await?);
-            self.planned = Instant::now();
-        } else if self.planned.elapsed() > PLANS_LAST {
-            self.forget_plans().await?;
+            self.look().await?;
+        } else if self.looked.elapsed() > LOOK_EVERY {
+            self.look().await?;
         }
         self.connection.as_mut().ok_or_else(|| StoreError::Connect(sqlx::Error::WorkerCrashed))
     }
 
-    /// Plans anew what is asked from now on.
-    pub async fn forget_plans(&mut self) -> Result<(), StoreError> {
+    /// Looks at once whether the plans are still good; [`Session::connection`] does so every second.
+    pub async fn look(&mut self) -> Result<(), StoreError> {
         if let Some(connection) = &mut self.connection {
-            connection.execute("DISCARD PLANS").await.doing("forget plans")?;
-            self.planned = Instant::now();
+            let sizes = sizes(connection).await?;
+            if sizes != self.sizes {
+                connection.execute("DISCARD PLANS").await.doing("forget plans")?;
+                self.sizes = sizes;
+            }
+            self.looked = Instant::now();
         }
         Ok(())
     }
@@ -66,6 +74,17 @@ impl Session {
             self.connection = None;
         }
     }
+}
+
+/// Another number whenever a table of some size has doubled or halved.
+async fn sizes(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(floor(log(greatest(pg_relation_size(oid), 262144)::float8) / log(2::float8))), 0)::bigint AS "sizes!"
+           FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"#
+    )
+    .fetch_one(connection)
+    .await
+    .doing("read the sizes of the tables")
 }
 
 /// Ends a transaction so that what it did stays. An error may hide a commit.

@@ -1,6 +1,7 @@
 //! Campaigns: each occurrence once whoever ticks and whatever dies, and what people do to them.
 
 mod operator;
+mod stop;
 
 use std::{process::Stdio, sync::Arc, time::Duration};
 

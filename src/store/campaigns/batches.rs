@@ -32,6 +32,8 @@ pub struct Tied {
     pub approval_over: Option<i64>,
     /// Who started it.
     pub by: Person,
+    /// Whether the firing was given up meanwhile.
+    pub is_cancelled: bool,
 }
 
 /// Ties batches to the firings whose jobs they come from. The campaigns stay locked against being paused until the
@@ -59,7 +61,8 @@ pub async fn tie(connection: &mut PgConnection, jobs: &[(&JobKey, BatchId)]) -> 
            FROM unnest($1::int[], $2::text[], $3::text[], $4::uuid[]) AS u(tenant_id, producer, job_id, batch_id), campaign c
            WHERE o.tenant_id = u.tenant_id AND o.producer = u.producer AND o.job_id = u.job_id
              AND o.state = 'fired' AND c.id = o.campaign_id
-           RETURNING u.batch_id AS "batch_id!", c.key, c.state, o.approval_over, o.started_by, o.started_token"#,
+           RETURNING u.batch_id AS "batch_id!", c.key, c.state, o.approval_over, o.started_by, o.started_token,
+                     o.cancelled_at IS NOT NULL AS "is_cancelled!""#,
         &tenants,
         &producers,
         &ids,
@@ -74,6 +77,7 @@ pub async fn tie(connection: &mut PgConnection, jobs: &[(&JobKey, BatchId)]) -> 
         campaign: row.key,
         approval_over: row.approval_over,
         by: Person { name: row.started_by, token: row.started_token },
+        is_cancelled: row.is_cancelled,
     });
     Ok(tied.collect())
 }
@@ -125,10 +129,10 @@ pub async fn open_holds(connection: &mut PgConnection, holds: &[BatchHold]) -> R
     Ok(opened.collect())
 }
 
-/// What a pause found under way.
+/// What a person who stopped a campaign found under way.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct UnderWay {
-    /// Batches that wait from now on.
+    /// Batches that wait from now on, or are given up.
     pub batches: i64,
     /// Messages of them that were being called already.
     pub calling: i64,
@@ -163,6 +167,31 @@ pub async fn hold_batches(
     .await
     .doing("hold the batches of a campaign")?;
     Ok(UnderWay { batches: found.batches, calling: found.calling })
+}
+
+/// Gives up what a campaign has fired and not sent yet, also what intake takes later.
+pub async fn cancel_batches(connection: &mut PgConnection, campaign: i32) -> Result<UnderWay, StoreError> {
+    let found = sqlx::query_as!(
+        UnderWay,
+        r#"WITH given_up AS (
+               UPDATE occurrence SET cancelled_at = now()
+               WHERE campaign_id = $1 AND state = 'fired' AND cancelled_at IS NULL AND expires_at > now()
+               RETURNING batch_id
+           ), live AS MATERIALIZED (
+               SELECT g.batch_id FROM given_up g
+               WHERE EXISTS (SELECT FROM work w WHERE w.batch_id = g.batch_id AND w.stage <> 'unsure')
+                  OR EXISTS (SELECT FROM batch b WHERE b.batch_id = g.batch_id AND b.state = 'planning')
+           ), marked AS (
+               UPDATE batch b SET cancelled_at = coalesce(b.cancelled_at, now()) FROM live WHERE b.batch_id = live.batch_id
+           )
+           SELECT (SELECT count(*) FROM live) AS "batches!",
+                  (SELECT count(*) FROM work w JOIN live USING (batch_id) WHERE w.stage = 'calling') AS "calling!""#,
+        campaign
+    )
+    .fetch_one(connection)
+    .await
+    .doing("cancel the batches of a campaign")?;
+    Ok(found)
 }
 
 /// Closes those holds again; says how many.

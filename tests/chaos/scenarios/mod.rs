@@ -1,5 +1,7 @@
 //! Stories with an end of their own, each run alone: what the issues ask to be shown, and no random faults.
 
+mod batches;
+mod cron;
 mod pacing;
 mod servers;
 mod takeover;
@@ -24,7 +26,10 @@ pub(crate) async fn run(name: &str, arguments: &Arguments) -> anyhow::Result<boo
         "drain" => servers::drain(arguments).await,
         "token" => token::run(arguments).await,
         "pacing" => pacing::run(arguments).await,
-        other => anyhow::bail!("there is no scenario `{other}`: takeover, outage, drain, token, pacing"),
+        "cron" => cron::run(arguments).await,
+        "cancel" => batches::cancel(arguments).await,
+        "shares" => batches::shares(arguments).await,
+        other => anyhow::bail!("there is no scenario `{other}`: see deploy/chaos.sh"),
     }
 }
 

@@ -10,13 +10,13 @@ use crate::{
 };
 
 /// The API as a person uses it.
-struct Operator {
+pub(super) struct Operator {
     url: String,
     token: String,
 }
 
 impl Operator {
-    async fn of(home: &Home, name: &str) -> Self {
+    pub(super) async fn of(home: &Home, name: &str) -> Self {
         let request = TokenRequest {
             name: name.to_owned(),
             scopes: vec![Scope::Operate, Scope::Read],
@@ -38,16 +38,16 @@ impl Operator {
         (status, serde_json::from_str(&response.text().await.unwrap()).unwrap_or_default())
     }
 
-    async fn put(&self, document: &Value, query: &str) -> (u16, Value) {
+    pub(super) async fn put(&self, document: &Value, query: &str) -> (u16, Value) {
         let path = format!("/v1/campaigns/{}{query}", document["key"].as_str().unwrap());
         self.call(reqwest::Method::PUT, &path, Some(document)).await
     }
 
-    async fn post(&self, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub(super) async fn post(&self, path: &str, body: Option<&Value>) -> (u16, Value) {
         self.call(reqwest::Method::POST, path, body).await
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub(super) async fn get(&self, path: &str) -> Value {
         self.call(reqwest::Method::GET, path, None).await.1
     }
 }

@@ -1,0 +1,32 @@
+//! What would become of a job, for people.
+
+use crate::{
+    cli::{Common, output, read},
+    intake::forecast::Forecast,
+};
+
+/// Shows what the API answered.
+pub(super) fn show(common: &Common, value: &serde_json::Value) -> anyhow::Result<()> {
+    if common.json {
+        return output::json(value);
+    }
+    let forecast: Forecast = read(value)?;
+    let left_out: Vec<String> =
+        forecast.left_out.iter().map(|left| format!("{} {}", left.recipients, left.code)).collect();
+    let rate = forecast.rate_per_s.map_or_else(|| "without a limit".to_owned(), |rate| format!("{rate:.1} a second"));
+    let finish = forecast.finish.map_or_else(|| "as fast as the provider answers".to_owned(), output::time);
+    output::fields(&[
+        ("recipients", forecast.recipients.to_string()),
+        ("left out", left_out.join(", ")),
+        ("number", format!("{}, {rate}", forecast.number_status)),
+        ("template", forecast.template_status),
+        ("beside", format!("{} messages", forecast.beside)),
+        ("start", output::time(forecast.start)),
+        ("finish", finish),
+        ("too late", if forecast.too_late > 0 { format!("{} would expire", forecast.too_late) } else { String::new() }),
+    ])?;
+    for hold in forecast.holds {
+        output::line(&format!("it would wait for hold {} on {} ({})", hold.id, hold.scope, hold.cause))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! What a number has to send, and what of an import will not be.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{
+    domain::{forecast::Load, ids::NumberId, lane::Lane},
+    store::{Doing as _, StoreError},
+};
+
+/// Recipients that get nothing, for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct LeftOut {
+    /// Why, for machines.
+    pub code: String,
+    /// How many.
+    pub recipients: i64,
+}
+
+/// The ready work of a number by what takes turns, and batches whose messages are still being made. What waits under a
+/// hold is not among it.
+pub async fn of_number(connection: &mut PgConnection, number: NumberId) -> Result<Vec<Load>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT lane::text AS "lane!", count(*)::integer AS "messages!",
+                  greatest(extract(epoch FROM min(wake_at) - now()), 0)::float8 AS "due_s!"
+           FROM work WHERE stage = 'ready' AND number_id = $1
+           GROUP BY lane, turn_group, wake_at > now()
+           UNION ALL
+           SELECT b.lane::text, (i.good - b.recipients)::integer, greatest(extract(epoch FROM b.send_at - now()), 0)::float8
+           FROM batch b JOIN import i ON i.id = b.import_id
+           WHERE b.state = 'planning' AND b.number_id = $1 AND b.cancelled_at IS NULL"#,
+        number.0
+    )
+    .fetch_all(connection)
+    .await
+    .doing("read what a number has to send")?;
+    let loads = rows.into_iter().filter_map(|row| {
+        Some(Load {
+            lane: row.lane.parse::<Lane>().ok()?,
+            messages: u32::try_from(row.messages).ok()?,
+            due_in: Duration::try_from_secs_f64(row.due_s).unwrap_or(Duration::MAX),
+        })
+    });
+    Ok(loads.collect())
+}
+
+/// The refused rows of an import by reason, the most frequent first.
+pub async fn refused_rows(connection: &mut PgConnection, import: Uuid) -> Result<Vec<LeftOut>, StoreError> {
+    sqlx::query_as!(
+        LeftOut,
+        r#"SELECT code, count(*) AS "recipients!"
+           FROM (SELECT DISTINCT ON (row) code FROM import_rejected WHERE import_id = $1 ORDER BY row, field) first
+           GROUP BY code ORDER BY 2 DESC, 1"#,
+        import
+    )
+    .fetch_all(connection)
+    .await
+    .doing("count the refused rows of an import")
+}
