@@ -28,9 +28,9 @@ have_nginx() { command -v nginx >/dev/null && [[ -e /usr/lib/nginx/modules/ngx_h
 prepare() {
   local variables
   need_cargo
-  (cd "$CHECKOUT" && SQLX_OFFLINE=true cargo build --locked --release --quiet && SQLX_OFFLINE=true cargo build --locked --release --quiet --example load)
+  (cd "$CHECKOUT" && SQLX_OFFLINE=true cargo build --locked --release --quiet --features bench)
   BINARY=${CARGO_TARGET_DIR:-$CHECKOUT/target}/release/campaign-dispatch
-  LOAD=${CARGO_TARGET_DIR:-$CHECKOUT/target}/release/examples/load
+  LOAD=${CARGO_TARGET_DIR:-$CHECKOUT/target}/release/load
   "$CHECKOUT/deploy/services.sh" up >&2
   # Not eval "$(...)": that would hide a failure of the command.
   variables=$("$CHECKOUT/deploy/services.sh" env)

@@ -9,7 +9,7 @@ use crate::{
     checklist::Page,
     cli::{
         Common, PageArgs,
-        client::{Client, Query},
+        client::{Client, Method, Query},
         ids, output, read,
     },
     intake::import::ImportSummary,
@@ -62,6 +62,9 @@ pub(super) struct ImportArgs {
     /// Pass over columns that are no slot
     #[arg(long)]
     pub(super) ignore_unknown_columns: bool,
+    /// Go on with an import that broke off, with the same file
+    #[arg(long, value_name = "IMPORT", value_parser = ids::import)]
+    pub(super) resume: Option<uuid::Uuid>,
 }
 
 pub(super) async fn run(common: &Common, command: ImportsCommand) -> anyhow::Result<()> {
@@ -118,7 +121,9 @@ fn summary(made: &ImportSummary) -> anyhow::Result<()> {
 
 /// Sends a file, with a bar on a terminal.
 pub(super) async fn create(client: &Client, file: &Path, import: &ImportArgs) -> anyhow::Result<Value> {
+    let id = import.resume.unwrap_or_else(uuid::Uuid::now_v7);
     let mut query: Query = vec![
+        ("id", id.to_string()),
         ("business_number", import.business_number.clone()),
         ("template", import.template.clone()),
         ("language", import.language.clone()),
@@ -134,7 +139,18 @@ pub(super) async fn create(client: &Client, file: &Path, import: &ImportArgs) ->
     let told = bar.clone();
     let value = client.upload("/v1/imports", &query, file, move |bytes| told.inc(bytes)).await;
     bar.finish_and_clear();
-    value
+    match value {
+        Err(error) if is_unfinished(client, id).await => Err(error.context(format!(
+            "the file was not taken whole: the same command with --resume {id} goes on where it was"
+        ))),
+        value => value,
+    }
+}
+
+/// Whether an import waits for the rest of its file, as far as that can be asked.
+async fn is_unfinished(client: &Client, id: uuid::Uuid) -> bool {
+    let asked = client.raw(Method::GET, &format!("/v1/imports/{id}"), &Query::new(), None).await;
+    asked.map_or(true, |(status, import)| status.is_success() && import["state"] == "reading")
 }
 
 fn show(i: &ImportRow) -> anyhow::Result<()> {

@@ -148,6 +148,7 @@ async fn from_parts(common: &Common, args: &SendArgs) -> anyhow::Result<Value> {
             language: part(&args.language),
             country: args.country.clone(),
             ignore_unknown_columns: false,
+            resume: None,
         };
         let imported = imports::create(&common.client()?, file, &import).await?;
         if !common.json {

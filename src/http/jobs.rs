@@ -8,6 +8,7 @@ use axum::{
 };
 use futures_util::StreamExt as _;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use crate::{
     checklist::{self, Page},
@@ -93,6 +94,8 @@ pub(super) fn unanswered(error: SubmitError) -> ApiError {
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ImportQuery {
+    /// Names the import: a file whose sending broke off is sent again with the same id, and goes on where it was.
+    id: Option<Uuid>,
     /// The number it will be sent from. Either this or `account`.
     business_number: Option<String>,
     /// The account it will be sent from.
@@ -123,6 +126,7 @@ pub(super) async fn import(
 ) -> Result<(StatusCode, Json<ImportSummary>), ApiError> {
     state.directory.refresh().await?;
     let request = ImportRequest {
+        id: query.id,
         account: query.account,
         business_number: query.business_number.as_deref().map(checklist::with_plus),
         template: query.template,

@@ -16,8 +16,9 @@ use crate::{
         fields::storable,
         job::JobError,
         sheet::{Decoded, RowCounter, delimiter},
+        trail::Trail,
     },
-    store::imports::{BadRow, GoodRow},
+    store::imports::{BadRow, GoodRow, Place},
 };
 
 /// Rows per transaction.
@@ -25,12 +26,17 @@ const CHUNK: usize = 5000;
 /// Longest `ref`, in characters.
 const REF_CHARS: usize = 256;
 
+/// The code of a file of which only a part came.
+pub(super) const CUT_OFF: &str = "cut_off";
+
 /// Checked rows on their way to the database.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     pub(super) good: Vec<GoodRow>,
     pub(super) bad: Vec<BadRow>,
     pub(super) rows: i64,
+    /// Where the file stands after it.
+    pub(super) place: Place,
 }
 
 /// What a column holds.
@@ -53,13 +59,18 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    pub(super) fn read(&self, mut file: Decoded, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
-        let broken = |error: &dyn std::fmt::Display| vec![JobError::new("", "unreadable", error.to_string())];
-        let header = file.first_line().map_err(|error| broken(&error))?;
+    /// Reads what comes after `from`.
+    pub(super) fn read(
+        &self,
+        mut file: Decoded,
+        from: Place,
+        chunks: &mpsc::Sender<Chunk>,
+    ) -> Result<(), Vec<JobError>> {
+        let header = file.first_line().map_err(|error| vec![broken(&error)])?;
         if header.contains(|c: char| c == char::REPLACEMENT_CHARACTER || (c.is_control() && !matches!(c, '\t' | '\r')))
         {
             let reason = "the file is not text: save it as CSV, in UTF-8, UTF-16 or Shift_JIS (a workbook is not CSV)";
-            return Err(broken(&reason));
+            return Err(vec![JobError::new("", "unreadable", reason)]);
         }
         let delimiter = delimiter(header);
         let since_record = file.counter();
@@ -67,15 +78,16 @@ impl Checker {
             csv::ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(file);
         let (mut counter, mut record) = (RowCounter::default(), csv::StringRecord::new());
         let mut columns: Option<Vec<(String, Column)>> = None;
-        let mut chunk = Chunk::default();
-        while reader.read_record(&mut record).map_err(|error| broken(&error))? {
+        let (mut chunk, mut trail) = (Chunk::default(), Trail::new(from));
+        while reader.read_record(&mut record).map_err(|error| vec![unread(&error)])? {
             since_record.store(0, Ordering::Relaxed);
             let row = counter.next(reader.position().line(), &record);
+            let is_known = trail.is_known(row, &record).map_err(|error| vec![error])?;
             let Some(columns) = &columns else {
                 columns = Some(self.columns(&record)?);
                 continue;
             };
-            if record.iter().all(|cell| cell.trim().is_empty()) {
+            if is_known || record.iter().all(|cell| cell.trim().is_empty()) {
                 continue;
             }
             chunk.rows += 1;
@@ -83,16 +95,21 @@ impl Checker {
                 Ok(good) => chunk.good.push(good),
                 Err(bad) => chunk.bad.extend(bad),
             }
-            if chunk.good.len() + chunk.bad.len() >= CHUNK && chunks.blocking_send(std::mem::take(&mut chunk)).is_err()
-            {
+            if chunk.good.len() + chunk.bad.len() < CHUNK {
+                continue;
+            }
+            chunk.place = trail.place();
+            if chunks.blocking_send(std::mem::take(&mut chunk)).is_err() {
                 // The writer failed and says why.
                 return Ok(());
             }
         }
+        trail.end().map_err(|error| vec![error])?;
         if columns.is_none() {
             return Err(vec![JobError::new("", "missing_column", "the file has no header row")]);
         }
         if chunk.rows > 0 {
+            chunk.place = trail.place();
             let _writer_failed = chunks.blocking_send(chunk);
         }
         Ok(())
@@ -209,6 +226,22 @@ impl Checker {
     }
 }
 
+/// What is wrong with a file that cannot be read on.
+fn broken(error: &std::io::Error) -> JobError {
+    // What this side says of the content; everything else comes from whoever sends it.
+    if error.kind() == std::io::ErrorKind::InvalidData {
+        return JobError::new("", "unreadable", error.to_string());
+    }
+    JobError::new("", CUT_OFF, format!("only a part of the file came ({error}): import it again with the same `id`"))
+}
+
+fn unread(error: &csv::Error) -> JobError {
+    match error.kind() {
+        csv::ErrorKind::Io(error) => broken(error),
+        _ => JobError::new("", "unreadable", error.to_string()),
+    }
+}
+
 /// The cells of a row by what they mean.
 #[derive(Default)]
 struct Cells<'a> {
@@ -253,7 +286,7 @@ mod tests {
         sender.try_send(Ok(bytes::Bytes::copy_from_slice(file))).unwrap();
         drop(sender);
         let (chunks, mut made) = mpsc::channel(1);
-        checker.read(Decoded::new(pieces), &chunks)?;
+        checker.read(Decoded::new(pieces), Place::default(), &chunks)?;
         Ok(made.try_recv().unwrap())
     }
 

@@ -16,26 +16,31 @@ use uuid::Uuid;
 use crate::{
     domain::{ids::TenantId, nearest::nearest},
     intake::{
-        columns::{Checker, Chunk},
+        columns::{CUT_OFF, Checker, Chunk},
         fields::storable,
         job::JobError,
         sheet::Decoded,
+        trail::OTHER_FILE,
     },
     store::{
         Store, StoreError,
-        imports::{self, BadRow, Progress},
+        checklist::refused,
+        imports::{self, BadRow, Begun, NewImport, Progress},
         registry::{Account, RegisteredTemplate, Snapshot},
         session::{Session, commit},
     },
 };
 
 /// Refused rows a summary shows.
-const REJECTIONS_SHOWN: usize = 100;
+const REJECTIONS_SHOWN: i64 = 100;
 
 /// What a file is imported for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportRequest {
+    /// Names the import, so that a file whose sending broke off can be sent again: it goes on where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
     /// The account, by name. Either this or `business_number`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
@@ -95,13 +100,6 @@ pub enum ImportError {
     Store(#[from] StoreError),
 }
 
-impl From<BadRow> for RowRejection {
-    fn from(bad: BadRow) -> Self {
-        let BadRow { row, field, code, reason } = bad;
-        Self { row, field, code, reason }
-    }
-}
-
 fn refuse<T>(pointer: &str, code: &'static str, reason: String, near: Vec<String>) -> Result<T, ImportError> {
     Err(ImportError::Refused(vec![JobError::new(pointer, code, reason).meant(near)]))
 }
@@ -124,12 +122,24 @@ pub async fn import(
     };
     let mut session = Session::new(store.clone(), "import");
     let name = storable(&request.file_name);
-    let id = imports::insert(session.connection().await?, tenant, account.id, template.id, &name).await?;
+    let id = request.id.unwrap_or_else(Uuid::now_v7);
+    let new = NewImport { id, tenant, account: account.id, template: template.id, file_name: &name };
+    let from = match imports::begin(session.connection().await?, &new).await? {
+        Begun::Reading(from) => from,
+        Begun::Ready(progress) => return summary(&mut session, id, progress).await,
+        Begun::Failed => {
+            return refused_id("failed", "the import of this id failed: correct the file and use a new id");
+        }
+        Begun::Busy => {
+            return refused_id("busy", "the file is being read under this id this moment: try again shortly");
+        }
+        Begun::Taken => return refused_id("taken", "the id belongs to another import: use a new one"),
+    };
     let (pieces, incoming) = mpsc::channel(8);
     let (chunks, mut rows) = mpsc::channel(2);
-    let reading = tokio::task::spawn_blocking(move || checker.read(Decoded::new(incoming), &chunks));
+    let reading = tokio::task::spawn_blocking(move || checker.read(Decoded::new(incoming), from.place, &chunks));
     let writing = async {
-        let written = write(&mut session, id, &mut rows).await;
+        let written = write(&mut session, id, from, &mut rows).await;
         // A reader whose chunks nobody takes ends, and with it the feeding.
         rows.close();
         written
@@ -137,7 +147,11 @@ pub async fn import(
     let ((), written) = tokio::join!(feed(file, pieces), writing);
     let read = reading.await.unwrap_or_else(|_| Err(vec![JobError::new("", "unreadable", "could not be read")]));
     let (problem, result) = match (read, written) {
-        (Ok(()), Ok(summary)) => (None, Ok(summary)),
+        (Ok(()), Ok(progress)) => (None, Ok(progress)),
+        // Kept as far as it came: sent again with its id, it goes on.
+        (Err(problems), Ok(_)) if problems.iter().all(|problem| [CUT_OFF, OTHER_FILE].contains(&&*problem.code)) => {
+            return Err(ImportError::Refused(problems));
+        }
         (Err(problems), Ok(_)) => {
             let reasons: Vec<&str> = problems.iter().map(|p| p.reason.as_str()).collect();
             (Some(storable(&reasons.join("; "))), Err(ImportError::Refused(problems)))
@@ -149,7 +163,23 @@ pub async fn import(
         }
     };
     imports::end(session.connection().await?, id, problem.as_deref()).await?;
-    result
+    summary(&mut session, id, result?).await
+}
+
+async fn summary(session: &mut Session, id: Uuid, progress: Progress) -> Result<ImportSummary, ImportError> {
+    let Progress { rows, good, bad, .. } = progress;
+    let rejections = refused::import_rows(session.connection().await?, id, (0, ""), REJECTIONS_SHOWN).await?;
+    let rejections = rejections.into_iter().map(|row| RowRejection {
+        row: row.row,
+        field: row.field,
+        code: row.code,
+        reason: row.reason,
+    });
+    Ok(ImportSummary { id, rows, good, bad, rejections: rejections.collect() })
+}
+
+fn refused_id<T>(code: &'static str, reason: &str) -> Result<T, ImportError> {
+    refuse("/id", code, reason.to_owned(), Vec::new())
 }
 
 async fn feed(file: impl Stream<Item = io::Result<Bytes>> + Send, pieces: mpsc::Sender<io::Result<Bytes>>) {
@@ -234,9 +264,10 @@ fn accounts<'a>(
 async fn write(
     session: &mut Session,
     id: Uuid,
+    from: Progress,
     chunks: &mut mpsc::Receiver<Chunk>,
-) -> Result<ImportSummary, StoreError> {
-    let mut summary = ImportSummary { id, rows: 0, good: 0, bad: 0, rejections: Vec::new() };
+) -> Result<Progress, StoreError> {
+    let mut progress = from;
     while let Some(mut chunk) = chunks.recv().await {
         let mut work = session.begin().await?;
         let duplicates = imports::insert_rows(&mut work, id, &chunk.good).await?;
@@ -249,15 +280,12 @@ async fn write(
         }));
         imports::insert_refused(&mut work, id, &chunk.bad).await?;
         let good = i64::try_from(chunk.good.len()).unwrap_or_default() - repeated;
-        summary.rows += chunk.rows;
-        summary.good += good;
-        summary.bad += chunk.rows - good;
-        let progress = Progress { rows: summary.rows, good: summary.good, bad: summary.bad };
+        progress.rows += chunk.rows;
+        progress.good += good;
+        progress.bad += chunk.rows - good;
+        progress.place = chunk.place;
         imports::progress(&mut work, id, progress).await?;
         commit(work, "commit a chunk of an import").await?;
-        chunk.bad.sort_by_key(|bad| bad.row);
-        let room = REJECTIONS_SHOWN.saturating_sub(summary.rejections.len());
-        summary.rejections.extend(chunk.bad.into_iter().take(room).map(RowRejection::from));
     }
-    Ok(summary)
+    Ok(progress)
 }

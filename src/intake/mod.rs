@@ -31,6 +31,7 @@ mod reference;
 mod rehearsal;
 mod rows;
 mod sheet;
+mod trail;
 
 use std::{sync::Arc, time::Duration};
 

@@ -13,7 +13,7 @@ use crate::{
     fault::{self, Point},
     intake::Shared,
     store::{
-        StoreError, imports, jobs,
+        StoreError, jobs, plan,
         session::{Session, commit},
     },
 };
@@ -82,7 +82,7 @@ impl Planner {
     async fn chunk(&mut self) -> Result<(Step, Option<NumberId>), StoreError> {
         let chunk = self.shared.settings.plan_chunk;
         let mut work = self.session.begin().await?;
-        let Some(plan) = imports::take_plan(&mut work).await? else {
+        let Some(plan) = plan::take_plan(&mut work).await? else {
             return Ok((Step::Idle, None));
         };
         let made = if plan.is_cancelled {
@@ -97,10 +97,10 @@ impl Planner {
             };
             let scopes: Vec<String> = scopes.iter().map(HoldScope::to_string).collect();
             let holds = jobs::open_holds(&mut work, &scopes).await?;
-            imports::plan_chunk(&mut work, &plan, holds.first(), chunk).await?
+            plan::plan_chunk(&mut work, &plan, holds.first(), chunk).await?
         };
         let step = if made < chunk {
-            imports::finish_plan(&mut work, plan.batch).await?;
+            plan::finish_plan(&mut work, plan.batch).await?;
             Step::Finished(made)
         } else {
             Step::Made(made)

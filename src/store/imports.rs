@@ -1,15 +1,12 @@
-//! Files of recipients, and the messages that batches make of them.
+//! Files of recipients.
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 use crate::{
     domain::{
-        hold::OpenHold,
-        ids::{AccountId, BatchId, NumberId, TemplateId, TenantId},
-        lane::Lane,
+        ids::{AccountId, TemplateId, TenantId},
         template::Params,
     },
     store::{Doing as _, StoreError},
@@ -54,29 +51,76 @@ pub async fn find(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> 
     }))
 }
 
-/// Starts an import, in state `reading`, which this connection keeps alive: see [`fail_abandoned`].
-pub async fn insert(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    account: AccountId,
-    template: TemplateId,
-    file_name: &str,
-) -> Result<Uuid, StoreError> {
-    let id = sqlx::query_scalar!(
-        "INSERT INTO import (tenant_id, account_id, template_id, file_name) VALUES ($1, $2, $3, $4) RETURNING id",
-        tenant.0,
-        account.0,
-        template.0,
-        file_name
+/// What an import is for.
+#[derive(Debug, Clone)]
+pub struct NewImport<'a> {
+    /// Its id.
+    pub id: Uuid,
+    /// Who imports.
+    pub tenant: TenantId,
+    /// For this account.
+    pub account: AccountId,
+    /// And this template.
+    pub template: TemplateId,
+    /// The file's name.
+    pub file_name: &'a str,
+}
+
+/// How an upload begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It goes on from here; at the start for a new one.
+    Reading(Progress),
+    /// The file was read before.
+    Ready(Progress),
+    /// It failed before, for a reason that stays.
+    Failed,
+    /// Somebody is reading it this moment.
+    Busy,
+    /// The id belongs to something else.
+    Taken,
+}
+
+/// Starts an import, in state `reading`, or goes on with one whose process or sender died. This connection keeps it alive:
+/// see [`fail_abandoned`].
+pub async fn begin(connection: &mut PgConnection, new: &NewImport<'_>) -> Result<Begun, StoreError> {
+    sqlx::query!(
+        "INSERT INTO import (id, tenant_id, account_id, template_id, file_name) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (id) DO NOTHING",
+        new.id,
+        new.tenant.0,
+        new.account.0,
+        new.template.0,
+        new.file_name
     )
-    .fetch_one(&mut *connection)
+    .execute(&mut *connection)
     .await
     .doing("start an import")?;
-    sqlx::query!("SELECT pg_advisory_lock(hashtextextended($1::uuid::text, 0))", id)
-        .execute(connection)
-        .await
-        .doing("lock an import")?;
-    Ok(id)
+    let is_mine =
+        sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock(hashtextextended($1::uuid::text, 0)) AS "mine!""#, new.id)
+            .fetch_one(&mut *connection)
+            .await
+            .doing("lock an import")?;
+    let row = sqlx::query!(
+        r#"SELECT tenant_id = $2 AND account_id = $3 AND template_id = $4 AS "fits!", state, rows, good, bad, last_row, digest
+           FROM import WHERE id = $1"#,
+        new.id,
+        new.tenant.0,
+        new.account.0,
+        new.template.0
+    )
+    .fetch_one(connection)
+    .await
+    .doing("read how far an import is")?;
+    let place = Place { row: row.last_row, digest: row.digest.try_into().unwrap_or_default() };
+    let progress = Progress { rows: row.rows, good: row.good, bad: row.bad, place };
+    Ok(match row.state.as_str() {
+        _ if !row.fits => Begun::Taken,
+        "ready" => Begun::Ready(progress),
+        "reading" if is_mine => Begun::Reading(progress),
+        "reading" => Begun::Busy,
+        _ => Begun::Failed,
+    })
 }
 
 /// Fails imports of more than an hour ago that nobody reads any more: their process died. Says how many.
@@ -189,6 +233,15 @@ pub async fn insert_refused(connection: &mut PgConnection, import: Uuid, rows: &
     Ok(())
 }
 
+/// A place in a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its last row, as a spreadsheet counts.
+    pub row: i64,
+    /// SHA-256 of the rows up to it.
+    pub digest: [u8; 32],
+}
+
 /// How far an import is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -198,15 +251,25 @@ pub struct Progress {
     pub good: i64,
     /// Refused.
     pub bad: i64,
+    /// Up to here.
+    pub place: Place,
 }
 
 /// Says how far an import is.
 pub async fn progress(connection: &mut PgConnection, import: Uuid, progress: Progress) -> Result<(), StoreError> {
-    let Progress { rows, good, bad } = progress;
-    sqlx::query!("UPDATE import SET rows = $2, good = $3, bad = $4 WHERE id = $1", import, rows, good, bad)
-        .execute(connection)
-        .await
-        .doing("record the progress of an import")?;
+    let Progress { rows, good, bad, place } = progress;
+    sqlx::query!(
+        "UPDATE import SET rows = $2, good = $3, bad = $4, last_row = $5, digest = $6 WHERE id = $1",
+        import,
+        rows,
+        good,
+        bad,
+        place.row,
+        &place.digest
+    )
+    .execute(connection)
+    .await
+    .doing("record the progress of an import")?;
     Ok(())
 }
 
@@ -227,115 +290,5 @@ pub async fn end(connection: &mut PgConnection, import: Uuid, problem: Option<&s
     .execute(connection)
     .await
     .doing("end an import")?;
-    Ok(())
-}
-
-/// A batch whose messages are still to be made.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The batch.
-    pub batch: BatchId,
-    /// From this import.
-    pub import: Uuid,
-    /// From this number.
-    pub number: NumberId,
-    /// With this template.
-    pub template: TemplateId,
-    /// In this lane.
-    pub lane: Lane,
-    /// Rows up to this one are made.
-    pub planned_row: i64,
-    /// Not before.
-    pub send_at: DateTime<Utc>,
-    /// Not after.
-    pub expires_at: DateTime<Utc>,
-    /// Whether somebody cancelled it meanwhile.
-    pub is_cancelled: bool,
-}
-
-/// The first batch to plan that no other process is planning, locked until the transaction ends.
-pub async fn take_plan(connection: &mut PgConnection) -> Result<Option<Plan>, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT batch_id, import_id AS "import_id!", number_id, template_id, lane::text AS "lane!", planned_row,
-                  send_at, expires_at, cancelled_at IS NOT NULL AS "is_cancelled!"
-           FROM batch WHERE state = 'planning' AND import_id IS NOT NULL
-           ORDER BY batch_id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED"#
-    )
-    .fetch_optional(connection)
-    .await
-    .doing("find a batch to plan")?;
-    Ok(row.map(|row| Plan {
-        batch: BatchId(row.batch_id),
-        import: row.import_id,
-        number: NumberId(row.number_id),
-        template: TemplateId(row.template_id),
-        lane: row.lane.parse().unwrap_or(Lane::Marketing),
-        planned_row: row.planned_row,
-        send_at: row.send_at,
-        expires_at: row.expires_at,
-        is_cancelled: row.is_cancelled,
-    }))
-}
-
-/// Makes the messages of the next `chunk` rows, with their work and tally. Returns how many there were.
-pub async fn plan_chunk(
-    connection: &mut PgConnection,
-    plan: &Plan,
-    hold: Option<&OpenHold>,
-    chunk: i64,
-) -> Result<i64, StoreError> {
-    let made = sqlx::query!(
-        r#"WITH base AS (
-               SELECT coalesce(max(seq), 0) AS seq FROM message WHERE batch_id = $1
-           ), next AS MATERIALIZED (
-               SELECT row, (base.seq + row_number() OVER (ORDER BY row))::integer AS seq, recipient, ref, time_zone, params
-               FROM base, (SELECT * FROM import_row WHERE import_id = $2 AND row > $3 ORDER BY row LIMIT $4) r
-           ), worked AS (
-               INSERT INTO work (batch_id, seq, number_id, lane, stage, turn_group, wake_at, hold_id)
-               SELECT $1, seq, $5, $6::text::lane, (CASE WHEN $7::bigint IS NULL THEN 'ready' ELSE 'parked' END)::work_stage,
-                      $1, CASE WHEN $7 IS NULL THEN $9 ELSE least($8::timestamptz, $10) END, $7
-               FROM next
-           ), written AS (
-               INSERT INTO message (batch_id, seq, recipient, ref, time_zone, params)
-               SELECT $1, seq, recipient, ref, time_zone, nullif(params, '{}'::jsonb) FROM next
-           )
-           SELECT count(*) AS "count!", max(row) AS last FROM next"#,
-        plan.batch.0,
-        plan.import,
-        plan.planned_row,
-        chunk,
-        plan.number.0,
-        plan.lane.as_str(),
-        hold.map(|hold| hold.id.0),
-        hold.and_then(|hold| hold.until),
-        plan.send_at,
-        plan.expires_at
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .doing("make the messages of a batch")?;
-    let count = i32::try_from(made.count).unwrap_or(i32::MAX);
-    sqlx::query!("UPDATE batch_tally SET pending = pending + $2 WHERE batch_id = $1", plan.batch.0, count)
-        .execute(&mut *connection)
-        .await
-        .doing("count the messages of a batch")?;
-    sqlx::query!(
-        "UPDATE batch SET recipients = recipients + $2, planned_row = coalesce($3, planned_row) WHERE batch_id = $1",
-        plan.batch.0,
-        count,
-        made.last
-    )
-    .execute(connection)
-    .await
-    .doing("record how far a batch is planned")?;
-    Ok(made.count)
-}
-
-/// Says that all messages of a batch are made: from now on they are sent.
-pub async fn finish_plan(connection: &mut PgConnection, batch: BatchId) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE batch SET state = 'planned' WHERE batch_id = $1", batch.0)
-        .execute(connection)
-        .await
-        .doing("end the planning of a batch")?;
     Ok(())
 }

@@ -19,6 +19,7 @@ pub mod leases;
 pub mod messages;
 pub mod outbox;
 pub mod partitions;
+pub mod plan;
 pub mod refusals;
 pub mod registry;
 pub mod retention;

@@ -3,7 +3,7 @@
 use campaign_dispatch::{
     domain::ids::{AccountId, TemplateId, TenantId},
     registry::tokens::Scope,
-    store::imports,
+    store::imports::{self, NewImport},
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -325,7 +325,9 @@ async fn an_import_whose_process_died_fails(_: PgPoolOptions, options: PgConnect
     .unwrap();
     // One that is still read, however long it takes, is kept alive by its connection.
     let mut reading = served.store.connect("import").await.unwrap();
-    imports::insert(&mut reading, TenantId(1), AccountId(1), TemplateId(1), "long").await.unwrap();
+    let (tenant, account, template) = (TenantId(1), AccountId(1), TemplateId(1));
+    let long = NewImport { id: uuid::Uuid::now_v7(), tenant, account, template, file_name: "long" };
+    imports::begin(&mut reading, &long).await.unwrap();
     let age = "UPDATE import SET created_at = now() - interval '2 hours' WHERE file_name = 'long'";
     sqlx::query(age).execute(&mut *connection).await.unwrap();
     assert_eq!(imports::fail_abandoned(&mut connection).await.unwrap(), 1);

@@ -117,7 +117,18 @@ impl World {
     }
 
     async fn import(&self, file: &[u8], ignore: bool) -> Result<ImportSummary, ImportError> {
+        let pieces = file.chunks(7).map(|piece| Ok(bytes::Bytes::copy_from_slice(piece))).collect();
+        self.upload(None, pieces, ignore).await
+    }
+
+    async fn upload(
+        &self,
+        id: Option<uuid::Uuid>,
+        pieces: Vec<std::io::Result<bytes::Bytes>>,
+        ignore: bool,
+    ) -> Result<ImportSummary, ImportError> {
         let request = ImportRequest {
+            id,
             account: Some("main".to_owned()),
             business_number: None,
             template: "spring_offer".to_owned(),
@@ -126,7 +137,6 @@ impl World {
             country: Some("JP".to_owned()),
             ignore_unknown_columns: ignore,
         };
-        let pieces: Vec<_> = file.chunks(7).map(|piece| Ok(bytes::Bytes::copy_from_slice(piece))).collect();
         let tenant = campaign_dispatch::domain::ids::TenantId(1);
         import(&self.db.store, &self.directory.current(), tenant, &request, futures_util::stream::iter(pieces)).await
     }

@@ -52,6 +52,17 @@ impl Operator {
     }
 }
 
+/// Waits until nothing is on its way to the provider.
+pub(super) async fn all_parked(home: &Home) {
+    let mut connection = home.world.database.connect().await;
+    eventually("what waits is parked", LONG, async || {
+        let stages: Vec<String> =
+            sqlx::query_scalar("SELECT DISTINCT stage::text FROM work").fetch_all(&mut connection).await.unwrap();
+        (stages == ["parked"]).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_campaign_fires_by_the_clock_through_the_queue_to_the_provider() {
     let home = Home::start(Plan::default()).await;
@@ -116,13 +127,7 @@ async fn a_pause_holds_what_is_under_way_and_a_resume_sends_exactly_the_rest() {
     eventually("some are sent", LONG, async || (home.world.ledger().totals.accepted > 3).then_some(())).await;
     let (status, under_way) = ann.post("/v1/campaigns/slow/pause", None).await;
     assert_eq!((status, &under_way["batches"]), (200, &json!(1)), "{under_way}");
-    let mut connection = home.world.database.connect().await;
-    eventually("what waits is parked", LONG, async || {
-        let stages: Vec<String> =
-            sqlx::query_scalar("SELECT DISTINCT stage::text FROM work").fetch_all(&mut connection).await.unwrap();
-        (stages == ["parked"]).then_some(())
-    })
-    .await;
+    all_parked(&home).await;
     let sent = home.world.ledger().totals.accepted;
     assert!(sent < 30, "{sent}");
     assert_eq!(ann.post("/v1/campaigns/slow/run", None).await.0, 409, "a paused campaign is not run");
@@ -132,7 +137,6 @@ async fn a_pause_holds_what_is_under_way_and_a_resume_sends_exactly_the_rest() {
     home.states(&[("read", 30)]).await;
     let totals = home.world.ledger().totals;
     assert_eq!((totals.accepted, totals.doubled), (30, 0));
-    drop(connection);
     home.finish().await;
 }
 

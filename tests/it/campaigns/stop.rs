@@ -5,7 +5,10 @@ use std::sync::Arc;
 use campaign_dispatch::app::{self, Role};
 use serde_json::{Value, json};
 
-use super::{LONG, document, operator::Operator};
+use super::{
+    LONG, document,
+    operator::{Operator, all_parked},
+};
 use crate::{
     journey::Home,
     support::{eventually::eventually, world::Plan},
@@ -37,13 +40,7 @@ async fn a_paused_batch_waits_and_goes_on_with_exactly_the_rest() {
     let (status, stopped) = ann.post(&path("pause"), Some(&why())).await;
     assert_eq!(status, 200, "{stopped}");
     assert!(stopped["waiting"].as_i64().unwrap() > 0, "{stopped}");
-    let mut connection = home.world.database.connect().await;
-    eventually("what waits is parked", LONG, async || {
-        let stages: Vec<String> =
-            sqlx::query_scalar("SELECT DISTINCT stage::text FROM work").fetch_all(&mut connection).await.unwrap();
-        (stages == ["parked"]).then_some(())
-    })
-    .await;
+    all_parked(&home).await;
     let sent = home.world.ledger().totals.accepted;
     // A message of it is given up meanwhile: it is never called, and no second time.
     let message = format!("/v1/messages/{batch}.30/cancel");
@@ -58,7 +55,6 @@ async fn a_paused_batch_waits_and_goes_on_with_exactly_the_rest() {
     home.states(&[("cancelled", 1), ("read", 29)]).await;
     let totals = home.world.ledger().totals;
     assert_eq!((totals.accepted, totals.doubled), (29, 0));
-    drop(connection);
     home.finish().await;
 }
 

@@ -91,3 +91,37 @@ async fn a_large_marketing_batch_opens_with_a_canary_and_its_work_is_not_parked(
     assert_eq!(world.db.one::<i64>("SELECT count(*) FROM work WHERE stage <> 'ready'").await, 0);
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_broke_off_goes_on_where_it_was() {
+    let world = World::new().await;
+    let id = Some(uuid::Uuid::now_v7());
+    // Every thousandth is no number, every thousand and first stands there already.
+    let rows = (0..12_000).map(|i| match i % 1000 {
+        999 => "12,x,y\n".to_owned(),
+        998 => "+819010000000,x,y\n".to_owned(),
+        _ => format!("+8190{:08},佐藤,渋谷店\n", 10_000_000 + i),
+    });
+    let file: String = std::iter::once("to,name,shop\n".to_owned()).chain(rows).collect();
+    let piece = |text: &str| Ok(bytes::Bytes::copy_from_slice(text.as_bytes()));
+    let half = file.char_indices().nth(file.chars().count() * 6 / 10).unwrap().0;
+    let cut = vec![piece(&file[..half]), Err(std::io::ErrorKind::ConnectionReset.into())];
+    let refused = |result| match result {
+        Err(ImportError::Refused(errors)) => errors[0].code.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(world.upload(id, cut, false).await), "cut_off");
+    let kept: String = world.db.one("SELECT state || ' ' || rows FROM import").await;
+    assert_eq!(kept, "reading 5000");
+    let other = file.replace("佐藤", "鈴木");
+    assert_eq!(refused(world.upload(id, vec![piece(&other)], false).await), "other_file");
+    assert_eq!(refused(world.upload(id, vec![piece("to,name,shop\n")], false).await), "other_file");
+    let summary = world.upload(id, vec![piece(&file)], false).await.unwrap();
+    assert_eq!((summary.rows, summary.good, summary.bad), (12_000, 11_976, 24));
+    assert_eq!(summary.rejections.len(), 24);
+    let rows: i64 = world.db.one("SELECT count(*) FROM import_row").await;
+    assert_eq!(rows, 11_976);
+    // Whoever did not hear the answer asks again.
+    assert_eq!(world.upload(id, vec![piece(&file)], false).await.unwrap(), summary);
+    world.end().await;
+}
