@@ -80,7 +80,7 @@ pub(super) fn start(
 }
 
 /// While one group is being written the next one gathers, so groups grow with the load; after a small one it gathers a
-/// little longer. The first outcome after a pause is written at once.
+/// little longer. The first outcome after a pause is written at once, and so is a failure.
 async fn run(
     mut session: Session,
     mut queue: mpsc::UnboundedReceiver<Unsettled>,
@@ -91,12 +91,14 @@ async fn run(
     let mut taken = Vec::with_capacity(most);
     let mut not_before = Instant::now();
     while queue.recv_many(&mut taken, most).await > 0 {
-        if taken.len() < WORTH_ONE && Instant::now() < not_before {
-            tokio::time::sleep_until(not_before).await;
-            while taken.len() < most
-                && let Ok(more) = queue.try_recv()
-            {
-                taken.push(more);
+        // Bad news is written at once: it may stop the rest of an account.
+        while taken.len() < WORTH_ONE && taken.iter().all(|(change, _)| change.failure.is_none()) {
+            tokio::select! {
+                () = tokio::time::sleep_until(not_before) => break,
+                more = queue.recv() => match more {
+                    Some(more) => taken.push(more),
+                    None => break,
+                },
             }
         }
         not_before = Instant::now() + SMALL_GROUP_EVERY;

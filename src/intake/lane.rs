@@ -131,7 +131,9 @@ impl IntakeLane {
     async fn take(&mut self, arrivals: Vec<Arrival>, shutdown: &CancellationToken) {
         let redelivered = arrivals.iter().filter(|arrival| arrival.is_redelivered).count();
         metrics::counter!("intake_redelivered_total").increment(redelivered as u64);
-        let (snapshot, jobs) = self.check(&arrivals).await;
+        let Some((snapshot, jobs)) = self.check(&arrivals, shutdown).await else {
+            return;
+        };
         let mut waiting: Vec<(Asker, bool, Job)> = arrivals
             .into_iter()
             .zip(jobs)
@@ -161,24 +163,35 @@ impl IntakeLane {
         }
     }
 
-    /// Checks all bodies; if one names what is unknown, with the registry read again.
-    async fn check(&self, arrivals: &[Arrival]) -> (Arc<Snapshot>, Vec<Prepared>) {
-        let mut snapshot = self.shared.directory.current();
+    /// Checks all bodies; if one names what is unknown, with the registry read again: nothing is refused by a copy that may
+    /// be old, or empty where the process has just started. `None` when the process stops before it can be read.
+    async fn check(
+        &self,
+        arrivals: &[Arrival],
+        shutdown: &CancellationToken,
+    ) -> Option<(Arc<Snapshot>, Vec<Prepared>)> {
         let bodies: Vec<_> = arrivals.iter().map(|a| (a.claim.clone(), a.body.clone())).collect();
-        let mut jobs = check_all(&self.shared, &snapshot, self.road, bodies.clone()).await;
-        if jobs.iter().any(Prepared::lacks_reference) {
+        let mut tries = 0;
+        loop {
+            let snapshot = self.shared.directory.current();
+            let jobs = check_all(&self.shared, &snapshot, self.road, bodies.clone()).await;
+            if !jobs.iter().any(Prepared::lacks_reference) {
+                return Some((snapshot, jobs));
+            }
             match self.shared.directory.refresh().await {
-                Ok(true) => {
-                    snapshot = self.shared.directory.current();
-                    jobs = check_all(&self.shared, &snapshot, self.road, bodies).await;
-                }
-                Ok(false) => {}
+                // Not what `refresh` says: somebody else may have read it since this check began.
+                Ok(_) if self.shared.directory.current().version == snapshot.version => return Some((snapshot, jobs)),
+                Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the registry could not be read again; jobs are checked with the copy");
+                    tries += 1;
+                    tracing::warn!(%error, tries, "jobs that name something unknown wait for the registry to be read");
+                    tokio::select! {
+                        () = shutdown.cancelled() => return None,
+                        () = time::sleep(RETRY.wait_after(tries)) => {}
+                    }
                 }
             }
         }
-        (snapshot, jobs)
     }
 
     /// Writes a group and wakes whom it concerns. Retries what may pass, as long as it takes; what does not is tried job

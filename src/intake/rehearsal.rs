@@ -25,9 +25,14 @@ pub(super) async fn dry_run(
     let mut snapshot = shared.directory.current();
     let bodies = vec![(submission.claim.clone(), submission.body.clone())];
     let mut checked = check_all(shared, &snapshot, road, bodies.clone()).await;
-    if checked.iter().any(Prepared::lacks_reference) && shared.directory.refresh().await? {
-        snapshot = shared.directory.current();
-        checked = check_all(shared, &snapshot, road, bodies).await;
+    if checked.iter().any(Prepared::lacks_reference) {
+        shared.directory.refresh().await?;
+        // Not what `refresh` says: somebody else may have read it since the check began.
+        let newer = shared.directory.current();
+        if newer.version != snapshot.version {
+            snapshot = newer;
+            checked = check_all(shared, &snapshot, road, bodies).await;
+        }
     }
     let mut jobs: Vec<Job> = checked
         .into_iter()

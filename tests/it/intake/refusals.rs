@@ -1,12 +1,14 @@
 //! What is wrong with a job, told with its place.
 
+use std::time::Duration;
+
 use campaign_dispatch::intake::lane::Step;
 use chrono::{TimeDelta, Utc};
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
 use super::{World, accepted, job, phone, rejected, to};
-use crate::support::soon;
+use crate::support::{eventually::eventually, soon};
 
 fn with(pointer: &str, value: Value) -> Value {
     let mut body = job("1", &[to(&phone(1))]);
@@ -127,5 +129,33 @@ async fn a_huge_job_is_refused_and_its_neighbours_are_not() {
     let rows: Vec<Value> = (0..1001).map(|n| to(&phone(n))).collect();
     let answer = world.give(job("many", &rows)).await;
     assert_eq!((answer.http_status(), rejected(answer).errors[0].code.as_ref()), (413, "too_many_recipients"));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_refused_by_a_copy_of_the_registry_that_cannot_be_read_again() {
+    const ROLLBACKS: &str = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    let mut world = World::new().await;
+    // Newer than the copy, which nobody can bring up to date for a while.
+    world
+        .db
+        .run(
+            "INSERT INTO business_number (account_id, business_number, provider_number_id, status)
+                 SELECT id, '+81399990001', '2', 'connected' FROM account;
+             UPDATE registry_version SET version = version + 1; ALTER TABLE registry_version RENAME TO hidden",
+        )
+        .await;
+    let store = world.db.store.clone();
+    let before: i64 = world.db.one(ROLLBACKS).await;
+    let back = async {
+        eventually("the registry is asked for", Duration::from_mins(1), async || {
+            let now: i64 = sqlx::query_scalar(ROLLBACKS).fetch_one(store.pool()).await.unwrap();
+            (now > before).then_some(())
+        })
+        .await;
+        sqlx::raw_sql("ALTER TABLE hidden RENAME TO registry_version").execute(store.pool()).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(world.give(with("/business_number", json!("+81399990001"))), back);
+    assert_eq!(accepted(answer).accepted, 1);
     world.end().await;
 }
