@@ -313,9 +313,7 @@ pub(super) async fn resume(
 ) -> Result<Json<Resumed>, ApiError> {
     let by = person(&caller);
     let batches = campaigns::resume(means(&state, &caller, &by), &key).await?;
-    if let Some(upkeep) = &state.upkeep {
-        upkeep.sweep();
-    }
+    state.sweep();
     tracing::info!(token.name = caller.name, campaign.key = key, "a person resumed a campaign");
     Ok(Json(Resumed { batches }))
 }
@@ -344,9 +342,7 @@ pub(super) async fn cancel(
 ) -> Result<Json<UnderWay>, ApiError> {
     let by = person(&caller);
     let under_way = campaigns::cancel(means(&state, &caller, &by), &key).await?;
-    if let Some(upkeep) = &state.upkeep {
-        upkeep.sweep();
-    }
+    state.sweep();
     tracing::warn!(token.name = caller.name, campaign.key = key, "a person cancelled a campaign");
     Ok(Json(under_way))
 }

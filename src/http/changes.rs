@@ -70,21 +70,29 @@ pub(super) async fn open_hold(
 ) -> Result<(StatusCode, Json<OpenedHold>), ApiError> {
     let OpenHold { scope, reason } = json(&read(&headers, body, small(&state)).await?)?;
     let refuse = |problem| Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
-    if reason.trim().is_empty() {
-        return refuse(Problem::new("/reason", "empty", "say why, for whoever asks later"));
-    }
+    let reason = given(&reason)?;
     let scope: HoldScope = match scope.trim().parse() {
         Ok(scope) => scope,
         Err(error) => return refuse(Problem::new("/scope", "no_scope", format!("`{scope}` {error}"))),
     };
     let snapshot = current(&state).await?;
     let everybody = speaks_for_everybody(&snapshot, caller.tenant);
-    let why = (caller.name.as_str(), reason.trim());
+    let why = (caller.name.as_str(), reason);
     let Some(id) = checklist::open_hold(&state.store, &snapshot, caller.tenant, everybody, &scope, why).await? else {
         return refuse(Problem::new("/scope", "unknown", "there is no such thing that this token may hold"));
     };
     tracing::warn!(hold.id = id.0, hold.scope = %scope, token.name = caller.name, "a person opened a hold");
     Ok((StatusCode::CREATED, Json(OpenedHold { id: id.0 })))
+}
+
+/// A reason that says something.
+pub(super) fn given(reason: &str) -> Result<&str, ApiError> {
+    let reason = reason.trim();
+    if reason.is_empty() {
+        let problem = Problem::new("/reason", "empty", "say why, for whoever asks later");
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
+    }
+    Ok(reason)
 }
 
 pub(super) fn small(state: &HttpState) -> BodyLimit {
@@ -104,19 +112,14 @@ pub(super) async fn close_hold(
 ) -> Result<StatusCode, ApiError> {
     let hold = HoldId(id(&hold, "hold")?);
     let CloseHold { reason } = json(&read(&headers, body, small(&state)).await?)?;
-    if reason.trim().is_empty() {
-        let problem = Problem::new("/reason", "empty", "say why, for whoever asks later");
-        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
-    }
+    let reason = given(&reason)?;
     let everybody = speaks_for_everybody(&*current(&state).await?, caller.tenant);
     let by = campaigns::person(&caller);
-    match checklist::close_hold(&state.store, caller.tenant, everybody, hold, &by, reason.trim()).await? {
+    match checklist::close_hold(&state.store, caller.tenant, everybody, hold, &by, reason).await? {
         Closed::Now => {
             tracing::info!(hold.id = hold.0, token.name = caller.name, "a hold was closed");
             // What waits under it is given back at once.
-            if let Some(upkeep) = &state.upkeep {
-                upkeep.sweep();
-            }
+            state.sweep();
             Ok(StatusCode::NO_CONTENT)
         }
         Closed::Before => Err(ApiError::whole(StatusCode::CONFLICT, "closed_before", "this hold is closed already")),

@@ -12,11 +12,11 @@ use crate::{
     domain::ids::{BatchId, MessageKey},
     http::{
         HttpState,
-        changes::small,
+        changes::{given, small},
         error::{ApiError, Errors},
         extract::{id, json, read},
     },
-    registry::{Problem, tokens::Caller},
+    registry::tokens::Caller,
     store::control::{self, Cancelled, Released, Stopped},
 };
 
@@ -30,18 +30,7 @@ pub(super) struct Because {
 
 async fn because(state: &HttpState, headers: &HeaderMap, body: Body) -> Result<String, ApiError> {
     let Because { reason } = json(&read(headers, body, small(state)).await?)?;
-    if reason.trim().is_empty() {
-        let problem = Problem::new("/reason", "empty", "say why, for whoever asks later");
-        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
-    }
-    Ok(reason.trim().to_owned())
-}
-
-/// What waits is settled at once, if this process does that.
-fn sweep(state: &HttpState) {
-    if let Some(upkeep) = &state.upkeep {
-        upkeep.sweep();
-    }
+    Ok(given(&reason)?.to_owned())
 }
 
 #[utoipa::path(post, path = "/v1/batches/{batch}/pause", tag = "batches", params(("batch" = Uuid, Path)), request_body = Because, responses(
@@ -57,8 +46,9 @@ pub(super) async fn pause(
     let (batch, reason): (BatchId, _) = (id(&batch, "batch")?, because(&state, &headers, body).await?);
     let mut connection = state.store.acquire().await?;
     let stopped = control::pause(&mut connection, caller.tenant, batch, &caller.name, &reason).await?;
+    let stopped = stopped.ok_or_else(|| ApiError::not_found("batch"))?;
     tracing::warn!(token.name = caller.name, batch.id = %batch, reason, "a person paused a batch");
-    stopped.map(Json).ok_or_else(|| ApiError::not_found("batch"))
+    Ok(Json(stopped))
 }
 
 #[utoipa::path(post, path = "/v1/batches/{batch}/resume", tag = "batches", params(("batch" = Uuid, Path)), request_body = Because, responses(
@@ -74,9 +64,10 @@ pub(super) async fn resume(
     let (batch, reason): (BatchId, _) = (id(&batch, "batch")?, because(&state, &headers, body).await?);
     let mut connection = state.store.acquire().await?;
     let released = control::resume(&mut connection, caller.tenant, batch, &caller.name, &reason).await?;
-    sweep(&state);
+    let released = released.ok_or_else(|| ApiError::not_found("batch"))?;
+    state.sweep();
     tracing::info!(token.name = caller.name, batch.id = %batch, reason, "a person resumed a batch");
-    released.map(Json).ok_or_else(|| ApiError::not_found("batch"))
+    Ok(Json(released))
 }
 
 #[utoipa::path(post, path = "/v1/batches/{batch}/cancel", tag = "batches", params(("batch" = Uuid, Path)), request_body = Because, responses(
@@ -92,9 +83,10 @@ pub(super) async fn cancel_batch(
     let (batch, reason): (BatchId, _) = (id(&batch, "batch")?, because(&state, &headers, body).await?);
     let mut connection = state.store.acquire().await?;
     let stopped = control::cancel_batch(&mut connection, caller.tenant, batch).await?;
-    sweep(&state);
+    let stopped = stopped.ok_or_else(|| ApiError::not_found("batch"))?;
+    state.sweep();
     tracing::warn!(token.name = caller.name, batch.id = %batch, reason, "a person cancelled a batch");
-    stopped.map(Json).ok_or_else(|| ApiError::not_found("batch"))
+    Ok(Json(stopped))
 }
 
 #[utoipa::path(post, path = "/v1/messages/{message}/cancel", tag = "batches",

@@ -84,6 +84,13 @@ impl fmt::Debug for HttpState {
 }
 
 impl HttpState {
+    /// What waits is settled or given back at once, where this process does that.
+    fn sweep(&self) {
+        if let Some(upkeep) = &self.upkeep {
+            upkeep.sweep();
+        }
+    }
+
     fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.settings.body_timeout_s)
     }
