@@ -10,7 +10,10 @@ pub use super::fire::Ticked;
 use crate::{
     fault::{self, Point},
     settings,
-    store::{Session, Store, StoreError, campaigns, chain, session::commit},
+    store::{
+        Session, Store, StoreError, campaigns, chain,
+        session::{commit, forget},
+    },
 };
 
 /// Fires campaigns by the clock.
@@ -58,6 +61,7 @@ impl Ticker {
     async fn one(&mut self, tried: &[i32]) -> Result<Option<(i32, Ticked)>, StoreError> {
         let mut work = self.session.begin().await?;
         let Some(campaign) = campaigns::take_due(&mut work, tried).await? else {
+            forget(work).await?;
             return Ok(None);
         };
         let ticked = match Firing::of(&campaign, self.settings.approval_over) {

@@ -14,7 +14,7 @@ use crate::{
     intake::Shared,
     store::{
         StoreError, jobs, plan,
-        session::{Session, commit},
+        session::{Session, commit, forget},
     },
 };
 
@@ -83,6 +83,7 @@ impl Planner {
         let chunk = self.shared.settings.plan_chunk;
         let mut work = self.session.begin().await?;
         let Some(plan) = plan::take_plan(&mut work).await? else {
+            forget(work).await?;
             return Ok((Step::Idle, None));
         };
         let made = if plan.is_cancelled {

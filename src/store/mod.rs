@@ -186,9 +186,15 @@ impl Store {
     }
 
     /// A connection for a hot path: its statements are planned once, until it is told to forget the plans, and read by
-    /// index whatever the planner believes of a table's size.
+    /// index whatever the planner believes of a table's size. The locks of a process that stands still are gone before
+    /// its numbers are another's (`lease.ttl_s`), and later than any transaction waits for the broker.
     async fn connect_hot(&self, name: &str) -> Result<PgConnection, StoreError> {
-        let hot = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")];
+        let hot = [
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("jit", "off"),
+            ("idle_in_transaction_session_timeout", "8000"),
+        ];
         connect(self.options.clone().options(hot), name).await
     }
 

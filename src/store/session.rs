@@ -87,6 +87,11 @@ async fn sizes(connection: &mut PgConnection) -> Result<i64, StoreError> {
     .doing("read the sizes of the tables")
 }
 
+/// Ends a transaction that did nothing, at once: one that is merely dropped stands open until its connection is used again.
+pub async fn forget(work: Work<'_>) -> Result<(), StoreError> {
+    work.rollback().await.doing("end a look")
+}
+
 /// Ends a transaction so that what it did stays. An error may hide a commit.
 pub async fn commit(work: Work<'_>, what: &'static str) -> Result<(), StoreError> {
     let done = work.commit().await;

@@ -16,7 +16,7 @@ use crate::{
     store::{
         Store, StoreError,
         outbox::{self, Destination, OutboxMessage},
-        session::{Session, commit},
+        session::{Session, commit, forget},
     },
 };
 
@@ -109,6 +109,7 @@ impl Relay {
         let mut work = self.session.begin().await?;
         let rows = outbox::take(&mut work, ROWS).await?;
         if rows.is_empty() {
+            forget(work).await?;
             return Ok(Step::Idle);
         }
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
