@@ -6,7 +6,8 @@
 #   deploy/chaos.sh --short             about a minute, the same faults every time (deploy/test.sh runs it)
 #   deploy/chaos.sh --cluster           against a RabbitMQ cluster of three nodes, one of them killed now and then
 #   deploy/chaos.sh --points            every fault point of src/fault.rs, crashed, failed and delayed pass by pass
-#   deploy/chaos.sh --scenario NAME     one story: takeover, outage, drain, token, pacing, cron, cancel, shares
+#   deploy/chaos.sh --scenario NAME     one story: takeover, outage, drain, token, pacing, cron, cancel, shares,
+#                                       imports
 #   --dev                               the build that tests use, in place of a release build
 #
 # Servers that ran before are left running. With DATABASE_URL or AMQP_URL of others, their servers are used and never

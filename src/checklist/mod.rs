@@ -6,6 +6,7 @@
 
 mod failures;
 mod holds;
+mod imports;
 mod uncertain;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 pub use failures::{AdvisedFailure, failures};
 pub use holds::{close_hold, find_hold, list_holds, open_hold};
+pub use imports::{find_import, list_changed_cells, list_imports, list_rejected_rows};
 pub use uncertain::{ResolveRequest, Resolved, UncertainMessage, list_uncertain, resolve};
 
 use crate::{
@@ -28,7 +30,7 @@ use crate::{
             self,
             batches::{self, BatchFilter, BatchRow},
             messages::{self, AttemptRow, DecisionRow, List, MessageFilter, MessageRow},
-            refused::{self, ImportRow, RejectedImportRow, RejectedJobRow, RejectedRecipientRow},
+            refused::{self, RejectedJobRow, RejectedRecipientRow},
         },
     },
 };
@@ -327,39 +329,6 @@ pub async fn list_rejected_jobs(
     let limit = size(limit);
     let rows = refused::jobs(&mut *store.acquire().await?, tenant, key(after)?, i64::from(limit) + 1).await?;
     Ok(Page::cut(rows, limit, |row| row.id.to_string()))
-}
-
-/// A page of imports.
-pub async fn list_imports(
-    store: &Store,
-    tenant: TenantId,
-    limit: Option<u16>,
-    after: Option<&str>,
-) -> Result<Page<ImportRow>, ChecklistError> {
-    let limit = size(limit);
-    let rows = refused::imports(&mut *store.acquire().await?, tenant, key(after)?, i64::from(limit) + 1).await?;
-    Ok(Page::cut(rows, limit, |row| row.id.to_string()))
-}
-
-/// One import.
-pub async fn find_import(store: &Store, tenant: TenantId, id: Uuid) -> Result<Option<ImportRow>, ChecklistError> {
-    Ok(refused::find_import(&mut *store.acquire().await?, tenant, id).await?)
-}
-
-/// A page of the rows of an import that were refused; none when there is no such import.
-pub async fn list_rejected_rows(
-    store: &Store,
-    tenant: TenantId,
-    import: Uuid,
-    limit: Option<u16>,
-    after: Option<&str>,
-) -> Result<Option<Page<RejectedImportRow>>, ChecklistError> {
-    let (mut connection, limit) = (store.acquire().await?, size(limit));
-    if refused::find_import(&mut connection, tenant, import).await?.is_none() {
-        return Ok(None);
-    }
-    let rows = refused::import_rows(&mut connection, import, row_key(after)?, i64::from(limit) + 1).await?;
-    Ok(Some(Page::cut(rows, limit, |r| format!("{}:{}", r.row, r.field))))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 pub(super) use reqwest::Method;
 use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -82,6 +82,30 @@ impl Client {
         Ok(body)
     }
 
+    /// Writes what the server sends to `into`. Returns how many bytes that were.
+    pub(super) async fn download(
+        &self,
+        path: &str,
+        query: &Query,
+        into: &mut impl std::io::Write,
+    ) -> anyhow::Result<u64> {
+        let request = self.request(Method::GET, path)?.query(query);
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        if !response.status().is_success() {
+            let status = response.status();
+            let body: Value = response.json().await.context("the answer was cut")?;
+            return refused(status, &body);
+        }
+        let (mut content, mut bytes) = (response.bytes_stream(), 0);
+        while let Some(chunk) = content.next().await {
+            let chunk = chunk.context("the file broke off: fetch it again")?;
+            into.write_all(&chunk).context("could not write the file")?;
+            bytes += chunk.len() as u64;
+        }
+        into.flush().context("could not write the file")?;
+        Ok(bytes)
+    }
+
     fn prepared(
         &self,
         method: Method,
@@ -125,9 +149,7 @@ impl Client {
         if status.is_success() {
             return Ok((status, body));
         }
-        let told =
-            serde_json::from_value::<Errors>(body.clone()).map_or_else(|_| body.to_string(), |errors| listed(&errors));
-        bail!("refused ({status}):{told}{}", advice(status))
+        refused(status, &body)
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
@@ -137,6 +159,12 @@ impl Client {
         );
         anyhow::Error::new(error.without_url()).context(advice)
     }
+}
+
+fn refused<T>(status: StatusCode, body: &Value) -> anyhow::Result<T> {
+    let told =
+        serde_json::from_value::<Errors>(body.clone()).map_or_else(|_| body.to_string(), |errors| listed(&errors));
+    bail!("refused ({status}):{told}{}", advice(status))
 }
 
 fn http() -> anyhow::Result<reqwest::Client> {

@@ -1,9 +1,15 @@
 //! Files of recipients.
 
-use std::path::{Path, PathBuf};
+use std::{
+    convert::Infallible,
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     checklist::Page,
@@ -13,13 +19,18 @@ use crate::{
         ids, output, read,
     },
     intake::import::ImportSummary,
-    store::checklist::refused::{ImportRow, RejectedImportRow},
+    store::checklist::imports::{ChangedCellRow, ImportRow, RejectedImportRow},
 };
+
+/// How often the server is asked how far a file is.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Where there is no terminal, a line after so many.
+const LOOKS_A_LINE: u32 = 10;
 
 /// Imports.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ImportsCommand {
-    /// Send a CSV file, checked row by row with the template
+    /// Send a workbook (.xlsx) or a CSV file, checked row by row with the template
     Create {
         /// The file
         file: PathBuf,
@@ -42,6 +53,45 @@ pub(super) enum ImportsCommand {
         #[command(flatten)]
         page: PageArgs,
     },
+    /// Cells that a spreadsheet took for numbers, and what is used for them
+    Changed {
+        /// Its id
+        #[arg(value_parser = ids::import)]
+        import: uuid::Uuid,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Fetch the same file with only its bad rows and what is wrong with each
+    Report {
+        /// Its id
+        #[arg(value_parser = ids::import)]
+        import: uuid::Uuid,
+        /// Where to write it, instead of standard output
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+    /// Fetch an empty workbook with the columns of a template
+    Form {
+        #[command(flatten)]
+        of: FormArgs,
+        /// Where to write it, instead of standard output
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+}
+
+/// What a form is for.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct FormArgs {
+    /// The number it will be sent from
+    #[arg(long)]
+    business_number: String,
+    /// The template it will be sent with
+    #[arg(long)]
+    template: String,
+    /// The template's language
+    #[arg(long)]
+    language: String,
 }
 
 /// What a file is checked with.
@@ -96,7 +146,55 @@ pub(super) async fn run(common: &Common, command: ImportsCommand) -> anyhow::Res
             output::table(&["ROW", "COLUMN", "CODE", "REASON"], &page.items.iter().map(row).collect::<Vec<_>>())?;
             output::more(page.next.as_deref())
         }
+        ImportsCommand::Changed { import, page } => {
+            let value = client.get(&format!("/v1/imports/{import}/changed"), &page.query()).await?;
+            if common.json {
+                return output::json(&value);
+            }
+            let page: Page<ChangedCellRow> = read(&value)?;
+            let row = |r: &ChangedCellRow| vec![r.row.to_string(), r.field.clone(), r.given.clone(), r.used.clone()];
+            output::table(&["ROW", "COLUMN", "CELL", "USED"], &page.items.iter().map(row).collect::<Vec<_>>())?;
+            output::more(page.next.as_deref())
+        }
+        ImportsCommand::Report { import, output } => {
+            fetch(common, &client, &format!("/v1/imports/{import}/report"), &Query::new(), output.as_deref()).await
+        }
+        ImportsCommand::Form { of, output } => {
+            let query =
+                vec![("business_number", of.business_number), ("template", of.template), ("language", of.language)];
+            fetch(common, &client, "/v1/imports/form", &query, output.as_deref()).await
+        }
     }
+}
+
+/// Writes a file of the server's here.
+async fn fetch(
+    common: &Common,
+    client: &Client,
+    path: &str,
+    query: &Query,
+    output: Option<&Path>,
+) -> anyhow::Result<()> {
+    let Some(output) = output else {
+        return client.download(path, query, &mut std::io::stdout()).await.map(|_| ());
+    };
+    // Under its name only when it is whole.
+    let mut part = output.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let opened = std::fs::File::create(&part);
+    let mut file = opened.with_context(|| format!("could not write {}", part.display()))?;
+    let fetched = client.download(path, query, &mut file).await;
+    drop(file);
+    let Ok(bytes) = fetched else {
+        std::fs::remove_file(&part).ok();
+        return fetched.map(|_| ());
+    };
+    std::fs::rename(&part, output).with_context(|| format!("could not write {}", output.display()))?;
+    if common.json {
+        return output::json(&json!({ "file": output, "bytes": bytes }));
+    }
+    output::line(&format!("{}: {bytes} bytes", output.display()))
 }
 
 fn table(page: &Page<ImportRow>) -> anyhow::Result<()> {
@@ -116,6 +214,21 @@ fn summary(made: &ImportSummary) -> anyhow::Result<()> {
     for bad in &made.rejections {
         output::line(&format!("    row {}, {}: {} ({})", bad.row, bad.field, bad.reason, bad.code))?;
     }
+    advice(made.id, made.bad, made.changed)
+}
+
+/// What to look at before anything is sent.
+fn advice(import: uuid::Uuid, bad: i64, changed: i64) -> anyhow::Result<()> {
+    if bad > 0 {
+        output::line(&format!(
+            "the bad rows as a file, to be put right: campaign-dispatch imports report {import} --output FILE"
+        ))?;
+    }
+    if changed > 0 {
+        output::line(&format!(
+            "{changed} cells were numbers, not text; see what is used for them: campaign-dispatch imports changed {import}"
+        ))?;
+    }
     Ok(())
 }
 
@@ -133,17 +246,38 @@ pub(super) async fn create(client: &Client, file: &Path, import: &ImportArgs) ->
     query.extend(file.file_name().map(|name| ("file_name", name.to_string_lossy().into_owned())));
     // Draws nothing when standard error is no terminal.
     let bar = ProgressBar::new(tokio::fs::metadata(file).await.map_or(0, |m| m.len()));
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}  {bytes_per_sec}") {
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}  {msg}") {
         bar.set_style(style);
     }
     let told = bar.clone();
-    let value = client.upload("/v1/imports", &query, file, move |bytes| told.inc(bytes)).await;
+    let sending = client.upload("/v1/imports", &query, file, move |bytes| told.inc(bytes));
+    let value = tokio::select! {
+        value = sending => value,
+        never = tell(client, id, &bar) => match never {},
+    };
     bar.finish_and_clear();
     match value {
         Err(error) if is_unfinished(client, id).await => Err(error.context(format!(
             "the file was not taken whole: the same command with --resume {id} goes on where it was"
         ))),
         value => value,
+    }
+}
+
+/// Says how many rows are read: of a workbook none are before all of it has come.
+async fn tell(client: &Client, id: uuid::Uuid, bar: &ProgressBar) -> Infallible {
+    let mut looks: u32 = 0;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        looks += 1;
+        let asked = client.raw(Method::GET, &format!("/v1/imports/{id}"), &Query::new(), None).await;
+        let rows = asked.ok().and_then(|(_, import)| import["rows"].as_i64()).unwrap_or_default();
+        if !bar.is_hidden() {
+            bar.set_message(format!("{rows} rows read"));
+        } else if looks.is_multiple_of(LOOKS_A_LINE) {
+            // Beside the answer, which may be JSON; nobody may be there to read it.
+            writeln!(std::io::stderr(), "{rows} rows read").ok();
+        }
     }
 }
 
@@ -162,5 +296,5 @@ fn show(i: &ImportRow) -> anyhow::Result<()> {
         ("problem", output::maybe(i.problem.as_ref())),
         ("rows", format!("{} = {} good + {} bad", i.rows, i.good, i.bad)),
     ])?;
-    if i.bad > 0 { output::line(&format!("the bad rows: campaign-dispatch imports rejected {}", i.id)) } else { Ok(()) }
+    advice(i.id, i.bad, i.changed)
 }

@@ -4,59 +4,63 @@ use super::*;
 
 const ID: &str = "01900000-0000-7000-8000-000000000001";
 
+/// What needs no id, or one of its own.
+const PLAIN: &[&str] = &[
+    "serve --roles http,upkeep",
+    "migrate",
+    "simulate --registry r.toml",
+    "check",
+    "contracts --write d",
+    "topology",
+    "jobs rejected --limit 5",
+    "send job.json --forecast",
+    "batches list --job-id a",
+    "campaigns apply c.json --dry-run",
+    "campaigns list --all",
+    "campaigns show spring",
+    "campaigns next spring --count 3",
+    "campaigns forecast spring",
+    "campaigns run spring --name n",
+    "campaigns test spring --to +819012345678",
+    "campaigns pause spring",
+    "campaigns resume spring",
+    "campaigns archive spring",
+    "campaigns cancel spring",
+    "messages list failed --state failed",
+    "failures --lang ja",
+    "uncertain list --number +81312345678",
+    "uncertain resolve --batch 01900000-0000-7000-8000-000000000001 --as sent --reason r --evidence e --dry-run",
+    "uncertain resolve --ids-file - --as resend --reason r",
+    "recover --since 2026-01-31T09:00:00Z --dry-run",
+    "holds list --all",
+    "holds show 7",
+    "holds open everything --reason r",
+    "holds close 7 --reason r",
+    "accounts list",
+    "accounts apply r.toml",
+    "numbers list",
+    "numbers apply r.toml",
+    "numbers show +81312345678",
+    "accounts show main",
+    "templates list",
+    "templates apply r.toml",
+    "templates show spring_offer",
+    "imports list",
+    "tokens create --name n --scope read,pii",
+    "tokens list",
+];
+
 /// A line for every command: what it needs and no more.
 fn lines() -> Vec<Vec<&'static str>> {
     let import = ["--business-number", "+81312345678", "--template", "t", "--language", "ja"];
-    let mut lines: Vec<Vec<&str>> = [
-        "serve --roles http,upkeep",
-        "migrate",
-        "simulate --registry r.toml",
-        "check",
-        "contracts --write d",
-        "topology",
-        "jobs rejected --limit 5",
-        "send job.json --forecast",
-        "batches list --job-id a",
-        "campaigns apply c.json --dry-run",
-        "campaigns list --all",
-        "campaigns show spring",
-        "campaigns next spring --count 3",
-        "campaigns forecast spring",
-        "campaigns run spring --name n",
-        "campaigns test spring --to +819012345678",
-        "campaigns pause spring",
-        "campaigns resume spring",
-        "campaigns archive spring",
-        "campaigns cancel spring",
-        "messages list failed --state failed",
-        "failures --lang ja",
-        "uncertain list --number +81312345678",
-        "uncertain resolve --batch 01900000-0000-7000-8000-000000000001 --as sent --reason r --evidence e --dry-run",
-        "uncertain resolve --ids-file - --as resend --reason r",
-        "recover --since 2026-01-31T09:00:00Z --dry-run",
-        "holds list --all",
-        "holds show 7",
-        "holds open everything --reason r",
-        "holds close 7 --reason r",
-        "accounts list",
-        "accounts apply r.toml",
-        "numbers list",
-        "numbers apply r.toml",
-        "numbers show +81312345678",
-        "accounts show main",
-        "templates list",
-        "templates apply r.toml",
-        "templates show spring_offer",
-        "imports list",
-        "tokens create --name n --scope read,pii",
-        "tokens list",
-    ]
-    .iter()
-    .map(|line| line.split(' ').collect())
-    .collect();
+    let mut lines: Vec<Vec<&str>> = PLAIN.iter().map(|line| line.split(' ').collect()).collect();
     lines.push([&["imports", "create", "f.csv"][..], &import].concat());
+    lines.push([&["imports", "form"][..], &import].concat());
     lines.push([&["send", "--to", "+819012345678", "--producer", "shop"][..], &import].concat());
-    for command in ["batches show", "batches watch", "batches rejected", "imports show", "imports rejected"] {
+    for command in ["batches show", "batches watch", "batches rejected", "tokens revoke"] {
+        lines.push(command.split(' ').chain([ID]).collect());
+    }
+    for command in ["imports show", "imports rejected", "imports changed", "imports report"] {
         lines.push(command.split(' ').chain([ID]).collect());
     }
     for command in ["batches pause", "batches resume", "batches cancel"] {
@@ -64,7 +68,6 @@ fn lines() -> Vec<Vec<&'static str>> {
     }
     lines.push(vec!["messages", "show", "01900000-0000-7000-8000-000000000001.1"]);
     lines.push(vec!["messages", "cancel", "01900000-0000-7000-8000-000000000001.1", "--reason", "r"]);
-    lines.push(vec!["tokens", "revoke", ID]);
     lines
 }
 

@@ -35,6 +35,12 @@ pub enum AddressError {
     /// Not a mailbox.
     #[error("is not an e-mail address")]
     NotAMailbox,
+    /// More than one number it may have been.
+    #[error("could be more than one number once its lost + or 0 is put back: make the column text and write it whole")]
+    Ambiguous,
+    /// A spreadsheet took it for a number and lost digits.
+    #[error("was rounded by a spreadsheet and cannot be recovered: make the column text and write it whole")]
+    Rounded,
     /// Too long or with characters no provider's user id has.
     #[error("is not a user id of the channel")]
     NotAUserId,
@@ -58,6 +64,31 @@ impl Address {
             Channel::Email => parse_mailbox(text),
             Channel::Messenger | Channel::Instagram => parse_user_id(text),
         }
+    }
+
+    /// Reads the digits that a spreadsheet kept of a number, which may have lost its `+` or its leading zero.
+    ///
+    /// ```
+    /// use campaign_dispatch::domain::{Channel, address::Address};
+    /// let japan = "JP".parse().ok();
+    /// for digits in ["819012345678", "9012345678"] {
+    ///     assert_eq!(Address::recover(Channel::Whatsapp, digits, japan).unwrap().as_str(), "+819012345678");
+    /// }
+    /// ```
+    pub fn recover(channel: Channel, digits: &str, country: Option<country::Id>) -> Result<Self, AddressError> {
+        if !matches!(channel, Channel::Whatsapp | Channel::Viber) {
+            return Self::parse_in(channel, digits, None);
+        }
+        let national = country.map(|_| [digits.to_owned(), format!("0{digits}")]);
+        let mut found = None;
+        for text in national.into_iter().flatten().chain([format!("+{digits}")]) {
+            match (parse_phone(&text, country), &found) {
+                (Ok(address), Some(other)) if address != *other => return Err(AddressError::Ambiguous),
+                (Ok(address), _) => found = Some(address),
+                (Err(_), _) => {}
+            }
+        }
+        found.ok_or(AddressError::Invalid)
     }
 
     /// Trusts an address that was parsed before, as the database keeps it.

@@ -18,6 +18,7 @@ pub mod pacing;
 pub mod rate;
 pub mod retry;
 pub mod schedule;
+pub mod spreadsheet;
 pub mod template;
 pub mod uncertain;
 pub mod wake;

@@ -10,6 +10,7 @@ mod control;
 mod error;
 mod extract;
 mod forecast;
+mod imports;
 mod jobs;
 mod lists;
 pub mod openapi;
@@ -111,7 +112,7 @@ pub fn router(state: HttpState) -> Router {
     Router::new()
         .merge(quick)
         // An upload takes as long as the file is large.
-        .merge(guarded(Scope::Publish, Router::new().route("/v1/imports", post(jobs::import))))
+        .merge(guarded(Scope::Publish, Router::new().route("/v1/imports", post(imports::create))))
         .route("/healthz", get(system::alive))
         .route("/readyz", get(system::ready))
         .route("/metrics", get(system::metrics))
@@ -134,7 +135,7 @@ fn publish_routes() -> Router<HttpState> {
 }
 
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 23] = [
+    let routes: [(&str, MethodRouter<HttpState>); 26] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
@@ -143,9 +144,12 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/uncertain", get(uncertain::list)),
         ("/v1/failures", get(lists::failures)),
         ("/v1/jobs/rejected", get(lists::rejected_jobs)),
-        ("/v1/imports", get(jobs::imports)),
-        ("/v1/imports/{import}", get(jobs::find_import)),
-        ("/v1/imports/{import}/rejected", get(jobs::rejected_rows)),
+        ("/v1/imports", get(imports::list)),
+        ("/v1/imports/form", get(imports::empty_form)),
+        ("/v1/imports/{import}", get(imports::find)),
+        ("/v1/imports/{import}/rejected", get(imports::rejected_rows)),
+        ("/v1/imports/{import}/changed", get(imports::changed_cells)),
+        ("/v1/imports/{import}/report", get(imports::report)),
         ("/v1/holds", get(lists::holds)),
         ("/v1/holds/{hold}", get(lists::hold)),
         ("/v1/campaigns", get(campaigns::list)),

@@ -8,7 +8,7 @@ use utoipa::{
     },
 };
 
-use crate::http::{campaigns, changes, control, forecast, jobs, lists, uncertain};
+use crate::http::{campaigns, changes, control, forecast, imports, jobs, lists, uncertain};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -17,7 +17,8 @@ use crate::http::{campaigns, changes, control, forecast, jobs, lists, uncertain}
         description = "Send jobs in, checklists out. Every refusal has the body `Errors`; 401 without a token, 403 without the scope, 429 with Retry-After above the token's rate."
     ),
     paths(
-        jobs::submit, jobs::import, jobs::imports, jobs::find_import, jobs::rejected_rows,
+        jobs::submit, imports::create, imports::list, imports::find, imports::rejected_rows, imports::changed_cells,
+        imports::report, imports::empty_form,
         lists::batches, lists::batch, lists::batch_rejected, lists::messages, lists::message, lists::failures,
         lists::rejected_jobs, lists::holds, lists::hold, uncertain::list, uncertain::resolve, uncertain::recover,
         campaigns::apply, campaigns::list, campaigns::show, campaigns::next, campaigns::occurrences, campaigns::run,

@@ -1,24 +1,27 @@
 //! What the columns of a file mean, and whether a row of it can be used.
 
-use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::mpsc;
 
 use crate::{
     domain::{
         Channel,
-        address::Address,
+        address::{Address, AddressError},
         nearest::nearest,
+        spreadsheet::{DIGITS, Shape},
         template::{Params, Template},
     },
     intake::{
         check::address_code,
         fields::storable,
         job::JobError,
-        sheet::{Decoded, RowCounter, delimiter},
+        lines::{CsvLines, Format, Kind, Line, Lines, broken},
+        sheet::{Content, Decoded},
         trail::Trail,
+        workbook::{self, SheetLines},
     },
-    store::imports::{BadRow, GoodRow, Place},
+    store::imports::{BadRow, ChangedCell, GoodRow, Place},
 };
 
 /// Rows per transaction.
@@ -26,15 +29,16 @@ const CHUNK: usize = 5000;
 /// Longest `ref`, in characters.
 const REF_CHARS: usize = 256;
 
-/// The code of a file of which only a part came.
-pub(super) const CUT_OFF: &str = "cut_off";
-
 /// Checked rows on their way to the database.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     pub(super) good: Vec<GoodRow>,
     pub(super) bad: Vec<BadRow>,
-    pub(super) rows: i64,
+    pub(super) changed: Vec<ChangedCell>,
+    /// Every row as it stands in the file, in order.
+    pub(super) lines: Vec<(i64, csv::StringRecord)>,
+    /// With the first chunk: what the file is written in, and its header.
+    pub(super) head: Option<(Format, csv::StringRecord)>,
     /// Where the file stands after it.
     pub(super) place: Place,
 }
@@ -66,36 +70,46 @@ impl Checker {
         from: Place,
         chunks: &mpsc::Sender<Chunk>,
     ) -> Result<(), Vec<JobError>> {
-        let header = file.first_line().map_err(|error| vec![broken(&error)])?;
-        if header.contains(|c: char| c == char::REPLACEMENT_CHARACTER || (c.is_control() && !matches!(c, '\t' | '\r')))
-        {
-            let reason = "the file is not text: save it as CSV, in UTF-8, UTF-16 or Shift_JIS (a workbook is not CSV)";
-            return Err(vec![JobError::new("", "unreadable", reason)]);
+        match file.content().map_err(|error| vec![broken(&error)])? {
+            Content::Text => self.read_lines(CsvLines::new(file).map_err(|error| vec![error])?, from, chunks),
+            Content::Workbook => {
+                let mut book = workbook::keep(file).and_then(workbook::open).map_err(|error| vec![error])?;
+                let sheet = workbook::sheet(&mut book).map_err(|error| vec![error])?;
+                let lines = SheetLines::new(&mut book, &sheet).map_err(|error| vec![error])?;
+                self.read_lines(lines, from, chunks)
+            }
+            Content::OldWorkbook => {
+                let reason = "the workbook is of an old Excel or under a password: save it as .xlsx without one";
+                Err(vec![JobError::new("", "unreadable", reason)])
+            }
         }
-        let delimiter = delimiter(header);
-        let since_record = file.counter();
-        let mut reader =
-            csv::ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(file);
-        let (mut counter, mut record) = (RowCounter::default(), csv::StringRecord::new());
+    }
+
+    fn read_lines(
+        &self,
+        mut lines: impl Lines,
+        from: Place,
+        chunks: &mpsc::Sender<Chunk>,
+    ) -> Result<(), Vec<JobError>> {
+        let mut line = Line::default();
         let mut columns: Option<Vec<(String, Column)>> = None;
         let (mut chunk, mut trail) = (Chunk::default(), Trail::new(from));
-        while reader.read_record(&mut record).map_err(|error| vec![unread(&error)])? {
-            since_record.store(0, Ordering::Relaxed);
-            let row = counter.next(reader.position().line(), &record);
-            let is_known = trail.is_known(row, &record).map_err(|error| vec![error])?;
+        while lines.next(&mut line).map_err(|error| vec![error])? {
+            let is_known = trail.is_known(line.row, &line.cells).map_err(|error| vec![error])?;
             let Some(columns) = &columns else {
-                columns = Some(self.columns(&record)?);
+                columns = Some(self.columns(&line.cells)?);
+                chunk.head = Some((lines.format(), line.cells.clone()));
                 continue;
             };
-            if is_known || record.iter().all(|cell| cell.trim().is_empty()) {
+            if is_known || line.cells.iter().all(|cell| cell.trim().is_empty()) {
                 continue;
             }
-            chunk.rows += 1;
-            match self.row(row, columns, &record) {
+            match self.row(&line, columns, &mut chunk.changed) {
                 Ok(good) => chunk.good.push(good),
                 Err(bad) => chunk.bad.extend(bad),
             }
-            if chunk.good.len() + chunk.bad.len() < CHUNK {
+            chunk.lines.push((line.row, line.cells.clone()));
+            if chunk.lines.len() < CHUNK {
                 continue;
             }
             chunk.place = trail.place();
@@ -108,7 +122,7 @@ impl Checker {
         if columns.is_none() {
             return Err(vec![JobError::new("", "missing_column", "the file has no header row")]);
         }
-        if chunk.rows > 0 {
+        if !chunk.lines.is_empty() {
             chunk.place = trail.place();
             let _writer_failed = chunks.blocking_send(chunk);
         }
@@ -154,18 +168,21 @@ impl Checker {
     /// The names a column may have, slots of the body in the form that `like` has: `name` or `body.name`.
     fn column_names<'a>(&'a self, like: &str) -> impl Iterator<Item = &'a str> {
         let is_long = like.starts_with("body.");
-        let slots = self.template.slots.iter().map(move |slot| {
-            let short = slot.name.strip_prefix("body.").unwrap_or(&slot.name);
-            let is_short = !is_long && self.template.slot(short) == Some(slot);
-            if is_short { short } else { slot.name.as_str() }
-        });
+        let slots = self.template.slots.iter();
+        let slots = slots.map(move |slot| if is_long { slot.name.as_str() } else { self.template.short_name(slot) });
         ["to", "ref", "time_zone"].into_iter().chain(slots)
     }
 
-    fn row(&self, row: i64, columns: &[(String, Column)], record: &csv::StringRecord) -> Result<GoodRow, Vec<BadRow>> {
+    /// Checks a row; cells that had to be changed to be used are put to `changed`.
+    fn row(
+        &self,
+        line: &Line,
+        columns: &[(String, Column)],
+        changed: &mut Vec<ChangedCell>,
+    ) -> Result<GoodRow, Vec<BadRow>> {
         let mut faults = Faults::default();
-        let cells = self.cells(columns, record, &mut faults);
-        let address = Address::parse_in(self.channel, cells.to, self.country);
+        let mut cells = self.cells(columns, line, &mut faults);
+        let address = self.address(&mut cells);
         if let Err(error) = &address {
             faults.add("to", address_code(self.channel), error.to_string());
         }
@@ -184,36 +201,66 @@ impl Checker {
             let column = columns.iter().find(|(_, column)| matches!(column, Column::Slot(s) if *s == problem.slot));
             faults.add(column.map_or(&problem.slot, |(name, _)| name), problem.code, problem.reason);
         }
+        let row = line.row;
         match address {
-            Ok(address) if faults.0.is_empty() => Ok(GoodRow {
-                row,
-                recipient: address.as_str().to_owned(),
-                reference: cells.reference.map(str::to_owned),
-                time_zone: cells.time_zone.map(str::to_owned),
-                params: cells.params,
-            }),
+            Ok(address) if faults.0.is_empty() => {
+                let of_row = |(field, given, used): (&str, &str, String)| ChangedCell {
+                    row,
+                    field: storable(field),
+                    given: storable(given),
+                    used,
+                };
+                changed.extend(cells.changed.into_iter().map(of_row));
+                Ok(GoodRow {
+                    row,
+                    recipient: address.as_str().to_owned(),
+                    reference: cells.reference.map(str::to_owned),
+                    time_zone: cells.time_zone.map(str::to_owned),
+                    params: cells.params,
+                })
+            }
             _ => Err(faults.of_row(row)),
         }
     }
 
-    fn cells<'a>(&self, columns: &[(String, Column)], record: &'a csv::StringRecord, faults: &mut Faults) -> Cells<'a> {
+    /// Reads the address, also where a spreadsheet took it for a number.
+    fn address(&self, cells: &mut Cells<'_>) -> Result<Address, AddressError> {
+        let text = cells.to.trim();
+        let shape = if cells.is_number { Shape::digits(text) } else { Shape::of(text) };
+        match shape {
+            Shape::Text => Address::parse_in(self.channel, text, self.country),
+            Shape::Rounded => Err(AddressError::Rounded),
+            Shape::Whole(digits) => {
+                let address = Address::recover(self.channel, &digits, self.country)?;
+                cells.changed.push(("to", cells.to, address.as_str().to_owned()));
+                Ok(address)
+            }
+        }
+    }
+
+    fn cells<'a>(&self, columns: &'a [(String, Column)], line: &'a Line, faults: &mut Faults) -> Cells<'a> {
         let mut cells = Cells::default();
-        if record.len() > columns.len() {
-            let reason = format!("has {} cells, the header has {}", record.len(), columns.len());
+        if line.cells.len() > columns.len() {
+            let reason = format!("has {} cells, the header has {}", line.cells.len(), columns.len());
             faults.add("", "too_many_cells", reason);
         }
         for (index, (name, column)) in columns.iter().enumerate() {
-            let cell = record.get(index).unwrap_or_default();
-            if *column != Column::Ignored && cell.contains(['\u{fffd}', '\0']) {
-                let reason = "contains characters that are no text in the file's encoding";
-                faults.add(name, "unreadable_text", reason.to_owned());
+            if *column == Column::Ignored {
+                continue;
             }
+            let cell = line.cells.get(index).unwrap_or_default();
             let given = Some(cell.trim()).filter(|text| !text.is_empty());
+            if let Some((code, reason)) = unusable(cell, line.kind(index)) {
+                faults.add(name, code, reason.to_owned());
+            }
             match column {
-                Column::To => cells.to = cell,
+                Column::To => (cells.to, cells.is_number) = (cell, line.kind(index) == Kind::Number),
                 Column::Ref => cells.reference = given,
                 Column::TimeZone => cells.time_zone = given,
                 Column::Slot(slot) if given.is_some() => {
+                    if line.kind(index) == Kind::Number {
+                        cells.changed.push((name, cell, cell.to_owned()));
+                    }
                     cells.params.insert(slot.clone(), cell.to_owned());
                 }
                 Column::Slot(slot) if self.template.slot(slot).is_some_and(|s| s.required) => {
@@ -226,19 +273,19 @@ impl Checker {
     }
 }
 
-/// What is wrong with a file that cannot be read on.
-fn broken(error: &std::io::Error) -> JobError {
-    // What this side says of the content; everything else comes from whoever sends it.
-    if error.kind() == std::io::ErrorKind::InvalidData {
-        return JobError::new("", "unreadable", error.to_string());
-    }
-    JobError::new("", CUT_OFF, format!("only a part of the file came ({error}): import it again with the same `id`"))
-}
-
-fn unread(error: &csv::Error) -> JobError {
-    match error.kind() {
-        csv::ErrorKind::Io(error) => broken(error),
-        _ => JobError::new("", "unreadable", error.to_string()),
+/// Why a cell's text cannot be what its author sees.
+fn unusable(cell: &str, kind: Kind) -> Option<(&'static str, &'static str)> {
+    let digits = || cell.bytes().filter(u8::is_ascii_digit).count();
+    match kind {
+        Kind::Date => Some(("date_cell", "is a date: make the column text, so that it says what is to be sent")),
+        Kind::Fault => Some(("error_cell", "is a formula that failed")),
+        Kind::Number if digits() > DIGITS => {
+            Some(("rounded_number", "is a number that the spreadsheet has rounded: make the column text"))
+        }
+        Kind::Text if cell.contains(['\u{fffd}', '\0']) => {
+            Some(("unreadable_text", "contains characters that are no text in the file's encoding"))
+        }
+        Kind::Text | Kind::Number => None,
     }
 }
 
@@ -249,6 +296,10 @@ struct Cells<'a> {
     reference: Option<&'a str>,
     time_zone: Option<&'a str>,
     params: Params,
+    /// Whether the address is a cell with a number.
+    is_number: bool,
+    /// Column, what the cell holds, and what is used for it.
+    changed: Vec<(&'a str, &'a str, String)>,
 }
 
 /// What is wrong with a row: the first fault of each column.
@@ -273,15 +324,16 @@ impl Faults {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::domain::{Category, template::ParameterFormat};
 
-    fn read(file: &[u8]) -> Result<Chunk, Vec<JobError>> {
+    pub(crate) fn read(file: &[u8], country: Option<&str>) -> Result<Chunk, Vec<JobError>> {
         let body = serde_json::json!([{"type": "BODY", "text": "{{name}} at {{shop}}!"}]);
         let template = Template::parse("t", "ja", Category::Utility, ParameterFormat::Named, &body).unwrap();
-        let channel = Channel::Whatsapp;
-        let checker = Checker { channel, country: None, template: Arc::new(template), ignore_unknown_columns: false };
+        let country = country.map(|country| country.parse().unwrap());
+        let (channel, template) = (Channel::Whatsapp, Arc::new(template));
+        let checker = Checker { channel, country, template, ignore_unknown_columns: false };
         let (sender, pieces) = mpsc::channel(1);
         sender.try_send(Ok(bytes::Bytes::copy_from_slice(file))).unwrap();
         drop(sender);
@@ -292,10 +344,15 @@ mod tests {
 
     #[test]
     fn what_is_no_text_is_said_to_be_none() {
-        for file in [b"\x7fELF\x02\x01\x01\0\0\0to\n".as_slice(), b"PK\x03\x04\x14\0\x06\0", b"to\0,name\n"] {
-            let errors = read(file).unwrap_err();
+        for (file, what) in [
+            (b"\x7fELF\x02\x01\x01\0\0\0to\n".as_slice(), "not text"),
+            (b"to\0,name\n", "not text"),
+            (b"PK\x03\x04\x14\0\x06\0", "workbook cannot be read"),
+            (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old Excel"),
+        ] {
+            let errors = read(file, None).unwrap_err();
             assert_eq!((errors.len(), errors[0].code.as_ref()), (1, "unreadable"));
-            assert!(errors[0].reason.contains("not text"), "{}", errors[0].reason);
+            assert!(errors[0].reason.contains(what), "{}", errors[0].reason);
         }
     }
 
@@ -303,7 +360,7 @@ mod tests {
     fn a_column_is_called_as_the_header_calls_it() {
         for (header, name) in [("to,name", "name"), ("to,body.name", "body.name")] {
             for (cell, code) in [("", "missing_slot"), ("a\tb", "ill_formed")] {
-                let chunk = read(format!("{header}\n+819012345678,{cell}\n").as_bytes()).unwrap();
+                let chunk = read(format!("{header}\n+819012345678,{cell}\n").as_bytes(), None).unwrap();
                 let bad = chunk.bad.iter().map(|bad| (bad.field.as_str(), bad.code.as_str()));
                 assert_eq!(bad.collect::<Vec<_>>(), [(name, code)], "{header}");
             }
@@ -313,10 +370,22 @@ mod tests {
     #[test]
     fn a_wrong_column_suggests_what_the_header_may_say() {
         for (given, meant) in [("nam", "name"), ("body.nam", "body.name"), ("timezone", "time_zone")] {
-            let errors = read(format!("to,{given}\n").as_bytes()).unwrap_err();
+            let errors = read(format!("to,{given}\n").as_bytes(), None).unwrap_err();
             assert_eq!(errors[0].did_you_mean.first().map(String::as_str), Some(meant), "{errors:?}");
         }
-        let errors = read(b"to,name,body.name\n").unwrap_err();
+        let errors = read(b"to,name,body.name\n", None).unwrap_err();
         assert_eq!(errors[0].code, "duplicate_column");
+    }
+
+    #[test]
+    fn numbers_that_went_through_a_spreadsheet_are_recovered_or_refused() {
+        let file = b"to,name\n819012345678.0,a\n8.19012345679E+11,b\n8.19E+11,c\n9012345670.0,d\n";
+        let chunk = read(file, Some("JP")).unwrap();
+        let good = chunk.good.iter().map(|good| (good.row, good.recipient.as_str()));
+        assert_eq!(good.collect::<Vec<_>>(), [(2, "+819012345678"), (3, "+819012345679"), (5, "+819012345670")]);
+        let changed = chunk.changed.last().map(|cell| (cell.row, cell.given.as_str(), cell.used.as_str()));
+        assert_eq!(changed, Some((5, "9012345670.0", "+819012345670")));
+        assert_eq!((chunk.bad.len(), chunk.bad[0].row), (1, 4));
+        assert!(chunk.bad[0].reason.contains("rounded"), "{:?}", chunk.bad);
     }
 }

@@ -3,12 +3,13 @@
 //! A blocking thread decodes, parses and checks, phone numbers above all; this side writes chunks meanwhile. Neither holds
 //! more than a few chunks, however large the file is.
 
-use std::{io, sync::Arc};
+use std::{collections::HashSet, io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, pin_mut};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -16,15 +17,15 @@ use uuid::Uuid;
 use crate::{
     domain::{ids::TenantId, nearest::nearest},
     intake::{
-        columns::{CUT_OFF, Checker, Chunk},
+        columns::{Checker, Chunk},
         fields::storable,
         job::JobError,
+        lines::CUT_OFF,
         sheet::Decoded,
         trail::OTHER_FILE,
     },
     store::{
-        Store, StoreError,
-        checklist::refused,
+        Store, StoreError, checklist,
         imports::{self, BadRow, Begun, NewImport, Progress},
         registry::{Account, RegisteredTemplate, Snapshot},
         session::{Session, commit},
@@ -72,6 +73,9 @@ pub struct ImportSummary {
     pub good: i64,
     /// Refused.
     pub bad: i64,
+    /// Cells of usable rows that a spreadsheet took for numbers, and what is used for them: see them before you send.
+    #[serde(default)]
+    pub changed: i64,
     /// Why, of the first of them.
     pub rejections: Vec<RowRejection>,
 }
@@ -104,7 +108,8 @@ fn refuse<T>(pointer: &str, code: &'static str, reason: String, near: Vec<String
     Err(ImportError::Refused(vec![JobError::new(pointer, code, reason).meant(near)]))
 }
 
-/// Imports a CSV file: UTF-8, UTF-16 or Shift_JIS, by comma, semicolon or tab, columns by the names in its first row.
+/// Imports a workbook (.xlsx), or a CSV file in UTF-8, UTF-16 or Shift_JIS by comma, semicolon or tab; columns by the names
+/// in its first row.
 pub async fn import(
     store: &Store,
     snapshot: &Snapshot,
@@ -167,15 +172,16 @@ pub async fn import(
 }
 
 async fn summary(session: &mut Session, id: Uuid, progress: Progress) -> Result<ImportSummary, ImportError> {
-    let Progress { rows, good, bad, .. } = progress;
-    let rejections = refused::import_rows(session.connection().await?, id, (0, ""), REJECTIONS_SHOWN).await?;
+    let Progress { rows, good, bad, changed, .. } = progress;
+    let rejections =
+        checklist::imports::rejected_rows(session.connection().await?, id, (0, ""), REJECTIONS_SHOWN).await?;
     let rejections = rejections.into_iter().map(|row| RowRejection {
         row: row.row,
         field: row.field,
         code: row.code,
         reason: row.reason,
     });
-    Ok(ImportSummary { id, rows, good, bad, rejections: rejections.collect() })
+    Ok(ImportSummary { id, rows, good, bad, changed, rejections: rejections.collect() })
 }
 
 fn refused_id<T>(code: &'static str, reason: &str) -> Result<T, ImportError> {
@@ -198,6 +204,15 @@ fn country(code: &str) -> Result<phonenumber::country::Id, ImportError> {
         return refuse("/country", "unknown_country", reason, Vec::new());
     };
     Ok(country)
+}
+
+/// The template that a request names; the rest of it is not looked at.
+pub fn template<'a>(
+    snapshot: &'a Snapshot,
+    tenant: TenantId,
+    request: &'a ImportRequest,
+) -> Result<&'a Arc<RegisteredTemplate>, ImportError> {
+    references(snapshot, tenant, request).map(|(_, template)| template)
 }
 
 /// The account and the template an import is for.
@@ -270,6 +285,9 @@ async fn write(
     let mut progress = from;
     while let Some(mut chunk) = chunks.recv().await {
         let mut work = session.begin().await?;
+        if let Some((format, header)) = &chunk.head {
+            imports::describe(&mut work, id, &json!(format), &cells(header)).await?;
+        }
         let duplicates = imports::insert_rows(&mut work, id, &chunk.good).await?;
         let repeated = i64::try_from(duplicates.len()).unwrap_or_default();
         chunk.bad.extend(duplicates.into_iter().map(|(row, first)| BadRow {
@@ -278,14 +296,30 @@ async fn write(
             code: "duplicate_recipient".to_owned(),
             reason: format!("row {row} has the same recipient as row {first}, which is kept"),
         }));
-        imports::insert_refused(&mut work, id, &chunk.bad).await?;
+        let bad: HashSet<i64> = chunk.bad.iter().map(|bad| bad.row).collect();
+        let lines: Vec<_> = chunk.lines.iter().filter(|(row, _)| bad.contains(row)).collect();
+        let lines: Vec<_> = lines.into_iter().map(|(row, line)| (*row, cells(line))).collect();
+        imports::insert_refused(&mut work, id, &chunk.bad, &lines).await?;
+        chunk.changed.retain(|changed| !bad.contains(&changed.row));
+        imports::insert_changed(&mut work, id, &chunk.changed).await?;
         let good = i64::try_from(chunk.good.len()).unwrap_or_default() - repeated;
-        progress.rows += chunk.rows;
+        let rows = i64::try_from(chunk.lines.len()).unwrap_or_default();
+        progress.rows += rows;
         progress.good += good;
-        progress.bad += chunk.rows - good;
+        progress.bad += rows - good;
+        progress.changed += i64::try_from(chunk.changed.len()).unwrap_or_default();
         progress.place = chunk.place;
         imports::progress(&mut work, id, progress).await?;
         commit(work, "commit a chunk of an import").await?;
     }
     Ok(progress)
+}
+
+fn cells(line: &csv::StringRecord) -> Value {
+    line.iter().map(storable_cell).collect()
+}
+
+/// What a cell says, as the database takes it; its lines stay.
+fn storable_cell(cell: &str) -> String {
+    cell.replace('\0', "\u{fffd}")
 }

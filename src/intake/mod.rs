@@ -19,19 +19,23 @@ mod courtesy;
 pub mod dead;
 mod fields;
 pub mod forecast;
+pub mod form;
 pub mod group;
 mod head;
 pub mod import;
 pub mod job;
 pub mod lane;
+mod lines;
 pub mod plan;
 pub mod prepare;
 pub mod read;
 mod reference;
 mod rehearsal;
+pub mod report;
 mod rows;
 mod sheet;
 mod trail;
+mod workbook;
 
 use std::{sync::Arc, time::Duration};
 

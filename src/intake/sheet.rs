@@ -11,11 +11,23 @@ const LOOK: usize = 64 * 1024;
 /// Longer than any record anybody means; a missing quotation mark makes one that never ends.
 const RECORD_MAX: usize = 1024 * 1024;
 
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// CSV, or nothing that is known here.
+    Text,
+    /// Of Excel 2007 and later.
+    Workbook,
+    /// Of an older Excel, or a newer one under a password, which looks the same.
+    OldWorkbook,
+}
+
 /// A file that comes in pieces, read by a blocking thread as UTF-8.
 pub(super) struct Decoded {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     ahead: Bytes,
     decoder: Option<Decoder>,
+    has_mark: bool,
     ready: String,
     read: usize,
     is_ended: bool,
@@ -28,11 +40,37 @@ impl Decoded {
             pieces,
             ahead: Bytes::new(),
             decoder: None,
+            has_mark: false,
             ready: String::new(),
             read: 0,
             is_ended: false,
             since_record: std::sync::Arc::default(),
         }
+    }
+
+    /// What the file is, by its first bytes.
+    pub(super) fn content(&mut self) -> io::Result<Content> {
+        if self.decoder.is_none() {
+            self.look()?;
+        }
+        Ok(match self.ahead.as_ref() {
+            [b'P', b'K', 3, 4, ..] => Content::Workbook,
+            [0xd0, 0xcf, 0x11, 0xe0, ..] => Content::OldWorkbook,
+            _ => Content::Text,
+        })
+    }
+
+    /// The encoding of a text, and whether it begins with a byte order mark; known after its first line.
+    pub(super) fn encoding(&self) -> (&'static Encoding, bool) {
+        (self.decoder.as_ref().map_or(UTF_8, Decoder::encoding), self.has_mark)
+    }
+
+    /// The next bytes as they came, of a file that is no text.
+    pub(super) fn raw(&mut self) -> io::Result<Option<Bytes>> {
+        if self.ahead.is_empty() {
+            return self.pieces.blocking_recv().transpose();
+        }
+        Ok(Some(std::mem::take(&mut self.ahead)))
     }
 
     /// Counts bytes given out; whoever reads records sets it back after each.
@@ -42,10 +80,15 @@ impl Decoded {
 
     /// The first line, without taking it.
     pub(super) fn first_line(&mut self) -> io::Result<&str> {
-        while !self.ready.contains('\n') && self.ready.len() < LOOK && !self.is_ended {
+        while !self.ready.contains('\n') && self.ready.len() < LOOK && !self.is_drained() {
             self.decode_more()?;
         }
         Ok(self.ready.lines().next().unwrap_or_default())
+    }
+
+    /// Whether all that will come is decoded.
+    fn is_drained(&self) -> bool {
+        self.is_ended && self.ahead.is_empty() && self.decoder.is_some()
     }
 
     fn decode_more(&mut self) -> io::Result<()> {
@@ -90,6 +133,7 @@ impl Decoded {
             (None, Err(error)) if error.error_len().is_none() && !self.is_ended => UTF_8,
             (None, Err(_)) => SHIFT_JIS,
         };
+        self.has_mark = Encoding::for_bom(&start).is_some();
         self.decoder = Some(encoding.new_decoder_with_bom_removal());
         self.ahead = start.into();
         if self.is_ended && self.ahead.is_empty() {
@@ -101,7 +145,7 @@ impl Decoded {
 
 impl Read for Decoded {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.read == self.ready.len() && !(self.is_ended && self.ahead.is_empty() && self.decoder.is_some()) {
+        while self.read == self.ready.len() && !self.is_drained() {
             self.decode_more()?;
         }
         let mut rest = self.ready.as_bytes().get(self.read..).unwrap_or_default();

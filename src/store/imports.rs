@@ -102,7 +102,7 @@ pub async fn begin(connection: &mut PgConnection, new: &NewImport<'_>) -> Result
             .await
             .doing("lock an import")?;
     let row = sqlx::query!(
-        r#"SELECT tenant_id = $2 AND account_id = $3 AND template_id = $4 AS "fits!", state, rows, good, bad, last_row, digest
+        r#"SELECT tenant_id = $2 AND account_id = $3 AND template_id = $4 AS "fits!", state, rows, good, bad, changed, last_row, digest
            FROM import WHERE id = $1"#,
         new.id,
         new.tenant.0,
@@ -113,7 +113,7 @@ pub async fn begin(connection: &mut PgConnection, new: &NewImport<'_>) -> Result
     .await
     .doing("read how far an import is")?;
     let place = Place { row: row.last_row, digest: row.digest.try_into().unwrap_or_default() };
-    let progress = Progress { rows: row.rows, good: row.good, bad: row.bad, place };
+    let progress = Progress { rows: row.rows, good: row.good, bad: row.bad, changed: row.changed, place };
     Ok(match row.state.as_str() {
         _ if !row.fits => Begun::Taken,
         "ready" => Begun::Ready(progress),
@@ -171,6 +171,57 @@ pub struct BadRow {
     pub reason: String,
 }
 
+/// A cell that a spreadsheet took for a number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedCell {
+    /// As a spreadsheet counts.
+    pub row: i64,
+    /// The column.
+    pub field: String,
+    /// What the cell holds.
+    pub given: String,
+    /// What is used for it.
+    pub used: String,
+}
+
+/// Writes what a file is written in, and its header: its report is written in the same.
+pub async fn describe(
+    connection: &mut PgConnection,
+    import: Uuid,
+    format: &Value,
+    header: &Value,
+) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE import SET format = $2, header = $3 WHERE id = $1", import, format, header)
+        .execute(connection)
+        .await
+        .doing("describe the file of an import")?;
+    Ok(())
+}
+
+/// Writes cells that were changed.
+pub async fn insert_changed(
+    connection: &mut PgConnection,
+    import: Uuid,
+    cells: &[ChangedCell],
+) -> Result<(), StoreError> {
+    if cells.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO import_changed (import_id, row, field, given, used)
+         SELECT $1, * FROM UNNEST($2::bigint[], $3::text[], $4::text[], $5::text[])",
+        import,
+        &cells.iter().map(|c| c.row).collect::<Vec<_>>(),
+        &cells.iter().map(|c| c.field.as_str()).collect::<Vec<_>>() as &[&str],
+        &cells.iter().map(|c| c.given.as_str()).collect::<Vec<_>>() as &[&str],
+        &cells.iter().map(|c| c.used.as_str()).collect::<Vec<_>>() as &[&str]
+    )
+    .execute(connection)
+    .await
+    .doing("write changed cells of an import")?;
+    Ok(())
+}
+
 /// Writes rows. Returns those whose recipient stands in the file already, with the row where it stands first.
 pub async fn insert_rows(
     connection: &mut PgConnection,
@@ -212,11 +263,25 @@ pub async fn insert_rows(
     Ok(duplicates.into_iter().map(|row| (row.row, row.first)).collect())
 }
 
-/// Writes refused rows.
-pub async fn insert_refused(connection: &mut PgConnection, import: Uuid, rows: &[BadRow]) -> Result<(), StoreError> {
+/// Writes refused rows, and how they stand in the file.
+pub async fn insert_refused(
+    connection: &mut PgConnection,
+    import: Uuid,
+    rows: &[BadRow],
+    lines: &[(i64, Value)],
+) -> Result<(), StoreError> {
     if rows.is_empty() {
         return Ok(());
     }
+    sqlx::query!(
+        "INSERT INTO import_line (import_id, row, cells) SELECT $1, * FROM UNNEST($2::bigint[], $3::jsonb[])",
+        import,
+        &lines.iter().map(|(row, _)| *row).collect::<Vec<_>>(),
+        &lines.iter().map(|(_, cells)| cells).collect::<Vec<_>>() as &[&Value]
+    )
+    .execute(&mut *connection)
+    .await
+    .doing("write refused lines of an import")?;
     sqlx::query!(
         "INSERT INTO import_rejected (import_id, row, field, code, reason)
          SELECT $1, * FROM UNNEST($2::bigint[], $3::text[], $4::text[], $5::text[])
@@ -251,21 +316,24 @@ pub struct Progress {
     pub good: i64,
     /// Refused.
     pub bad: i64,
+    /// Cells of usable rows that were changed.
+    pub changed: i64,
     /// Up to here.
     pub place: Place,
 }
 
 /// Says how far an import is.
 pub async fn progress(connection: &mut PgConnection, import: Uuid, progress: Progress) -> Result<(), StoreError> {
-    let Progress { rows, good, bad, place } = progress;
+    let Progress { rows, good, bad, changed, place } = progress;
     sqlx::query!(
-        "UPDATE import SET rows = $2, good = $3, bad = $4, last_row = $5, digest = $6 WHERE id = $1",
+        "UPDATE import SET rows = $2, good = $3, bad = $4, changed = $7, last_row = $5, digest = $6 WHERE id = $1",
         import,
         rows,
         good,
         bad,
         place.row,
-        &place.digest
+        &place.digest,
+        changed
     )
     .execute(connection)
     .await
@@ -276,10 +344,13 @@ pub async fn progress(connection: &mut PgConnection, import: Uuid, progress: Pro
 /// Ends an import: ready, or failed with the problem. A failed one keeps no rows.
 pub async fn end(connection: &mut PgConnection, import: Uuid, problem: Option<&str>) -> Result<(), StoreError> {
     if problem.is_some() {
-        sqlx::query!("DELETE FROM import_row WHERE import_id = $1", import)
-            .execute(&mut *connection)
-            .await
-            .doing("forget the rows of a failed import")?;
+        sqlx::query!(
+            "WITH gone AS (DELETE FROM import_changed WHERE import_id = $1) DELETE FROM import_row WHERE import_id = $1",
+            import
+        )
+        .execute(&mut *connection)
+        .await
+        .doing("forget the rows of a failed import")?;
     }
     sqlx::query!(
         "UPDATE import SET state = CASE WHEN $2::text IS NULL THEN 'ready' ELSE 'failed' END, problem = $2, ended_at = now()

@@ -126,6 +126,14 @@ impl Process {
         self.lives.load(Ordering::Relaxed)
     }
 
+    /// The most memory this life has held at once, in MB of 2^20 bytes.
+    pub(crate) async fn peak_mb(&self) -> anyhow::Result<u64> {
+        let pid = self.pid().await.context("does not run")?;
+        let status = tokio::fs::read_to_string(format!("/proc/{pid}/status")).await?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the kernel tells no peak")?;
+        Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
+    }
+
     async fn pid(&self) -> Option<u32> {
         self.child.lock().await.as_ref().and_then(Child::id)
     }

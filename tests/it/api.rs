@@ -1,10 +1,6 @@
 //! The API: who may ask, what is answered to what is wrong, pages.
 
-use campaign_dispatch::{
-    domain::ids::{AccountId, TemplateId, TenantId},
-    registry::tokens::Scope,
-    store::imports::{self, NewImport},
-};
+use campaign_dispatch::registry::tokens::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -112,7 +108,7 @@ async fn machines_ask_without_a_token(_: PgPoolOptions, options: PgConnectOption
 }
 
 /// All pages of a list, by `limit` rows.
-async fn pages(served: &Served, token: &str, path: &str, limit: u16) -> Vec<Value> {
+pub(crate) async fn pages(served: &Served, token: &str, path: &str, limit: u16) -> Vec<Value> {
     let mut rows = Vec::new();
     let mut after = String::new();
     loop {
@@ -276,63 +272,4 @@ async fn a_job_of_50_mb_is_told_to_import(_: PgPoolOptions, options: PgConnectOp
     let (status, answer) = served.call(&admin, Method::POST, "/v1/jobs", Some(json!("x".repeat(50 << 20)))).await;
     assert_eq!((status, &answer["errors"][0]["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("too_large")));
     assert!(answer["errors"][0]["reason"].as_str().unwrap().contains("/v1/imports"));
-}
-
-#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
-async fn a_file_is_imported_and_its_bad_rows_are_listed(_: PgPoolOptions, options: PgConnectOptions) {
-    let served = Served::over(&options).await;
-    let admin = served.token(&[Scope::Admin]).await;
-    served.put_registry(&admin, &registry()).await;
-    let path = "/v1/imports?business_number=%2B15550001111&template=spring_offer&language=ja&file_name=a.csv";
-    let post = async |path: &str, text: &'static str| {
-        let request = served.client().post(format!("{}{path}", served.url)).bearer_auth(&admin).body(text);
-        let answer = request.send().await.unwrap();
-        (answer.status(), answer.json::<Value>().await.unwrap())
-    };
-    let (status, made) = post(path, "to,body.1\n+819012345678,佐藤\n123,鈴木\n+819012345679,高橋\n").await;
-    assert_eq!((status, &made["good"], &made["bad"]), (StatusCode::CREATED, &json!(2), &json!(1)), "{made}");
-    let id = made["id"].as_str().unwrap();
-    let (_, shown) = served.get(&admin, &format!("/v1/imports/{id}")).await;
-    assert_eq!((&shown["state"], &shown["file_name"]), (&json!("ready"), &json!("a.csv")));
-    let bad = pages(&served, &admin, &format!("/v1/imports/{id}/rejected"), 1).await;
-    assert_eq!((bad.len(), &bad[0]["row"]), (1, &json!(3)), "{bad:?}");
-    assert_eq!(served.get(&admin, "/v1/imports").await.1["items"][0]["id"], made["id"]);
-    let (status, refused) = post(path, "\u{7f}ELF\u{2}\0\0to\n").await;
-    assert_eq!((status, &refused["errors"][0]["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("unreadable")));
-    let (_, imports) = served.get(&admin, "/v1/imports").await;
-    assert_eq!(imports["items"][0]["state"], "failed");
-    assert!(imports["items"][0]["problem"].as_str().unwrap().contains("not text"), "{imports}");
-    let (status, refused) = post(&path.replace("spring_offer", "spring_ofer"), "to\n").await;
-    assert_eq!(
-        (status, &refused["errors"][0]["did_you_mean"][0]),
-        (StatusCode::UNPROCESSABLE_ENTITY, &json!("spring_offer")),
-        "{refused}"
-    );
-}
-
-#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
-async fn an_import_whose_process_died_fails(_: PgPoolOptions, options: PgConnectOptions) {
-    let served = Served::over(&options).await;
-    let admin = served.token(&[Scope::Admin]).await;
-    served.put_registry(&admin, &registry()).await;
-    let mut connection = served.store.acquire().await.unwrap();
-    sqlx::query(
-        "INSERT INTO import (tenant_id, account_id, template_id, file_name, created_at)
-         SELECT 1, 1, 1, age, now() - age::interval FROM (VALUES ('2 hours'), ('1 minute')) AS i (age)",
-    )
-    .execute(&mut *connection)
-    .await
-    .unwrap();
-    // One that is still read, however long it takes, is kept alive by its connection.
-    let mut reading = served.store.connect("import").await.unwrap();
-    let (tenant, account, template) = (TenantId(1), AccountId(1), TemplateId(1));
-    let long = NewImport { id: uuid::Uuid::now_v7(), tenant, account, template, file_name: "long" };
-    imports::begin(&mut reading, &long).await.unwrap();
-    let age = "UPDATE import SET created_at = now() - interval '2 hours' WHERE file_name = 'long'";
-    sqlx::query(age).execute(&mut *connection).await.unwrap();
-    assert_eq!(imports::fail_abandoned(&mut connection).await.unwrap(), 1);
-    assert_eq!(imports::fail_abandoned(&mut connection).await.unwrap(), 0);
-    let (_, listed) = served.get(&admin, "/v1/imports").await;
-    let failed: Vec<_> = listed["items"].as_array().unwrap().iter().filter(|i| i["state"] == "failed").collect();
-    assert_eq!((failed.len(), &failed[0]["file_name"]), (1, &json!("2 hours")), "{listed}");
 }

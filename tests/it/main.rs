@@ -10,6 +10,7 @@ mod dispatch;
 #[cfg(target_os = "linux")]
 mod frozen;
 mod holds;
+mod imports;
 mod intake;
 mod journey;
 mod leases;

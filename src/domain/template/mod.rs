@@ -213,6 +213,12 @@ impl Template {
         self.slots.get(self.position(name)?)
     }
 
+    /// The shortest name of a slot that means it alone: those of the body need no `body.`
+    pub fn short_name<'a>(&self, slot: &'a Slot) -> &'a str {
+        let short = slot.name.strip_prefix("body.").unwrap_or(&slot.name);
+        if self.slot(short) == Some(slot) { short } else { &slot.name }
+    }
+
     /// Fills every slot for one recipient: `own` wins over `defaults`, and a blank value counts as not given.
     pub fn fill(&self, defaults: &Params, own: &Params) -> Result<Filled, Vec<SlotProblem>> {
         let mut problems = Vec::new();

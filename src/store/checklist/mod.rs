@@ -6,6 +6,7 @@
 
 pub mod batches;
 pub mod failures;
+pub mod imports;
 pub mod load;
 pub mod messages;
 pub mod refused;

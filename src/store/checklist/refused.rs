@@ -1,8 +1,7 @@
-//! What was refused: whole jobs, recipients of a job, rows of an import; and the imports themselves.
+//! What was refused: whole jobs, and recipients of a job.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::{
     domain::ids::{BatchId, TenantId},
@@ -37,48 +36,6 @@ pub struct RejectedRecipientRow {
     pub row: i32,
     /// JSON pointer into the job.
     pub pointer: String,
-    /// A stable word.
-    pub code: String,
-    /// For people.
-    pub reason: String,
-}
-
-/// An import.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-pub struct ImportRow {
-    /// Row id.
-    pub id: Uuid,
-    /// The account it is for.
-    pub account: String,
-    /// The template it was checked with.
-    pub template: String,
-    /// Its language.
-    pub language: String,
-    /// What the file was called.
-    pub file_name: String,
-    /// reading, ready or failed.
-    pub state: String,
-    /// Rows read.
-    pub rows: i64,
-    /// Rows kept.
-    pub good: i64,
-    /// Rows refused.
-    pub bad: i64,
-    /// Why it failed as a whole.
-    pub problem: Option<String>,
-    /// When it began.
-    pub created_at: DateTime<Utc>,
-    /// When it ended.
-    pub ended_at: Option<DateTime<Utc>>,
-}
-
-/// A refused row of an import.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-pub struct RejectedImportRow {
-    /// As a spreadsheet counts.
-    pub row: i64,
-    /// The column.
-    pub field: String,
     /// A stable word.
     pub code: String,
     /// For people.
@@ -124,69 +81,4 @@ pub async fn recipients(
     .fetch_all(connection)
     .await
     .doing("list refused recipients")
-}
-
-/// A tenant's imports, the newest first, after this one.
-pub async fn imports(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    after: Option<Uuid>,
-    limit: i64,
-) -> Result<Vec<ImportRow>, StoreError> {
-    sqlx::query_as!(
-        ImportRow,
-        r#"SELECT i.id, a.name AS account, t.name AS template, t.language, i.file_name, i.state, i.rows, i.good, i.bad,
-                  i.problem, i.created_at, i.ended_at
-           FROM import i JOIN account a ON a.id = i.account_id JOIN template t ON t.id = i.template_id
-           WHERE i.tenant_id = $1
-             AND ($2::uuid IS NULL OR (i.created_at, i.id) < (SELECT p.created_at, p.id FROM import p WHERE p.id = $2))
-           ORDER BY i.created_at DESC, i.id DESC LIMIT $3"#,
-        tenant.0,
-        after,
-        limit
-    )
-    .fetch_all(connection)
-    .await
-    .doing("list imports")
-}
-
-/// One import of a tenant.
-pub async fn find_import(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    id: Uuid,
-) -> Result<Option<ImportRow>, StoreError> {
-    sqlx::query_as!(
-        ImportRow,
-        r#"SELECT i.id, a.name AS account, t.name AS template, t.language, i.file_name, i.state, i.rows, i.good, i.bad,
-                  i.problem, i.created_at, i.ended_at
-           FROM import i JOIN account a ON a.id = i.account_id JOIN template t ON t.id = i.template_id
-           WHERE i.tenant_id = $1 AND i.id = $2"#,
-        tenant.0,
-        id
-    )
-    .fetch_optional(connection)
-    .await
-    .doing("look for an import")
-}
-
-/// The refused rows of an import, after this row and column.
-pub async fn import_rows(
-    connection: &mut PgConnection,
-    import: Uuid,
-    after: (i64, &str),
-    limit: i64,
-) -> Result<Vec<RejectedImportRow>, StoreError> {
-    sqlx::query_as!(
-        RejectedImportRow,
-        "SELECT row, field, code, reason FROM import_rejected
-         WHERE import_id = $1 AND (row, field) > ($2, $3) ORDER BY row, field LIMIT $4",
-        import,
-        after.0,
-        after.1,
-        limit
-    )
-    .fetch_all(connection)
-    .await
-    .doing("list refused rows")
 }

@@ -2,6 +2,7 @@
 
 mod batches;
 mod cron;
+mod imports;
 mod pacing;
 mod servers;
 mod takeover;
@@ -29,6 +30,7 @@ pub(crate) async fn run(name: &str, arguments: &Arguments) -> anyhow::Result<boo
         "cron" => cron::run(arguments).await,
         "cancel" => batches::cancel(arguments).await,
         "shares" => batches::shares(arguments).await,
+        "imports" => imports::run(arguments).await,
         other => anyhow::bail!("there is no scenario `{other}`: see deploy/chaos.sh"),
     }
 }
@@ -95,12 +97,21 @@ struct Use {
 /// A pause longer than this is one of a holder that died or froze; a shorter one counts against the mean.
 const HOLDER_GONE_MS: f64 = 2000.0;
 
+/// Pauses worth a line.
+const SLOW_MS: f64 = 200.0;
+
 /// Reads a number's use from its arrivals in `[from, to]` milliseconds.
 async fn used(simulator: &Simulator, number: &str, from: f64, to: f64) -> anyhow::Result<Use> {
     let times = simulator.arrivals(number).await?;
     let times: Vec<f64> = times.into_iter().filter(|at| (from..=to).contains(at)).collect();
     let (Some(first), Some(last)) = (times.first(), times.last()) else { return Ok(Use::default()) };
     let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+    let slow = times.windows(2).filter(|pair| pair[1] - pair[0] > SLOW_MS);
+    let slow: Vec<_> =
+        slow.map(|pair| format!("{:.0} ms at {:.1} s", pair[1] - pair[0], (pair[0] - first) / 1000.0)).collect();
+    if !slow.is_empty() {
+        println!("  {number}: pauses of {}", slow.join(", "));
+    }
     let gone: f64 = gaps.clone().filter(|gap| *gap > HOLDER_GONE_MS).sum();
     let gap = gaps.fold(0.0, f64::max) / 1000.0;
     #[expect(clippy::cast_precision_loss, reason = "counts of calls")]
