@@ -4,6 +4,7 @@
 //! tenant of who asks; addresses are masked unless the caller may see them whole. Pages go by key, so that the thousandth
 //! costs what the first does.
 
+mod audiences;
 mod failures;
 mod holds;
 mod uncertain;
@@ -11,6 +12,7 @@ mod uncertain;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use audiences::list_audiences;
 pub use failures::{AdvisedFailure, failures};
 pub use holds::{close_hold, find_hold, list_holds, open_hold};
 pub use uncertain::{ResolveRequest, Resolved, UncertainMessage, list_uncertain, resolve};

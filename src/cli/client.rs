@@ -82,6 +82,25 @@ impl Client {
         Ok(body)
     }
 
+    /// Reads an answer that is no JSON, piece by piece.
+    pub(super) async fn download(
+        &self,
+        path: &str,
+        mut piece: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let request = self.request(Method::GET, path)?;
+        let mut response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.json().await.unwrap_or_default();
+            return Err(refusal(status, &body));
+        }
+        while let Some(bytes) = response.chunk().await.context("the answer was cut: what came is not the whole")? {
+            piece(&bytes)?;
+        }
+        Ok(())
+    }
+
     fn prepared(
         &self,
         method: Method,
@@ -125,9 +144,7 @@ impl Client {
         if status.is_success() {
             return Ok((status, body));
         }
-        let told =
-            serde_json::from_value::<Errors>(body.clone()).map_or_else(|_| body.to_string(), |errors| listed(&errors));
-        bail!("refused ({status}):{told}{}", advice(status))
+        Err(refusal(status, &body))
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
@@ -142,6 +159,12 @@ impl Client {
 fn http() -> anyhow::Result<reqwest::Client> {
     let builder = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).no_proxy();
     builder.build().context("could not make the HTTP client")
+}
+
+fn refusal(status: StatusCode, body: &Value) -> anyhow::Error {
+    let told =
+        serde_json::from_value::<Errors>(body.clone()).map_or_else(|_| body.to_string(), |errors| listed(&errors));
+    anyhow::anyhow!("refused ({status}):{told}{}", advice(status))
 }
 
 fn advice(status: StatusCode) -> &'static str {

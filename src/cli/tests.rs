@@ -4,6 +4,21 @@ use super::*;
 
 const ID: &str = "01900000-0000-7000-8000-000000000001";
 
+/// Of recipients that are kept.
+const RECIPIENTS: [&str; 11] = [
+    "imports list",
+    "audiences create vip --channel whatsapp --time-zone Asia/Tokyo --country JP",
+    "audiences list --limit 5",
+    "audiences show vip",
+    "audiences add vip --to +819012345678 --ref r --param name=x",
+    "audiences fill vip f.csv --country JP",
+    "audiences numbers vip - --country JP",
+    "audiences remove vip +819012345678",
+    "audiences empty vip",
+    "audiences delete vip",
+    "audiences export vip f.csv",
+];
+
 /// A line for every command: what it needs and no more.
 fn lines() -> Vec<Vec<&'static str>> {
     let import = ["--business-number", "+81312345678", "--template", "t", "--language", "ja"];
@@ -47,11 +62,11 @@ fn lines() -> Vec<Vec<&'static str>> {
         "templates list",
         "templates apply r.toml",
         "templates show spring_offer",
-        "imports list",
         "tokens create --name n --scope read,pii",
         "tokens list",
     ]
     .iter()
+    .chain(&RECIPIENTS)
     .map(|line| line.split(' ').collect())
     .collect();
     lines.push([&["imports", "create", "f.csv"][..], &import].concat());

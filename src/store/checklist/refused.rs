@@ -9,6 +9,9 @@ use crate::{
     store::{Doing as _, StoreError},
 };
 
+/// Where a value of a refused member of an audience group stands, before the slot.
+pub const MEMBER_POINTER: &str = "/audience/group/params/";
+
 /// A refused job.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct RejectedJobRow {
@@ -33,7 +36,7 @@ pub struct RejectedJobRow {
 /// A refused recipient of an accepted job.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct RejectedRecipientRow {
-    /// Its place in the job, from 1, or the row of the import.
+    /// Its place in the job, from 1; of an audience group, the line that the member has in an export.
     pub row: i32,
     /// JSON pointer into the job.
     pub pointer: String,
@@ -114,19 +117,28 @@ pub async fn recipients(
 ) -> Result<Vec<RejectedRecipientRow>, StoreError> {
     sqlx::query_as!(
         RejectedRecipientRow,
-        "SELECT row, pointer, code, reason FROM batch_rejected
-         WHERE batch_id = $1 AND (row, pointer) > ($2, $3) ORDER BY row, pointer LIMIT $4",
+        r#"SELECT row AS "row!", pointer AS "pointer!", code AS "code!", reason AS "reason!" FROM (
+               (SELECT row, pointer, code, reason FROM batch_rejected
+                WHERE batch_id = $1 AND (row, pointer) > ($2, $3) ORDER BY row, pointer LIMIT $4)
+               UNION ALL
+               -- the refused members of an audience group stand beside its frozen copy
+               (SELECT r.row::integer, $5 || r.field, r.code, r.reason
+                FROM import i JOIN import_rejected r ON r.import_id = i.id
+                WHERE i.batch_id = $1 AND r.row >= $2 AND (r.row::integer, $5 || r.field) > ($2, $3)
+                ORDER BY r.row, r.field LIMIT $4)
+           ) refused ORDER BY row, pointer LIMIT $4"#,
         batch.0,
         after.0,
         after.1,
-        limit
+        limit,
+        MEMBER_POINTER
     )
     .fetch_all(connection)
     .await
     .doing("list refused recipients")
 }
 
-/// A tenant's imports, the newest first, after this one.
+/// A tenant's imports of files, the newest first, after this one.
 pub async fn imports(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -138,7 +150,7 @@ pub async fn imports(
         r#"SELECT i.id, a.name AS account, t.name AS template, t.language, i.file_name, i.state, i.rows, i.good, i.bad,
                   i.problem, i.created_at, i.ended_at
            FROM import i JOIN account a ON a.id = i.account_id JOIN template t ON t.id = i.template_id
-           WHERE i.tenant_id = $1
+           WHERE i.tenant_id = $1 AND i.batch_id IS NULL
              AND ($2::uuid IS NULL OR (i.created_at, i.id) < (SELECT p.created_at, p.id FROM import p WHERE p.id = $2))
            ORDER BY i.created_at DESC, i.id DESC LIMIT $3"#,
         tenant.0,
@@ -150,7 +162,7 @@ pub async fn imports(
     .doing("list imports")
 }
 
-/// One import of a tenant.
+/// One import of a file of a tenant.
 pub async fn find_import(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -161,7 +173,7 @@ pub async fn find_import(
         r#"SELECT i.id, a.name AS account, t.name AS template, t.language, i.file_name, i.state, i.rows, i.good, i.bad,
                   i.problem, i.created_at, i.ended_at
            FROM import i JOIN account a ON a.id = i.account_id JOIN template t ON t.id = i.template_id
-           WHERE i.tenant_id = $1 AND i.id = $2"#,
+           WHERE i.tenant_id = $1 AND i.id = $2 AND i.batch_id IS NULL"#,
         tenant.0,
         id
     )
