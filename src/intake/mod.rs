@@ -10,6 +10,7 @@
 //!   afterwards sees the work.
 
 mod answer;
+mod apart;
 mod audience;
 mod campaign;
 pub mod canonical;
@@ -19,6 +20,7 @@ mod courtesy;
 pub mod dead;
 mod fields;
 pub mod forecast;
+mod freeze;
 pub mod group;
 mod head;
 pub mod import;
@@ -35,6 +37,7 @@ mod rehearsal;
 mod rows;
 mod sheet;
 mod trail;
+mod write;
 
 use std::{sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::served::Served;
+use crate::served::{Served, registry};
 
 const ALL: &[Scope] = &[Scope::Read, Scope::Publish, Scope::Operate, Scope::Pii];
 
@@ -176,4 +176,51 @@ async fn groups_are_a_tenants_own_and_need_their_scopes(_: PgPoolOptions, option
     assert_eq!(served.get(&other, "/v1/audiences/vip").await.0, StatusCode::NOT_FOUND);
     assert_eq!(served.call(&other, Method::DELETE, "/v1/audiences/vip", None).await.0, StatusCode::NOT_FOUND);
     vip(&served, &other).await;
+}
+
+#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
+async fn a_group_that_a_campaign_names_is_not_deleted(_: PgPoolOptions, options: PgConnectOptions) {
+    let served = Served::over(&options).await;
+    let (token, admin) = (served.token(ALL).await, served.token(&[Scope::Admin]).await);
+    assert_eq!(served.put_registry(&admin, &registry()).await.0, StatusCode::OK);
+    let campaign = json!({"schema": "campaign/v1", "key": "spring", "business_number": "+15550001111",
+        "template": {"name": "spring_offer", "language": "ja"}, "audience": {"group": "vip"},
+        "schedule": "on_demand", "time_zone": "Asia/Tokyo"});
+    let apply = async |query: &str| {
+        served.call(&token, Method::PUT, &format!("/v1/campaigns/spring{query}"), Some(campaign.clone())).await
+    };
+    let (status, refused) = apply("").await;
+    let first = &refused["errors"][0];
+    let expected = (StatusCode::UNPROCESSABLE_ENTITY, &json!("unknown_audience"), &json!("/audience/group"));
+    assert_eq!((status, &first["code"], &first["pointer"]), expected, "{refused}");
+    vip(&served, &token).await;
+    // It may be filled until the campaign fires.
+    assert_eq!(apply("").await.0, StatusCode::OK);
+    let (status, refused) = served.call(&token, Method::DELETE, "/v1/audiences/vip", None).await;
+    assert_eq!((status, &refused["errors"][0]["code"]), (StatusCode::CONFLICT, &json!("in_use")));
+    assert!(refused["errors"][0]["reason"].as_str().unwrap().contains("spring"), "{refused}");
+
+    let forecast = "/v1/campaigns/spring/forecast";
+    let (status, refused) = served.get(&token, forecast).await;
+    assert_eq!((status, &refused["errors"][0]["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("empty_audience")));
+    let members = json!({"members": [{"to": "+819012345001", "params": {"1": "佐藤"}}, {"to": "+819012345002"}]});
+    assert_eq!(served.call(&token, Method::POST, "/v1/audiences/vip/members", Some(members)).await.0, StatusCode::OK);
+    let (status, would) = served.get(&token, forecast).await;
+    assert_eq!((status, &would["recipients"]), (StatusCode::OK, &json!(1)), "{would}");
+    assert_eq!(would["left_out"], json!([{"code": "missing_slot", "recipients": 1}]));
+
+    let job = json!({"schema": "send-job/v1", "job_id": "1", "producer": "shop", "business_number": "+15550001111",
+        "template": {"name": "spring_offer", "language": "ja"}, "audience": {"group": "vip"}});
+    let (status, would) = served.call(&token, Method::POST, "/v1/forecast", Some(job.clone())).await;
+    assert_eq!((status, &would["recipients"]), (StatusCode::OK, &json!(1)));
+    let (status, answer) = served.call(&token, Method::POST, "/v1/jobs", Some(job)).await;
+    assert_eq!((status, &answer["accepted"], &answer["rejected"]), (StatusCode::ACCEPTED, &json!(1), &json!(1)));
+    let (_, rejected) =
+        served.get(&token, &format!("/v1/batches/{}/rejected", answer["batch_id"].as_str().unwrap())).await;
+    assert_eq!(rejected["items"], answer["rejections"], "all refused members stand with the batch");
+    assert_eq!(served.get(&token, "/v1/imports").await.1["items"], json!([]), "a frozen group is no import");
+
+    assert_eq!(served.call(&token, Method::POST, "/v1/campaigns/spring/archive", None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(served.call(&token, Method::DELETE, "/v1/audiences/vip", None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(served.get(&token, "/v1/audiences/vip").await.0, StatusCode::NOT_FOUND);
 }
