@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, NaiveTime, SubsecRound as _, TimeDelta, Utc};
 use chrono_tz::Tz;
 
-use super::document::{Audience, CAMPAIGN, CampaignDocument, Schedule, Window, WindowZone};
+use super::document::{CAMPAIGN, CampaignDocument, Schedule, Window, WindowZone};
 use crate::domain::{
     campaign::{Rules, Timing, period},
     nearest::nearest,
@@ -113,10 +113,6 @@ fn form(document: &CampaignDocument, flaws: &mut Vec<Flaw>) {
     }
     if document.approval_over.is_some_and(|over| over < 0) {
         flaws.push(Flaw::new("/approval_over", "ill_formed", "must be 0 or more"));
-    }
-    if let Audience::Group(_) = document.audience {
-        let reason = "audience groups are not available yet: use an import";
-        flaws.push(Flaw::new("/audience/group", "not_available", reason));
     }
     let is_cron = matches!(document.schedule, Schedule::Cron(_));
     for (field, given) in [("/start", document.start), ("/end", document.end)] {
@@ -236,14 +232,12 @@ mod tests {
             d["windows"] =
                 json!([{"days": ["monday"], "from": "9:00", "until": "25:00"}, {"from": "18:00", "until": "09:00"}]);
             d["window_zone"] = json!("recipient");
-            d["audience"] = json!({"group": "vip"});
         });
         let told: Vec<_> = told.iter().map(|(pointer, code)| (pointer.as_str(), *code)).collect();
         let expected = [
             ("/schema", "unknown_schema"),
             ("/key", "ill_formed"),
             ("/window_zone", "not_available"),
-            ("/audience/group", "not_available"),
             ("/time_zone", "unknown_time_zone"),
             ("/windows/0/days/0", "unknown_word"),
             ("/windows/0/from", "ill_formed"),

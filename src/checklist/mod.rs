@@ -4,6 +4,7 @@
 //! tenant of who asks; addresses are masked unless the caller may see them whole. Pages go by key, so that the thousandth
 //! costs what the first does.
 
+mod audiences;
 mod failures;
 mod holds;
 mod imports;
@@ -12,6 +13,7 @@ mod uncertain;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use audiences::list_audiences;
 pub use failures::{AdvisedFailure, failures};
 pub use holds::{close_hold, find_hold, list_holds, open_hold};
 pub use imports::{find_import, list_changed_cells, list_imports, list_rejected_rows};

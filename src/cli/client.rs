@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use futures_util::{StreamExt as _, stream};
+use futures_util::stream;
 pub(super) use reqwest::Method;
 use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -82,28 +82,24 @@ impl Client {
         Ok(body)
     }
 
-    /// Writes what the server sends to `into`. Returns how many bytes that were.
+    /// Reads an answer that is no JSON, piece by piece.
     pub(super) async fn download(
         &self,
         path: &str,
         query: &Query,
-        into: &mut impl std::io::Write,
-    ) -> anyhow::Result<u64> {
+        mut piece: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let request = self.request(Method::GET, path)?.query(query);
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
-        if !response.status().is_success() {
-            let status = response.status();
-            let body: Value = response.json().await.context("the answer was cut")?;
-            return refused(status, &body);
+        let mut response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.json().await.unwrap_or_default();
+            return Err(refusal(status, &body));
         }
-        let (mut content, mut bytes) = (response.bytes_stream(), 0);
-        while let Some(chunk) = content.next().await {
-            let chunk = chunk.context("the file broke off: fetch it again")?;
-            into.write_all(&chunk).context("could not write the file")?;
-            bytes += chunk.len() as u64;
+        while let Some(bytes) = response.chunk().await.context("the answer was cut: what came is not the whole")? {
+            piece(&bytes)?;
         }
-        into.flush().context("could not write the file")?;
-        Ok(bytes)
+        Ok(())
     }
 
     fn prepared(
@@ -149,7 +145,7 @@ impl Client {
         if status.is_success() {
             return Ok((status, body));
         }
-        refused(status, &body)
+        Err(refusal(status, &body))
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
@@ -161,15 +157,15 @@ impl Client {
     }
 }
 
-fn refused<T>(status: StatusCode, body: &Value) -> anyhow::Result<T> {
-    let told =
-        serde_json::from_value::<Errors>(body.clone()).map_or_else(|_| body.to_string(), |errors| listed(&errors));
-    bail!("refused ({status}):{told}{}", advice(status))
-}
-
 fn http() -> anyhow::Result<reqwest::Client> {
     let builder = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).no_proxy();
     builder.build().context("could not make the HTTP client")
+}
+
+fn refusal(status: StatusCode, body: &Value) -> anyhow::Error {
+    let told =
+        serde_json::from_value::<Errors>(body.clone()).map_or_else(|_| body.to_string(), |errors| listed(&errors));
+    anyhow::anyhow!("refused ({status}):{told}{}", advice(status))
 }
 
 fn advice(status: StatusCode) -> &'static str {

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -16,7 +15,7 @@ use crate::{
     cli::{
         Common, PageArgs,
         client::{Client, Method, Query},
-        ids, output, read,
+        download, ids, output, read,
     },
     intake::import::ImportSummary,
     store::checklist::imports::{ChangedCellRow, ImportRow, RejectedImportRow},
@@ -176,21 +175,9 @@ async fn fetch(
     output: Option<&Path>,
 ) -> anyhow::Result<()> {
     let Some(output) = output else {
-        return client.download(path, query, &mut std::io::stdout()).await.map(|_| ());
+        return download::to_output(client, path, query).await;
     };
-    // Under its name only when it is whole.
-    let mut part = output.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let opened = std::fs::File::create(&part);
-    let mut file = opened.with_context(|| format!("could not write {}", part.display()))?;
-    let fetched = client.download(path, query, &mut file).await;
-    drop(file);
-    let Ok(bytes) = fetched else {
-        std::fs::remove_file(&part).ok();
-        return fetched.map(|_| ());
-    };
-    std::fs::rename(&part, output).with_context(|| format!("could not write {}", output.display()))?;
+    let bytes = download::to_file(client, path, query, output).await?;
     if common.json {
         return output::json(&json!({ "file": output, "bytes": bytes }));
     }

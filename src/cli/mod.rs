@@ -3,10 +3,12 @@
 //!
 //! Exit codes: 0 done, 1 failed or refused, 2 not understood.
 
+mod audiences;
 mod batches;
 mod campaigns;
 mod client;
 mod contracts;
+mod download;
 mod forecast;
 mod holds;
 mod ids;
@@ -122,6 +124,9 @@ enum Command {
     /// Files of recipients
     #[command(subcommand)]
     Imports(imports::ImportsCommand),
+    /// Groups of recipients, kept by name
+    #[command(subcommand)]
+    Audiences(audiences::AudiencesCommand),
     /// Mark what may have been sent after the database went back in time
     Recover(recover::RecoverArgs),
     /// Tokens of the API
@@ -163,6 +168,7 @@ impl Cli {
             Command::Numbers(command) => registry::run(common, registry::Kind::Numbers, command).await,
             Command::Templates(command) => registry::run(common, registry::Kind::Templates, command).await,
             Command::Imports(command) => imports::run(common, command).await,
+            Command::Audiences(command) => audiences::run(common, command).await,
             Command::Tokens(command) => tokens::run(common, command).await,
         }
     }

@@ -11,6 +11,11 @@ pub(super) fn line(text: &str) -> anyhow::Result<()> {
     written(writeln!(io::stdout().lock(), "{text}"))
 }
 
+/// Writes bytes as they are.
+pub(super) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    written(io::stdout().lock().write_all(bytes))
+}
+
 /// Writes JSON for machines.
 pub(super) fn json(value: &Value) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(value)?)

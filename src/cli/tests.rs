@@ -48,6 +48,16 @@ const PLAIN: &[&str] = &[
     "imports list",
     "tokens create --name n --scope read,pii",
     "tokens list",
+    "audiences create vip --channel whatsapp --time-zone Asia/Tokyo --country JP",
+    "audiences list --limit 5",
+    "audiences show vip",
+    "audiences add vip --to +819012345678 --ref r --param name=x",
+    "audiences fill vip f.csv --country JP",
+    "audiences numbers vip - --country JP",
+    "audiences remove vip +819012345678",
+    "audiences empty vip",
+    "audiences delete vip",
+    "audiences export vip f.csv",
 ];
 
 /// A line for every command: what it needs and no more.

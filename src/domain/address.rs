@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::LazyLock};
 
-use phonenumber::country;
+use phonenumber::{country, metadata::DATABASE};
 
 use crate::domain::Channel;
 
@@ -136,10 +136,14 @@ fn parse_phone(text: &str, country: Option<country::Id>) -> Result<Address, Addr
     if country.is_none() && !text.starts_with(['+', '+']) {
         return Err(AddressError::NotInternational);
     }
-    let number = phonenumber::parse(country, text).map_err(|_| AddressError::Invalid)?;
-    if !phonenumber::is_valid(&number) {
-        return Err(AddressError::Invalid);
-    }
+    let valid = |country, text: &str| {
+        phonenumber::parse(country, text).ok().filter(phonenumber::is_valid).ok_or(AddressError::Invalid)
+    };
+    let number = valid(country, text).or_else(|error| {
+        // A national number may begin with the digits of its own country's code, which the library then takes for it.
+        let code = country.filter(|_| !text.starts_with(['+', '\u{ff0b}'])).and_then(|id| DATABASE.by_id(id.as_ref()));
+        code.map_or(Err(error), |country| valid(None, &format!("+{} {text}", country.country_code())))
+    })?;
     // What `format()` says in mode E.164, without its search for the country's way of writing, which that mode passes over.
     Ok(Address(format!("+{}{}", number.code().value(), number.national())))
 }
@@ -204,6 +208,15 @@ mod tests {
         assert_eq!(Address::parse(Channel::Whatsapp, national), Err(AddressError::NotInternational));
         let with_country = Address::parse_in(Channel::Whatsapp, national, Some(country::JP));
         assert_eq!(with_country.map(|a| a.0), Ok("+819012345678".to_owned()));
+        let like_its_code = Address::parse_in(Channel::Whatsapp, "6521 8000", Some(country::SG));
+        assert_eq!(like_its_code.map(|a| a.0), Ok("+6565218000".to_owned()));
+        for text in ["12", "6521", "65218000 1"] {
+            assert_eq!(
+                Address::parse_in(Channel::Whatsapp, text, Some(country::SG)),
+                Err(AddressError::Invalid),
+                "{text}"
+            );
+        }
     }
 
     #[test]

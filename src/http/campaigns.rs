@@ -15,7 +15,7 @@ use self::shown::{ApplyQuery, ListQuery, NextQuery, OccurrenceQuery};
 pub use self::shown::{CampaignInfo, NextFiring, Resumed, TestRequest};
 
 use crate::{
-    campaigns::{self, CampaignDocument, CampaignError, Changed, Definition, Flaw, Means, RunRequest},
+    campaigns::{self, Audience, CampaignDocument, CampaignError, Changed, Definition, Flaw, Means, RunRequest},
     domain::campaign::CampaignState,
     http::{
         HttpState,
@@ -138,7 +138,8 @@ fn producer(snapshot: &Snapshot, caller: &Caller, document: &CampaignDocument) -
     }
 }
 
-/// Lets intake check what a firing would publish. A document is written by people: one bad recipient refuses it.
+/// Lets intake check what a firing would publish. A document is written by people: one bad recipient refuses it. The
+/// members of an audience group are another matter: who they are is decided at each firing, and it may be filled until then.
 async fn check(state: &HttpState, caller: &Caller, definition: &Definition, producer: &str) -> Result<(), ApiError> {
     let document = &definition.document;
     let expires_at = Utc::now() + definition.rules.expires_after;
@@ -150,7 +151,12 @@ async fn check(state: &HttpState, caller: &Caller, definition: &Definition, prod
         }
         problem
     };
+    let is_group = matches!(document.audience, Audience::Group(_));
     let problems: Vec<Problem> = match answer {
+        JobAnswer::Accepted(_) if is_group => Vec::new(),
+        JobAnswer::Rejected(rejected) if rejected.errors.iter().any(|error| error.code == "empty_audience") => {
+            Vec::new()
+        }
         JobAnswer::Accepted(accepted) => {
             accepted.rejections.into_iter().map(|rejection| place(problem(rejection.into()))).collect()
         }

@@ -1,6 +1,6 @@
 //! Reading requests so that whatever is wrong is answered in the API's own words.
 
-use std::{str::FromStr, time::Duration};
+use std::{io, str::FromStr, time::Duration};
 
 use axum::{
     body::Body,
@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 
 use crate::{http::error::ApiError, registry::Problem};
@@ -85,6 +85,17 @@ async fn collect(body: Body, limit: BodyLimit) -> Result<Bytes, ApiError> {
 fn too_large(limit: BodyLimit) -> ApiError {
     let reason = format!("the body is larger than {} bytes: {}", limit.bytes, limit.instead);
     ApiError::whole(StatusCode::PAYLOAD_TOO_LARGE, "too_large", reason)
+}
+
+/// The pieces of an upload, which may take as long as it is large; only a silence is cut.
+pub(super) fn pieces(body: Body, silence: Duration) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::unfold(body.into_data_stream(), move |mut stream| async move {
+        let piece = match tokio::time::timeout(silence, stream.next()).await {
+            Ok(piece) => piece?.map_err(io::Error::other),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        Some((piece, stream))
+    })
 }
 
 /// Reads a body as JSON of this shape.

@@ -3,6 +3,7 @@
 //!
 //! As the outermost stage it calls intake, registry and checklist; nothing but `app` calls it.
 
+mod audiences;
 mod auth;
 mod campaigns;
 mod changes;
@@ -31,6 +32,7 @@ use futures_util::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
+pub use audiences::{AudienceRequest, Removed};
 pub use campaigns::{CampaignInfo, NextFiring, Resumed, TestRequest};
 pub use error::{ApiError, Errors};
 pub use system::Check;
@@ -112,7 +114,7 @@ pub fn router(state: HttpState) -> Router {
     Router::new()
         .merge(quick)
         // An upload takes as long as the file is large.
-        .merge(guarded(Scope::Publish, Router::new().route("/v1/imports", post(imports::create))))
+        .merge(guarded(Scope::Publish, upload_routes()))
         .route("/healthz", get(system::alive))
         .route("/readyz", get(system::ready))
         .route("/metrics", get(system::metrics))
@@ -131,11 +133,24 @@ pub fn router(state: HttpState) -> Router {
 }
 
 fn publish_routes() -> Router<HttpState> {
-    Router::new().route("/v1/jobs", post(jobs::submit)).route("/v1/forecast", post(forecast::of_job))
+    Router::new()
+        .route("/v1/jobs", post(jobs::submit))
+        .route("/v1/forecast", post(forecast::of_job))
+        .route("/v1/audiences", post(audiences::create))
+        .route("/v1/audiences/{name}", delete(audiences::delete))
+        .route("/v1/audiences/{name}/members", post(audiences::add).delete(audiences::empty))
+        .route("/v1/audiences/{name}/members/{to}", delete(audiences::remove))
+}
+
+fn upload_routes() -> Router<HttpState> {
+    Router::new()
+        .route("/v1/imports", post(imports::create))
+        .route("/v1/audiences/{name}/fill", post(audiences::fill))
+        .route("/v1/audiences/{name}/numbers", post(audiences::numbers))
 }
 
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 26] = [
+    let routes: [(&str, MethodRouter<HttpState>); 29] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
@@ -152,6 +167,9 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/imports/{import}/report", get(imports::report)),
         ("/v1/holds", get(lists::holds)),
         ("/v1/holds/{hold}", get(lists::hold)),
+        ("/v1/audiences", get(audiences::list)),
+        ("/v1/audiences/{name}", get(audiences::show)),
+        ("/v1/audiences/{name}/export", get(audiences::export::export)),
         ("/v1/campaigns", get(campaigns::list)),
         ("/v1/campaigns/{key}", get(campaigns::show)),
         ("/v1/campaigns/{key}/next", get(campaigns::next)),

@@ -21,6 +21,10 @@ pub(super) async fn resolve_imports(connection: &mut Connection, jobs: &mut [Job
         let Verdict::Send(checked) = &mut job.prepared.verdict else {
             continue;
         };
+        // The copy of a group is of the batch's own, and was made of what fits.
+        if checked.group.is_some() {
+            continue;
+        }
         let Some((id, count)) = &mut checked.import else {
             continue;
         };

@@ -73,8 +73,19 @@ pub struct Checked {
     pub recipients: Vec<Good>,
     /// Who does not.
     pub rejections: Vec<Rejection>,
-    /// The import that holds the recipients, with how many there are once it was looked up.
+    /// The import that holds the recipients, with how many there are once it was looked up. Of a group, its frozen copy.
     pub import: Option<(Uuid, i64)>,
+    /// The audience group that is frozen into the import.
+    pub group: Option<Group>,
+}
+
+/// An audience group that a job names.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Members that will not be sent to, once it was frozen; `rejections` has the first of them.
+    pub rejected: i64,
 }
 
 /// What a check needs to know beside the job.
@@ -105,7 +116,7 @@ pub fn check(
     let mut errors = Vec::new();
     let (number, template) = reference::references(context, tenant, job, &mut errors);
     let (send_at, expires_at) = times(context, job, &mut errors);
-    errors.extend(audience(context, job, rows.len() + refused.len()));
+    errors.extend(audience(context, rows.len() + refused.len()));
     let (Some(number), Some(template)) = (number, template) else {
         return Err(errors);
     };
@@ -118,11 +129,12 @@ pub fn check(
     }
     let channel = number.account.channel;
     let (recipients, rejections) = check_rows(channel, &template, &job.params, rows, refused);
-    let import = match job.audience {
-        Some(Audience::Import(id)) => Some((id, 0)),
-        _ => None,
+    let (import, group) = match &job.audience {
+        Some(Audience::Import(id)) => (Some((*id, 0)), None),
+        Some(Audience::Group(name)) => (None, Some(Group { name: name.clone(), rejected: 0 })),
+        None => (None, None),
     };
-    if import.is_none() && recipients.is_empty() {
+    if job.audience.is_none() && recipients.is_empty() {
         errors.push(JobError::new("/recipients", "no_good_recipient", "none of the recipients can be sent to"));
         errors.extend(rejections.into_iter().take(super::job::REJECTIONS_SHOWN).map(JobError::from));
         return Err(errors);
@@ -139,15 +151,12 @@ pub fn check(
         recipients,
         rejections,
         import,
+        group,
     })
 }
 
 /// What can be said about the recipients without looking at them.
-fn audience(context: &Context<'_>, job: &SendJob, count: usize) -> Option<JobError> {
-    if let Some(Audience::Group(_)) = job.audience {
-        let reason = "audience groups are not available yet: use an import";
-        return Some(JobError::new("/audience/group", "not_available", reason));
-    }
+fn audience(context: &Context<'_>, count: usize) -> Option<JobError> {
     let max = context.settings.inline_recipients;
     let reason = || {
         format!("has {count} recipients, at most {max} fit into a job: import them and name the import as `audience`")

@@ -16,6 +16,7 @@ use crate::{
         answer::{again, cancelled, refused, told},
         audience, campaign,
         check::Checked,
+        freeze,
         job::{AcceptedJob, JOB_ANSWER, JobAnswer, MetHold, REJECTIONS_SHOWN},
         prepare::{Prepared, Verdict},
         rows,
@@ -27,7 +28,7 @@ use crate::{
         outbox,
         refusals::{self, RefusedJob},
         registry::Snapshot,
-        session::{Connection, Session, commit},
+        session::{Connection, Session, Work, commit},
     },
 };
 
@@ -87,9 +88,14 @@ impl Job {
             Verdict::Cancel(_) | Verdict::Refuse(_) => 0,
         }
     }
+
+    /// Whether its recipients are an audience group, which is frozen when it is written.
+    pub fn names_group(&self) -> bool {
+        matches!(&self.prepared.verdict, Verdict::Send(checked) if checked.group.is_some())
+    }
 }
 
-fn key(tenant: TenantId, producer: &str, job_id: &str) -> JobKey {
+pub(super) fn key(tenant: TenantId, producer: &str, job_id: &str) -> JobKey {
     JobKey { tenant, producer: producer.to_owned(), job_id: job_id.to_owned() }
 }
 
@@ -103,11 +109,34 @@ pub async fn write(
     sizes: Sizes<'_>,
     group: &[Job],
 ) -> Result<Outcome, StoreError> {
-    let mut transaction = session.begin().await?;
+    let transaction = session.begin().await?;
+    write_in(transaction, snapshot, sizes, group, Keys::Free).await
+}
+
+/// Whether the keys of a group are still to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// They are, or were by earlier jobs.
+    Free,
+    /// This transaction has taken them.
+    Taken,
+}
+
+/// As [`write`], within a transaction that has done something for the group already.
+pub(super) async fn write_in(
+    mut transaction: Work<'_>,
+    snapshot: &Snapshot,
+    sizes: Sizes<'_>,
+    group: &[Job],
+    keys: Keys,
+) -> Result<Outcome, StoreError> {
     let mut answers: HashMap<usize, JobAnswer> = HashMap::new();
     let mut sends: Vec<Sending<'_>> = group.iter().enumerate().filter_map(|(i, job)| Sending::of(i, job)).collect();
     sends.sort_by(|a, b| a.key.cmp(&b.key));
-    let new = take_new(&mut transaction, &sends, &mut answers).await?;
+    let new = match keys {
+        Keys::Free => take_new(&mut transaction, &sends, &mut answers).await?,
+        Keys::Taken => sends.iter().collect(),
+    };
     let mut holds = open_holds(&mut transaction, snapshot, &new).await?;
     let given_up = campaign::tie(&mut transaction, &new, &mut holds).await?;
     rows::insert(&mut transaction, sizes, &new, &holds).await?;
@@ -153,6 +182,7 @@ pub async fn write(
 /// The answer a job would get, without writing anything.
 pub async fn rehearse(session: &mut Session, snapshot: &Snapshot, jobs: &mut [Job]) -> Result<JobAnswer, StoreError> {
     audience::resolve_imports(session.connection().await?, jobs).await?;
+    freeze::rehearse(session.connection().await?, jobs).await?;
     let Some(job) = jobs.first() else {
         return Ok(JobAnswer::refused(None, None, Vec::new()));
     };
@@ -232,6 +262,9 @@ fn count(count: usize) -> i64 {
 
 /// A recipient with three faults is one recipient.
 pub(super) fn rejected_rows(checked: &Checked) -> i64 {
+    if let Some(group) = &checked.group {
+        return group.rejected;
+    }
     let mut rows: Vec<i32> = checked.rejections.iter().map(|r| r.row).collect();
     rows.dedup();
     count(rows.len())

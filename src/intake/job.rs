@@ -60,7 +60,7 @@ pub struct SendJob {
     /// Who gets it, at most 1 000. Either this or `audience`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipients: Option<Vec<Recipient>>,
-    /// Who gets it, as imported before. Either this or `recipients`.
+    /// Who gets it, as kept here: an import, or an audience group as it is when the job is taken. Either this or `recipients`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audience: Option<Audience>,
 }
@@ -173,9 +173,9 @@ pub struct RejectedJob {
 /// A recipient that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct Rejection {
-    /// The place in `recipients`, from 1.
+    /// The place in `recipients`, from 1; of an audience group, the line that the member has in an export.
     pub row: i32,
-    /// The value, as a JSON pointer into the job.
+    /// The value, as a JSON pointer into the job; of a member of an audience group, `/audience/group/params/<slot>`.
     pub pointer: String,
     /// Stable, for machines.
     pub code: Cow<'static, str>,

@@ -3,32 +3,30 @@
 //! There are two, for jobs and for urgent jobs, with nothing in common: channel, task and database connection are each
 //! lane's own, so that an authentication job never waits for a campaign to be checked or written.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::{Broker, Consumer, Delivery, Tag},
-    domain::retry::RetryPolicy,
     intake::{
-        Claim, Road, Shared, Ticket, audience,
+        Claim, Road, Shared, Ticket,
+        apart::{Apart, Done},
         canonical::raw_digest,
         courtesy::Turn,
-        group::{self, Job, Outcome, Sizes},
-        job::{JobAnswer, JobError},
+        group::Job,
+        job::JobAnswer,
         prepare::{self, Prepared, Verdict},
+        write::{RETRY, Writer},
     },
-    store::{StoreError, registry::Snapshot, session::Session},
+    store::registry::Snapshot,
 };
 
 /// Messages written per transaction; a job of more is a transaction of its own.
 const MESSAGES_MAX: usize = 5000;
 /// Bodies of more than this together are checked beside the async threads: some µs a phone number.
 const INLINE_CHECK_BYTES: usize = 64 * 1024;
-/// Waits while the database cannot be reached.
-const RETRY: RetryPolicy =
-    RetryPolicy { base: Duration::from_millis(100), ceiling: Duration::from_secs(3), charged_cap: i16::MAX };
 
 /// Takes jobs of one road. See [`crate::intake::Intake::new`].
 #[derive(Debug)]
@@ -38,7 +36,8 @@ pub struct IntakeLane {
     queue: String,
     consumer: Consumer,
     tickets: mpsc::Receiver<Ticket>,
-    session: Session,
+    writer: Writer,
+    apart: Apart,
     is_fed_by_queue: bool,
     turn: Turn,
 }
@@ -54,14 +53,14 @@ pub enum Step {
 
 /// How a job is answered after the commit.
 #[derive(Debug)]
-enum Asker {
+pub(super) enum Asker {
     Queue(Tag),
     Here(tokio::sync::oneshot::Sender<JobAnswer>),
 }
 
 /// A job as it came.
 #[derive(Debug)]
-struct Arrival {
+pub(super) struct Arrival {
     asker: Asker,
     claim: Claim,
     body: bytes::Bytes,
@@ -78,8 +77,9 @@ impl IntakeLane {
             Road::Urgent => (broker.topology().urgent(), "intake urgent"),
         };
         let consumer = broker.consumer(queue.clone(), shared.settings.prefetch);
-        let session = Session::new(shared.store.clone(), name);
-        Self { shared, road, queue, consumer, tickets, session, is_fed_by_queue: true, turn: Turn::default() }
+        let writer = Writer::new(Arc::clone(&shared), name);
+        let (apart, turn) = (Apart::new(Arc::clone(&shared)), Turn::default());
+        Self { shared, road, queue, consumer, tickets, writer, apart, is_fed_by_queue: true, turn }
     }
 
     /// Leaves the queue to other processes: this one takes only what it is given over HTTP.
@@ -111,6 +111,9 @@ impl IntakeLane {
                 }
                 None => return Step::Stopping,
             },
+            done = self.apart.next() => {
+                return self.end_apart(done, shutdown).await;
+            }
             batch = self.consumer.next_batch(max), if self.is_fed_by_queue => {
                 batch.into_iter().map(|delivery| Arrival::delivered(delivery, &self.queue)).collect::<Vec<_>>()
             }
@@ -137,23 +140,21 @@ impl IntakeLane {
         let mut waiting: Vec<(Asker, bool, Job)> = arrivals
             .into_iter()
             .zip(jobs)
-            .map(|(arrival, prepared)| {
-                let job = Job {
-                    prepared,
-                    source: arrival.source,
-                    raw_digest: raw_digest(&arrival.body),
-                    body_bytes: arrival.body.len(),
-                    reply_to: arrival.reply_to,
-                    correlation_id: arrival.correlation_id,
-                };
-                (arrival.asker, arrival.is_redelivered, job)
+            .filter_map(|(arrival, prepared)| {
+                let arrival = self.apart.hold_back(arrival, &prepared)?;
+                let (is_redelivered, (asker, job)) = (arrival.is_redelivered, arrival.into_job(prepared));
+                if job.names_group() {
+                    self.apart.begin(asker, job, Arc::clone(&snapshot), shutdown.clone());
+                    return None;
+                }
+                Some((asker, is_redelivered, job))
             })
             .collect();
         while !waiting.is_empty() {
             let rest = waiting.split_off(group_length(&waiting));
             let (askers, group): (Vec<Asker>, Vec<Job>) =
                 waiting.into_iter().map(|(asker, _, job)| (asker, job)).unzip();
-            let answers = self.write(&snapshot, group, shutdown).await;
+            let answers = self.writer.write(&snapshot, group, shutdown).await;
             if answers.is_empty() {
                 // Stopping: what is not acknowledged is delivered again, and whoever waits here is told so.
                 return;
@@ -194,91 +195,15 @@ impl IntakeLane {
         }
     }
 
-    /// Writes a group and wakes whom it concerns. Retries what may pass, as long as it takes; what does not is tried job
-    /// by job, so that one cannot hurt its neighbours. Empty when the process stops before the commit; `None` for a job
-    /// that not even a refusal could be written of.
-    async fn write(
-        &mut self,
-        snapshot: &Snapshot,
-        mut group: Vec<Job>,
-        shutdown: &CancellationToken,
-    ) -> Vec<Option<JobAnswer>> {
-        let Some(written) = self.try_write(snapshot, &mut group, shutdown).await else {
-            return Vec::new();
-        };
-        let error = match written {
-            Ok(outcome) => return self.announce(outcome),
-            Err(error) => error,
-        };
-        if group.len() > 1 {
-            tracing::warn!(%error, jobs = group.len(), "a group of jobs was not written; each is tried alone");
-            let mut answers = Vec::with_capacity(group.len());
-            for job in group {
-                let alone = Box::pin(self.write(snapshot, vec![job], shutdown)).await;
-                if alone.is_empty() {
-                    return Vec::new();
-                }
-                answers.extend(alone);
-            }
-            return answers;
+    /// Answers a job that was written beside this lane, and takes what waited for it.
+    async fn end_apart(&mut self, done: Done, shutdown: &CancellationToken) -> Step {
+        let Done { asker, answers, released } = done;
+        let count = answers.len() + released.len();
+        self.answer(vec![asker], answers).await;
+        if !released.is_empty() {
+            self.take(released, shutdown).await;
         }
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::error!(%error, cause, "a job cannot be written and is refused");
-        for job in &mut group {
-            let reason = "could not be stored; the operator's log says why";
-            job.prepared.verdict = Verdict::Refuse(vec![JobError::new("", "internal_error", reason)]);
-        }
-        match self.try_write(snapshot, &mut group, shutdown).await {
-            Some(Ok(outcome)) => self.announce(outcome),
-            Some(Err(error)) => {
-                tracing::error!(%error, "the refusal of a job could not be written; it goes to the dead letters");
-                vec![None]
-            }
-            None => Vec::new(),
-        }
-    }
-
-    /// `None` when the process stops.
-    async fn try_write(
-        &mut self,
-        snapshot: &Snapshot,
-        group: &mut [Job],
-        shutdown: &CancellationToken,
-    ) -> Option<Result<Outcome, StoreError>> {
-        let mut tries = 0;
-        loop {
-            let error = match self.write_once(snapshot, group).await {
-                Ok(outcome) => return Some(Ok(outcome)),
-                Err(error) => error,
-            };
-            self.session.failed(&error);
-            if !error.is_transient() {
-                return Some(Err(error));
-            }
-            tries += 1;
-            if !error.is_deadlock() {
-                tracing::warn!(%error, tries, "jobs wait for the database");
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return None,
-                () = time::sleep(RETRY.wait_after(tries)) => {}
-            }
-        }
-    }
-
-    async fn write_once(&mut self, snapshot: &Snapshot, group: &mut [Job]) -> Result<Outcome, StoreError> {
-        audience::resolve_imports(self.session.connection().await?, group).await?;
-        let sizes = Sizes { small_batch: self.shared.settings.small_batch, canary: &self.shared.canary };
-        group::write(&mut self.session, snapshot, sizes, group).await
-    }
-
-    fn announce(&self, outcome: Outcome) -> Vec<Option<JobAnswer>> {
-        self.shared.wakes.announce(outcome.woken);
-        self.shared.outbox.notify_one();
-        if outcome.is_plan_due {
-            self.shared.plans.notify_one();
-        }
-        outcome.answers.into_iter().map(Some).collect()
+        Step::Answered(count)
     }
 
     async fn answer(&mut self, askers: Vec<Asker>, answers: Vec<Option<JobAnswer>>) {
@@ -309,6 +234,19 @@ impl Arrival {
             source: "http".to_owned(),
             is_redelivered: false,
         }
+    }
+
+    /// The job it is, with who is to be answered.
+    fn into_job(self, prepared: Prepared) -> (Asker, Job) {
+        let job = Job {
+            prepared,
+            source: self.source,
+            raw_digest: raw_digest(&self.body),
+            body_bytes: self.body.len(),
+            reply_to: self.reply_to,
+            correlation_id: self.correlation_id,
+        };
+        (self.asker, job)
     }
 
     fn delivered(delivery: Delivery, queue: &str) -> Self {

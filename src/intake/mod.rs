@@ -10,6 +10,7 @@
 //!   afterwards sees the work.
 
 mod answer;
+mod apart;
 mod audience;
 mod campaign;
 pub mod canonical;
@@ -20,12 +21,16 @@ pub mod dead;
 mod fields;
 pub mod forecast;
 pub mod form;
+mod freeze;
 pub mod group;
 mod head;
 pub mod import;
 pub mod job;
 pub mod lane;
 mod lines;
+mod member_file;
+pub mod members;
+mod number_file;
 pub mod plan;
 pub mod prepare;
 pub mod read;
@@ -36,6 +41,7 @@ mod rows;
 mod sheet;
 mod trail;
 mod workbook;
+mod write;
 
 use std::{sync::Arc, time::Duration};
 

@@ -223,7 +223,7 @@ impl Reader {
         (good, refused)
     }
 
-    fn recipient(&mut self, value: &Value, at: &str) -> Option<Recipient> {
+    pub(super) fn recipient(&mut self, value: &Value, at: &str) -> Option<Recipient> {
         let fields = self.object(value, at, &["to", "params", "ref", "time_zone"])?;
         let to = self.text(fields, at, "to", TEXT_CHARS);
         let params = self.params(fields, at);

@@ -39,8 +39,10 @@ pub(super) async fn insert(
     if !messages.is_empty() {
         jobs::insert_messages(connection, &messages).await?;
     }
+    // The refused members of a group stand beside its frozen copy.
     let refused: Vec<RefusedRecipient<'_>> = new
         .iter()
+        .filter(|send| send.checked.group.is_none())
         .flat_map(|send| {
             send.checked.rejections.iter().map(|rejection| RefusedRecipient {
                 batch: send.checked.batch,

@@ -25,7 +25,7 @@ const PREFIX: &str = "cdt_";
 named! {
     /// What a token may do.
     pub enum Scope {
-        /// Publish jobs and imports.
+        /// Publish jobs, import files, keep audience groups.
         Publish = "publish",
         /// Open and close holds, decide about uncertain messages, change and run campaigns.
         Operate = "operate",

@@ -29,12 +29,12 @@ pub struct Import {
     pub sample: Option<Value>,
 }
 
-/// An import of a tenant.
+/// An import of a tenant. The frozen copy of an audience group is its batch's alone.
 pub async fn find(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> Result<Option<Import>, StoreError> {
     let row = sqlx::query!(
         r#"SELECT account_id, template_id, state, good,
                   (SELECT params FROM import_row r WHERE r.import_id = i.id ORDER BY row LIMIT 1) AS "sample?"
-           FROM import i WHERE id = $1 AND tenant_id = $2"#,
+           FROM import i WHERE id = $1 AND tenant_id = $2 AND batch_id IS NULL"#,
         id,
         tenant.0
     )
@@ -263,7 +263,7 @@ pub async fn insert_rows(
     Ok(duplicates.into_iter().map(|row| (row.row, row.first)).collect())
 }
 
-/// Writes refused rows, and how they stand in the file.
+/// Writes refused rows, and how they stand in their file where they come from one.
 pub async fn insert_refused(
     connection: &mut PgConnection,
     import: Uuid,

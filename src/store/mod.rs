@@ -6,11 +6,13 @@
 
 pub mod accounts;
 pub mod alive;
+pub mod audiences;
 pub mod audit;
 pub mod callbacks;
 pub mod campaigns;
 pub mod checklist;
 pub mod control;
+pub mod frozen;
 pub mod holds;
 pub mod holds_list;
 pub mod imports;

@@ -16,7 +16,7 @@ use crate::{
         Session, Store, StoreError,
         audit::{self, COMPARED, Difference},
         campaigns::occurrences,
-        chain, retention, rounds,
+        chain, frozen, retention, rounds,
         work::open,
     },
 };
@@ -30,6 +30,8 @@ const BATCHES: i32 = 500;
 const MESSAGES: i64 = 100_000;
 /// How often it is tried to drop a month that is in use.
 const DROP_TRIES: u32 = 12;
+/// Frozen audience groups that are deleted in one statement, with all their refused members.
+const COPIES: i64 = 10;
 /// Blocks of each partition of the job ids that one statement goes through.
 const BLOCKS: i64 = 256;
 
@@ -148,6 +150,13 @@ impl Janitor {
             self.breathe().await;
         }
         while occurrences::delete_old(self.session.connection().await?, kept_from, most).await? > 0 {
+            self.breathe().await;
+        }
+        // What was copied has become messages; personal data is not kept twice.
+        while frozen::delete_planned(self.session.connection().await?, most).await? > 0 {
+            self.breathe().await;
+        }
+        while frozen::delete_old(self.session.connection().await?, kept_from, COPIES).await? > 0 {
             self.breathe().await;
         }
         self.tidy_jobs(kept_from).await

@@ -3,6 +3,7 @@
 
 mod api;
 mod architecture;
+mod audiences;
 mod broker;
 mod campaigns;
 mod contracts;

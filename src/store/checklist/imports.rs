@@ -79,7 +79,7 @@ pub struct BadLine {
     pub reasons: String,
 }
 
-/// A tenant's imports, the newest first, after this one.
+/// A tenant's imports of files, the newest first, after this one.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -91,7 +91,7 @@ pub async fn list(
         r#"SELECT i.id, a.name AS account, t.name AS template, t.language, i.file_name, i.state, i.rows, i.good, i.bad,
                   i.changed, i.problem, i.created_at, i.ended_at
            FROM import i JOIN account a ON a.id = i.account_id JOIN template t ON t.id = i.template_id
-           WHERE i.tenant_id = $1
+           WHERE i.tenant_id = $1 AND i.batch_id IS NULL
              AND ($2::uuid IS NULL OR (i.created_at, i.id) < (SELECT p.created_at, p.id FROM import p WHERE p.id = $2))
            ORDER BY i.created_at DESC, i.id DESC LIMIT $3"#,
         tenant.0,
@@ -103,14 +103,14 @@ pub async fn list(
     .doing("list imports")
 }
 
-/// One import of a tenant.
+/// One import of a file of a tenant.
 pub async fn find(connection: &mut PgConnection, tenant: TenantId, id: Uuid) -> Result<Option<ImportRow>, StoreError> {
     sqlx::query_as!(
         ImportRow,
         r#"SELECT i.id, a.name AS account, t.name AS template, t.language, i.file_name, i.state, i.rows, i.good, i.bad,
                   i.changed, i.problem, i.created_at, i.ended_at
            FROM import i JOIN account a ON a.id = i.account_id JOIN template t ON t.id = i.template_id
-           WHERE i.tenant_id = $1 AND i.id = $2"#,
+           WHERE i.tenant_id = $1 AND i.id = $2 AND i.batch_id IS NULL"#,
         tenant.0,
         id
     )
@@ -167,11 +167,14 @@ pub async fn written_in(
     tenant: TenantId,
     import: Uuid,
 ) -> Result<Option<(String, Option<(Value, Value)>)>, StoreError> {
-    let row =
-        sqlx::query!("SELECT file_name, format, header FROM import WHERE tenant_id = $1 AND id = $2", tenant.0, import)
-            .fetch_optional(connection)
-            .await
-            .doing("look what an import is written in")?;
+    let row = sqlx::query!(
+        "SELECT file_name, format, header FROM import WHERE tenant_id = $1 AND id = $2 AND batch_id IS NULL",
+        tenant.0,
+        import
+    )
+    .fetch_optional(connection)
+    .await
+    .doing("look what an import is written in")?;
     Ok(row.map(|row| (row.file_name, row.format.zip(row.header))))
 }
 

@@ -8,6 +8,9 @@ use crate::{
     store::{Doing as _, StoreError},
 };
 
+/// Where a value of a refused member of an audience group stands, before the slot.
+pub const MEMBER_POINTER: &str = "/audience/group/params/";
+
 /// A refused job.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct RejectedJobRow {
@@ -32,7 +35,7 @@ pub struct RejectedJobRow {
 /// A refused recipient of an accepted job.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct RejectedRecipientRow {
-    /// Its place in the job, from 1, or the row of the import.
+    /// Its place in the job, from 1; of an audience group, the line that the member has in an export.
     pub row: i32,
     /// JSON pointer into the job.
     pub pointer: String,
@@ -71,12 +74,21 @@ pub async fn recipients(
 ) -> Result<Vec<RejectedRecipientRow>, StoreError> {
     sqlx::query_as!(
         RejectedRecipientRow,
-        "SELECT row, pointer, code, reason FROM batch_rejected
-         WHERE batch_id = $1 AND (row, pointer) > ($2, $3) ORDER BY row, pointer LIMIT $4",
+        r#"SELECT row AS "row!", pointer AS "pointer!", code AS "code!", reason AS "reason!" FROM (
+               (SELECT row, pointer, code, reason FROM batch_rejected
+                WHERE batch_id = $1 AND (row, pointer) > ($2, $3) ORDER BY row, pointer LIMIT $4)
+               UNION ALL
+               -- the refused members of an audience group stand beside its frozen copy
+               (SELECT r.row::integer, $5 || r.field, r.code, r.reason
+                FROM import i JOIN import_rejected r ON r.import_id = i.id
+                WHERE i.batch_id = $1 AND r.row >= $2 AND (r.row::integer, $5 || r.field) > ($2, $3)
+                ORDER BY r.row, r.field LIMIT $4)
+           ) refused ORDER BY row, pointer LIMIT $4"#,
         batch.0,
         after.0,
         after.1,
-        limit
+        limit,
+        MEMBER_POINTER
     )
     .fetch_all(connection)
     .await
