@@ -122,7 +122,7 @@ pub(super) enum Keys {
     Taken,
 }
 
-/// As [`write`], within a transaction that has done something for the group already.
+/// As [`write()`], within a transaction that has done something for the group already.
 pub(super) async fn write_in(
     mut transaction: Work<'_>,
     snapshot: &Snapshot,

@@ -33,8 +33,8 @@ use crate::{
 pub const MEMBERS_MAX: usize = 1000;
 /// Members per transaction.
 pub(super) const CHUNK: usize = 5000;
-/// Refused rows that a report shows.
-const REJECTIONS_SHOWN: usize = 100;
+/// Faults that the report of a file shows; of a request in JSON all are told.
+const FAULTS_SHOWN: usize = 100;
 /// Longest `ref`, in characters.
 const REF_CHARS: usize = 256;
 /// Values of one member, how long their names are and how long they are themselves.
@@ -57,7 +57,7 @@ pub struct MembersReport {
     pub replaced: i64,
     /// Were in the group and stay as they are: of a list of numbers.
     pub unchanged: i64,
-    /// Why, of the first of the refused.
+    /// Why, of the first of the refused; of a request in JSON all of them.
     pub rejections: Vec<RowRejection>,
 }
 
@@ -199,7 +199,7 @@ pub async fn add(store: &Store, target: Target, members: &[Value]) -> Result<Mem
     }
     chunk.good = Members::Whole(good);
     let mut report = MembersReport::default();
-    write(store, target, chunk, &mut report).await?;
+    write(store, target, chunk, &mut report, usize::MAX).await?;
     Ok(report)
 }
 
@@ -256,7 +256,7 @@ async fn stream(
     let writing = async {
         let mut report = MembersReport::default();
         while let Some(chunk) = made.recv().await {
-            if let Err(error) = write(store, target, chunk, &mut report).await {
+            if let Err(error) = write(store, target, chunk, &mut report, FAULTS_SHOWN).await {
                 // A reader whose chunks nobody takes ends, and with it the feeding.
                 made.close();
                 return Err(error);
@@ -289,7 +289,13 @@ pub(super) fn broken(error: &io::Error) -> Vec<JobError> {
     vec![JobError::new("", "cut_off", format!("only a part of the file came ({error})"))]
 }
 
-async fn write(store: &Store, target: Target, chunk: Chunk, report: &mut MembersReport) -> Result<(), MembersError> {
+async fn write(
+    store: &Store,
+    target: Target,
+    chunk: Chunk,
+    report: &mut MembersReport,
+    shown: usize,
+) -> Result<(), MembersError> {
     let Chunk { good, bad, rows } = chunk;
     let mut work = store.begin().await?;
     if !audiences::lock(&mut work, target.audience).await? {
@@ -324,7 +330,7 @@ async fn write(store: &Store, target: Target, chunk: Chunk, report: &mut Members
     report.added += added;
     report.replaced += replaced;
     report.unchanged += unchanged;
-    let room = REJECTIONS_SHOWN.saturating_sub(report.rejections.len());
+    let room = shown.saturating_sub(report.rejections.len());
     report.rejections.extend(bad.into_iter().take(room));
     Ok(())
 }

@@ -78,6 +78,9 @@ async fn members_are_added_one_by_one(_: PgPoolOptions, options: PgConnectOption
     assert_eq!(remove("nobody").await, StatusCode::NOT_FOUND);
     assert_eq!(served.call(&token, Method::DELETE, path, None).await.1, json!({"removed": 2}));
     assert_eq!(served.get(&token, "/v1/audiences/vip").await.1["members"], 0);
+    let bad: Vec<Value> = (0..500).map(|_| json!({"to": "x"})).collect();
+    let (_, report) = served.call(&token, Method::POST, path, Some(json!({ "members": bad }))).await;
+    assert_eq!((report["bad"].as_i64(), told(&report).len()), (Some(500), 500), "each is told");
     let many: Vec<Value> = (0..1001).map(|_| json!({"to": "x"})).collect();
     let (status, refused) = served.call(&token, Method::POST, path, Some(json!({ "members": many }))).await;
     assert_eq!((status, &refused["errors"][0]["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("too_many_members")));
