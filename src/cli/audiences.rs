@@ -36,7 +36,7 @@ pub(super) enum AudiencesCommand {
     },
     /// Add members; one that is in it is replaced
     Add(AddArgs),
-    /// Add the members of a CSV file: `to`, `ref`, `time_zone`, and a column for each value of a template
+    /// Add the members of a workbook (.xlsx) or a CSV file: `to`, `ref`, `time_zone`, and a column for each value of a template
     Fill {
         /// Its name
         name: String,
@@ -269,6 +269,12 @@ fn report(common: &Common, value: &Value) -> anyhow::Result<()> {
         let MembersReport { rows, good, bad, added, replaced, unchanged, .. } = report;
         let taken = format!("{added} added, {replaced} replaced, {unchanged} unchanged");
         output::line(&format!("{rows} rows = {good} good ({taken}) + {bad} bad"))?;
+        if report.changed > 0 {
+            output::line(&format!(
+                "{} addresses were numbers, not text, and are recovered: see the export",
+                report.changed
+            ))?;
+        }
         for bad in &report.rejections {
             output::line(&format!("    row {}, {}: {} ({})", bad.row, bad.field, bad.reason, bad.code))?;
         }

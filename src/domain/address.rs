@@ -4,7 +4,7 @@ use std::{fmt, sync::LazyLock};
 
 use phonenumber::{country, metadata::DATABASE};
 
-use crate::domain::Channel;
+use crate::domain::{Channel, spreadsheet::Shape};
 
 /// A recipient's address, canonical for its channel: `+819012345678`, `sato@example.jp`, `US.1349…`.
 ///
@@ -89,6 +89,22 @@ impl Address {
             }
         }
         found.ok_or(AddressError::Invalid)
+    }
+
+    /// Reads a cell of a spreadsheet, which may have taken the address for a number. Whether something was put back that the
+    /// number had lost.
+    pub fn parse_cell(
+        channel: Channel,
+        cell: &str,
+        is_number: bool,
+        country: Option<country::Id>,
+    ) -> Result<(Self, bool), AddressError> {
+        let cell = cell.trim();
+        match if is_number { Shape::digits(cell) } else { Shape::of(cell) } {
+            Shape::Text => Self::parse_in(channel, cell, country).map(|address| (address, false)),
+            Shape::Whole(digits) => Self::recover(channel, &digits, country).map(|address| (address, true)),
+            Shape::Rounded => Err(AddressError::Rounded),
+        }
     }
 
     /// Trusts an address that was parsed before, as the database keeps it.

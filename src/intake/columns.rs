@@ -9,17 +9,15 @@ use crate::{
         Channel,
         address::{Address, AddressError},
         nearest::nearest,
-        spreadsheet::{DIGITS, Shape},
         template::{Params, Template},
     },
     intake::{
         check::address_code,
         fields::storable,
         job::JobError,
-        lines::{CsvLines, Format, Kind, Line, Lines, broken},
-        sheet::{Content, Decoded},
+        lines::{Format, Kind, Line, Lines, each_line},
+        sheet::Decoded,
         trail::Trail,
-        workbook::{self, SheetLines},
     },
     store::imports::{BadRow, ChangedCell, GoodRow, Place},
 };
@@ -64,30 +62,13 @@ pub(super) struct Checker {
 
 impl Checker {
     /// Reads what comes after `from`.
-    pub(super) fn read(
-        &self,
-        mut file: Decoded,
-        from: Place,
-        chunks: &mpsc::Sender<Chunk>,
-    ) -> Result<(), Vec<JobError>> {
-        match file.content().map_err(|error| vec![broken(&error)])? {
-            Content::Text => self.read_lines(CsvLines::new(file).map_err(|error| vec![error])?, from, chunks),
-            Content::Workbook => {
-                let mut book = workbook::keep(file).and_then(workbook::open).map_err(|error| vec![error])?;
-                let sheet = workbook::sheet(&mut book).map_err(|error| vec![error])?;
-                let lines = SheetLines::new(&mut book, &sheet).map_err(|error| vec![error])?;
-                self.read_lines(lines, from, chunks)
-            }
-            Content::OldWorkbook => {
-                let reason = "the workbook is of an old Excel or under a password: save it as .xlsx without one";
-                Err(vec![JobError::new("", "unreadable", reason)])
-            }
-        }
+    pub(super) fn read(&self, file: Decoded, from: Place, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
+        each_line(file, |lines| self.read_lines(lines, from, chunks))
     }
 
     fn read_lines(
         &self,
-        mut lines: impl Lines,
+        lines: &mut dyn Lines,
         from: Place,
         chunks: &mpsc::Sender<Chunk>,
     ) -> Result<(), Vec<JobError>> {
@@ -225,17 +206,11 @@ impl Checker {
 
     /// Reads the address, also where a spreadsheet took it for a number.
     fn address(&self, cells: &mut Cells<'_>) -> Result<Address, AddressError> {
-        let text = cells.to.trim();
-        let shape = if cells.is_number { Shape::digits(text) } else { Shape::of(text) };
-        match shape {
-            Shape::Text => Address::parse_in(self.channel, text, self.country),
-            Shape::Rounded => Err(AddressError::Rounded),
-            Shape::Whole(digits) => {
-                let address = Address::recover(self.channel, &digits, self.country)?;
-                cells.changed.push(("to", cells.to, address.as_str().to_owned()));
-                Ok(address)
-            }
+        let (address, is_changed) = Address::parse_cell(self.channel, cells.to, cells.is_number, self.country)?;
+        if is_changed {
+            cells.changed.push(("to", cells.to, address.as_str().to_owned()));
         }
+        Ok(address)
     }
 
     fn cells<'a>(&self, columns: &'a [(String, Column)], line: &'a Line, faults: &mut Faults) -> Cells<'a> {
@@ -250,7 +225,7 @@ impl Checker {
             }
             let cell = line.cells.get(index).unwrap_or_default();
             let given = Some(cell.trim()).filter(|text| !text.is_empty());
-            if let Some((code, reason)) = unusable(cell, line.kind(index)) {
+            if let Some((code, reason)) = line.fault(index) {
                 faults.add(name, code, reason.to_owned());
             }
             match column {
@@ -270,22 +245,6 @@ impl Checker {
             }
         }
         cells
-    }
-}
-
-/// Why a cell's text cannot be what its author sees.
-fn unusable(cell: &str, kind: Kind) -> Option<(&'static str, &'static str)> {
-    let digits = || cell.bytes().filter(u8::is_ascii_digit).count();
-    match kind {
-        Kind::Date => Some(("date_cell", "is a date: make the column text, so that it says what is to be sent")),
-        Kind::Fault => Some(("error_cell", "is a formula that failed")),
-        Kind::Number if digits() > DIGITS => {
-            Some(("rounded_number", "is a number that the spreadsheet has rounded: make the column text"))
-        }
-        Kind::Text if cell.contains(['\u{fffd}', '\0']) => {
-            Some(("unreadable_text", "contains characters that are no text in the file's encoding"))
-        }
-        Kind::Text | Kind::Number => None,
     }
 }
 

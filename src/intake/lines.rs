@@ -4,9 +4,13 @@ use std::sync::{Arc, atomic::AtomicUsize, atomic::Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::intake::{
-    job::JobError,
-    sheet::{Decoded, RowCounter, delimiter},
+use crate::{
+    domain::spreadsheet::DIGITS,
+    intake::{
+        job::JobError,
+        sheet::{Content, Decoded, RowCounter, delimiter},
+        workbook::{self, SheetLines},
+    },
 };
 
 /// The code of a file of which only a part came.
@@ -67,6 +71,43 @@ impl Line {
     pub(super) fn kind(&self, index: usize) -> Kind {
         self.kinds.get(index).copied().unwrap_or_default()
     }
+
+    /// Why the text of a cell may not be what its author sees: a code and a reason.
+    pub(super) fn fault(&self, index: usize) -> Option<(&'static str, &'static str)> {
+        let cell = self.cells.get(index).unwrap_or_default();
+        let digits = || cell.bytes().filter(u8::is_ascii_digit).count();
+        match self.kind(index) {
+            Kind::Date => Some(("date_cell", "is a date: make the column text, so that it says what is to be sent")),
+            Kind::Fault => Some(("error_cell", "is a formula that failed")),
+            Kind::Number if digits() > DIGITS => {
+                Some(("rounded_number", "is a number that the spreadsheet has rounded: make the column text"))
+            }
+            Kind::Text if cell.contains(['\u{fffd}', '\0']) => {
+                Some(("unreadable_text", "contains characters that are no text in the file's encoding"))
+            }
+            Kind::Text | Kind::Number => None,
+        }
+    }
+}
+
+/// Reads a file line by line, whatever it is written in.
+pub(super) fn each_line<T>(
+    mut file: Decoded,
+    read: impl FnOnce(&mut dyn Lines) -> Result<T, Vec<JobError>>,
+) -> Result<T, Vec<JobError>> {
+    let one = |error| vec![error];
+    match file.content().map_err(|error| one(broken(&error)))? {
+        Content::Text => read(&mut CsvLines::new(file).map_err(one)?),
+        Content::Workbook => {
+            let mut book = workbook::keep(file).and_then(workbook::open).map_err(one)?;
+            let sheet = workbook::sheet(&mut book).map_err(one)?;
+            read(&mut SheetLines::new(&mut book, &sheet).map_err(one)?)
+        }
+        Content::OldWorkbook => {
+            let reason = "the workbook is of an old Excel or under a password: save it as .xlsx without one";
+            Err(one(JobError::new("", "unreadable", reason)))
+        }
+    }
 }
 
 /// A file that is read line by line.
@@ -124,7 +165,11 @@ pub(super) fn broken(error: &std::io::Error) -> JobError {
     if error.kind() == std::io::ErrorKind::InvalidData {
         return JobError::new("", "unreadable", error.to_string());
     }
-    JobError::new("", CUT_OFF, format!("only a part of the file came ({error}): import it again with the same `id`"))
+    JobError::new(
+        "",
+        CUT_OFF,
+        format!("only a part of the file came ({error}): send it again, an import with the same `id`"),
+    )
 }
 
 fn unread(error: &csv::Error) -> JobError {

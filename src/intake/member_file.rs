@@ -1,16 +1,16 @@
-//! A CSV file of members: `to`, `ref`, `time_zone`, and a column for each value, by whatever name templates have it.
-
-use std::sync::atomic::Ordering;
+//! A CSV file or a workbook of members: `to`, `ref`, `time_zone`, and a column for each value, by whatever name templates have it.
 
 use tokio::sync::mpsc;
 
 use crate::{
-    domain::{cell, template::Params},
+    domain::{address::Address, cell, template::Params},
     intake::{
+        check::address_code,
         fields::is_good_text,
         job::{JobError, Recipient},
-        members::{CHUNK, Chunk, Members, Target, broken},
-        sheet::{Decoded, RowCounter, delimiter},
+        lines::{Kind, Line, Lines, each_line},
+        members::{CHUNK, Chunk, Members, Target},
+        sheet::Decoded,
     },
     store::audiences::NewMember,
 };
@@ -30,32 +30,29 @@ enum Column {
 }
 
 /// Reads and checks, on a thread that may block.
-pub(super) fn read(target: Target, mut file: Decoded, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
-    let header = file.first_line().map_err(|error| broken(&error))?;
-    if header.contains(|c: char| c == char::REPLACEMENT_CHARACTER || (c.is_control() && !matches!(c, '\t' | '\r'))) {
-        let reason = "the file is not text: save it as CSV, in UTF-8, UTF-16 or Shift_JIS (a workbook is not CSV)";
-        return Err(vec![JobError::new("", "unreadable", reason)]);
-    }
-    let delimiter = delimiter(header);
-    let since_record = file.counter();
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(file);
-    let (mut counter, mut record) = (RowCounter::default(), csv::StringRecord::new());
+pub(super) fn read(target: Target, file: Decoded, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
+    each_line(file, |lines| read_lines(target, lines, chunks))
+}
+
+fn read_lines(target: Target, lines: &mut dyn Lines, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
+    let mut line = Line::default();
     let mut columns: Option<Vec<Column>> = None;
     let (mut good, mut chunk) = (Vec::new(), Chunk::new(Members::Whole(Vec::new())));
-    while reader.read_record(&mut record).map_err(|error| unread(&error))? {
-        since_record.store(0, Ordering::Relaxed);
-        let row = counter.next(reader.position().line(), &record);
+    while lines.next(&mut line).map_err(|error| vec![error])? {
         let Some(columns) = &columns else {
-            columns = Some(header_of(&record)?);
+            columns = Some(header_of(&line.cells)?);
             continue;
         };
-        if record.iter().all(|cell| cell.trim().is_empty()) {
+        if line.cells.iter().all(|cell| cell.trim().is_empty()) {
             continue;
         }
         chunk.rows += 1;
-        match member(target, columns, &record) {
-            Ok(member) => good.push(member),
-            Err(faults) => chunk.refuse(row, faults),
+        match member(target, columns, &line) {
+            Ok((member, is_changed)) => {
+                chunk.changed += i64::from(is_changed);
+                good.push(member);
+            }
+            Err(faults) => chunk.refuse(line.row, faults),
         }
         if good.len() + chunk.bad.len() >= CHUNK {
             chunk.good = Members::Whole(std::mem::take(&mut good));
@@ -101,26 +98,33 @@ fn header_of(header: &csv::StringRecord) -> Result<Vec<Column>, Vec<JobError>> {
     if errors.is_empty() { Ok(columns) } else { Err(errors) }
 }
 
-fn member(
-    target: Target,
-    columns: &[Column],
-    record: &csv::StringRecord,
-) -> Result<NewMember, Vec<(String, String, String)>> {
+/// A member, and whether its address had to be recovered.
+fn member(target: Target, columns: &[Column], line: &Line) -> Result<(NewMember, bool), Vec<(String, String, String)>> {
     let fault = |field: &str, code: &str, reason: &str| vec![(field.to_owned(), code.to_owned(), reason.to_owned())];
-    if record.len() > columns.len() {
-        let reason = format!("has {} cells, the header has {}", record.len(), columns.len());
+    if line.cells.len() > columns.len() {
+        let reason = format!("has {} cells, the header has {}", line.cells.len(), columns.len());
         return Err(fault("", "too_many_cells", &reason));
     }
     let mut given = Recipient { to: String::new(), params: Params::new(), reference: None, time_zone: None };
-    for (column, cell) in columns.iter().zip(record) {
-        if *column != Column::Ignored && cell.contains(['\u{fffd}', '\0']) {
-            let reason = "contains characters that are no text in the file's encoding";
-            return Err(fault(name(column), "unreadable_text", reason));
+    let mut is_changed = false;
+    for (index, (column, cell)) in columns.iter().zip(&line.cells).enumerate() {
+        if *column == Column::Ignored {
+            continue;
+        }
+        if let Some((code, reason)) = line.fault(index) {
+            return Err(fault(name(column), code, reason));
         }
         let cell = cell::unguarded(cell);
         let text = || Some(cell.trim()).filter(|text| !text.is_empty()).map(str::to_owned);
         match column {
-            Column::To => cell.clone_into(&mut given.to),
+            Column::To => {
+                let is_number = line.kind(index) == Kind::Number;
+                let address = Address::parse_cell(target.channel, cell, is_number, target.country);
+                let (address, changed) =
+                    address.map_err(|error| fault("to", address_code(target.channel), &error.to_string()))?;
+                address.as_str().clone_into(&mut given.to);
+                is_changed = changed;
+            }
             Column::Ref => given.reference = text(),
             Column::TimeZone => given.time_zone = text(),
             Column::Value(name) => {
@@ -129,14 +133,7 @@ fn member(
             Column::Ignored => {}
         }
     }
-    target.member(given)
-}
-
-fn unread(error: &csv::Error) -> Vec<JobError> {
-    match error.kind() {
-        csv::ErrorKind::Io(error) => broken(error),
-        _ => vec![JobError::new("", "unreadable", error.to_string())],
-    }
+    Ok((target.member(given)?, is_changed))
 }
 
 fn name(column: &Column) -> &str {

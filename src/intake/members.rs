@@ -57,6 +57,8 @@ pub struct MembersReport {
     pub replaced: i64,
     /// Were in the group and stay as they are: of a list of numbers.
     pub unchanged: i64,
+    /// Good ones whose address a spreadsheet had taken for a number; it is recovered where no digit is lost.
+    pub changed: i64,
     /// Why, of the first of the refused; of a request in JSON all of them.
     pub rejections: Vec<RowRejection>,
 }
@@ -159,11 +161,13 @@ pub(super) struct Chunk {
     pub(super) good: Members,
     pub(super) bad: Vec<RowRejection>,
     pub(super) rows: i64,
+    /// Addresses that a spreadsheet took for numbers.
+    pub(super) changed: i64,
 }
 
 impl Chunk {
     pub(super) const fn new(good: Members) -> Self {
-        Self { good, bad: Vec::new(), rows: 0 }
+        Self { good, bad: Vec::new(), rows: 0, changed: 0 }
     }
 
     /// Notes why a row is refused.
@@ -280,15 +284,6 @@ fn so_far(error: JobError, report: &MembersReport) -> JobError {
     JobError { reason: error.reason + &told, ..error }
 }
 
-/// What is wrong with a file that cannot be read on.
-pub(super) fn broken(error: &io::Error) -> Vec<JobError> {
-    // What this side says of the content; everything else comes from whoever sends it.
-    if error.kind() == io::ErrorKind::InvalidData {
-        return vec![JobError::new("", "unreadable", error.to_string())];
-    }
-    vec![JobError::new("", "cut_off", format!("only a part of the file came ({error})"))]
-}
-
 async fn write(
     store: &Store,
     target: Target,
@@ -296,7 +291,7 @@ async fn write(
     report: &mut MembersReport,
     shown: usize,
 ) -> Result<(), MembersError> {
-    let Chunk { good, bad, rows } = chunk;
+    let Chunk { good, bad, rows, changed } = chunk;
     let mut work = store.begin().await?;
     if !audiences::lock(&mut work, target.audience).await? {
         return Err(MembersError::Gone);
@@ -330,6 +325,7 @@ async fn write(
     report.added += added;
     report.replaced += replaced;
     report.unchanged += unchanged;
+    report.changed += changed;
     let room = shown.saturating_sub(report.rejections.len());
     report.rejections.extend(bad.into_iter().take(room));
     Ok(())

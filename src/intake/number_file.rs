@@ -12,8 +12,9 @@ use crate::{
     intake::{
         check::address_code,
         job::JobError,
-        members::{CHUNK, Chunk, Members, Target, broken},
-        sheet::Decoded,
+        lines::broken,
+        members::{CHUNK, Chunk, Members, Target},
+        sheet::{Content, Decoded},
     },
 };
 
@@ -22,12 +23,16 @@ const BLOCK: usize = 64 * 1024;
 
 /// Reads and checks, on a thread that may block.
 pub(super) fn read(target: Target, mut file: Decoded, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
+    if file.content().map_err(|error| vec![broken(&error)])? != Content::Text {
+        let reason = "a workbook is no list of numbers: fill the group with it, or paste its column";
+        return Err(vec![JobError::new("", "unreadable", reason)]);
+    }
     let since_part = file.counter();
     let mut list = List { target, chunks, row: 1, good: Vec::new(), chunk: empty(), since_part };
     let (mut block, mut text) = (vec![0; BLOCK], String::new());
     let mut bytes = Vec::new();
     loop {
-        let count = file.read(&mut block).map_err(|error| broken(&error))?;
+        let count = file.read(&mut block).map_err(|error| vec![broken(&error)])?;
         bytes.extend_from_slice(block.get(..count).unwrap_or_default());
         // A block may end within a character, whose rest comes with the next one.
         let whole = std::str::from_utf8(&bytes).map_or_else(|error| error.valid_up_to(), str::len);

@@ -5,7 +5,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::served::{Served, registry};
+use crate::{
+    imports::workbook,
+    served::{Served, registry},
+};
 
 const ALL: &[Scope] = &[Scope::Read, Scope::Publish, Scope::Operate, Scope::Pii];
 
@@ -121,6 +124,24 @@ async fn a_file_and_a_list_of_numbers_fill_a_group(_: PgPoolOptions, options: Pg
     let (_, report) = send(&served, &token, "/v1/audiences/vip/fill", whole.clone().into()).await;
     assert_eq!(counts(&report), [7, 7, 0, 7, 0, 0]);
     assert_eq!(export(&served, &token).await, whole);
+}
+
+#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
+async fn a_workbook_fills_a_group(_: PgPoolOptions, options: PgConnectOptions) {
+    let served = Served::over(&options).await;
+    let token = served.token(ALL).await;
+    vip(&served, &token).await;
+    // A number cell lost its zero, and one its plus.
+    let book = workbook(&[&["to", "name"], &["9012345001", "鈴木"], &["819012345002", "高橋"], &["x", "y"]]);
+    let (status, report) = send(&served, &token, "/v1/audiences/vip/fill", book.clone()).await;
+    assert_eq!(
+        (status, counts(&report), &report["changed"]),
+        (StatusCode::OK, [3, 2, 1, 2, 0, 0], &json!(2)),
+        "{report}"
+    );
+    assert!(export(&served, &token).await.contains("\"+819012345001\",\"\",\"\",\"鈴木\""));
+    let (status, refused) = send(&served, &token, "/v1/audiences/vip/numbers", book).await;
+    assert_eq!((status, &refused["errors"][0]["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("unreadable")));
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]

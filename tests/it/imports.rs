@@ -47,7 +47,7 @@ async fn a_file_is_imported_and_its_bad_rows_are_listed(_: PgPoolOptions, option
 }
 
 /// A workbook, row by row; a cell that reads as a number is one.
-fn workbook(rows: &[&[&str]]) -> Vec<u8> {
+pub(crate) fn workbook(rows: &[&[&str]]) -> Vec<u8> {
     let mut book = rust_xlsxwriter::Workbook::new();
     let sheet = book.add_worksheet();
     for (row, cells) in (0..).zip(rows) {
