@@ -9,7 +9,7 @@ use crate::{
         fields::is_good_text,
         job::{JobError, Recipient},
         lines::{Kind, Line, Lines, each_line},
-        members::{CHUNK, Chunk, Members, Target},
+        members::{CHUNK, Chunk, MemberFaults, Members, Target},
         sheet::Decoded,
     },
     store::audiences::NewMember,
@@ -99,7 +99,7 @@ fn header_of(header: &csv::StringRecord) -> Result<Vec<Column>, Vec<JobError>> {
 }
 
 /// A member, and whether its address had to be recovered.
-fn member(target: Target, columns: &[Column], line: &Line) -> Result<(NewMember, bool), Vec<(String, String, String)>> {
+fn member(target: Target, columns: &[Column], line: &Line) -> Result<(NewMember, bool), MemberFaults> {
     let fault = |field: &str, code: &str, reason: &str| vec![(field.to_owned(), code.to_owned(), reason.to_owned())];
     if line.cells.len() > columns.len() {
         let reason = format!("has {} cells, the header has {}", line.cells.len(), columns.len());

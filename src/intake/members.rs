@@ -100,7 +100,7 @@ impl Target {
     }
 
     /// Checks one member: every field that is wrong, by name, code and reason.
-    pub(super) fn member(self, given: Recipient) -> Result<NewMember, Vec<(String, String, String)>> {
+    pub(super) fn member(self, given: Recipient) -> Result<NewMember, MemberFaults> {
         let mut faults = Vec::new();
         let mut fault = |field: &str, code: &str, reason: String| {
             faults.push((storable(field), code.to_owned(), storable(&reason)));
@@ -146,6 +146,9 @@ pub fn read_country(code: &str) -> Result<country::Id, JobError> {
     code.to_uppercase().parse().map_err(|_| JobError::new("/country", "unknown_country", reason()))
 }
 
+/// What is wrong with a member: field, code and reason.
+pub(super) type MemberFaults = Vec<(String, String, String)>;
+
 /// What is to be written of members.
 #[derive(Debug)]
 pub(super) enum Members {
@@ -171,7 +174,7 @@ impl Chunk {
     }
 
     /// Notes why a row is refused.
-    pub(super) fn refuse(&mut self, row: i64, faults: Vec<(String, String, String)>) {
+    pub(super) fn refuse(&mut self, row: i64, faults: MemberFaults) {
         self.bad.extend(faults.into_iter().map(|(field, code, reason)| RowRejection { row, field, code, reason }));
     }
 }
