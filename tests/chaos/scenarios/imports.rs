@@ -39,10 +39,10 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         let is_small = peak <= if matches!(form, Form::Xlsx) { XLSX_PEAK_MB } else { CSV_PEAK_MB };
         let good = is_exact && is_exact_again && is_small && taken_up > 0 && taken_up < i64::from(rows);
         println!(
-            "imports: {} rows={rows} {:.1} MB took {told:.1}s {:.0} rows/s peak={peak} MB exact={is_exact} killed, went on at row {taken_up} \
+            "imports: {} rows={rows} {} MB took {told:.1}s {:.0} rows/s peak={peak} MB exact={is_exact} killed, went on at row {taken_up} \
              exact={is_exact_again} {}",
             name(form),
-            std::fs::metadata(&file)?.len() as f64 / 1e6,
+            std::fs::metadata(&file)?.len() / 1_000_000,
             f64::from(rows) / told,
             if good { "ok" } else { "FAILED" }
         );
