@@ -197,7 +197,7 @@ pub(super) async fn add(
 }
 
 #[utoipa::path(post, path = "/v1/audiences/{name}/fill", tag = "audiences", params(("name" = String, Path), CountryQuery),
-    request_body(content = String, content_type = "text/csv", description = "Columns `to`, `ref`, `time_zone`, and one for each value; streamed, of any size"),
+    request_body(content = String, content_type = "text/csv", description = "CSV or .xlsx, told apart by content: columns `to`, `ref`, `time_zone`, and one for each value; streamed, of any size"),
     responses(
     (status = 200, body = MembersReport, description = "The good rows are in; of the bad ones row, column and reason"),
     (status = 404, body = Errors), (status = 422, body = Errors, description = "Not such a file, or it broke off: it may be sent again")))]

@@ -7,7 +7,6 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use futures_util::StreamExt as _;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -16,7 +15,7 @@ use crate::{
     http::{
         HttpState,
         error::{ApiError, Errors},
-        extract::{Asked, id},
+        extract::{Asked, id, pieces},
         jobs::problem,
         lists::PageQuery,
     },
@@ -74,17 +73,9 @@ pub(super) async fn create(
         country: query.country,
         ignore_unknown_columns: query.ignore_unknown_columns,
     };
-    // A file may take as long as it is large; only a silence is cut.
-    let silence = state.body_timeout();
-    let chunks = futures_util::stream::unfold(body.into_data_stream(), move |mut stream| async move {
-        let chunk = match tokio::time::timeout(silence, stream.next()).await {
-            Ok(chunk) => chunk?.map_err(std::io::Error::other),
-            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-        };
-        Some((chunk, stream))
-    });
     let snapshot = state.directory.current();
-    let made = import::import(&state.store, &snapshot, caller.tenant, &request, chunks).await;
+    let made =
+        import::import(&state.store, &snapshot, caller.tenant, &request, pieces(body, state.body_timeout())).await;
     made.map(|summary| (StatusCode::CREATED, Json(summary))).map_err(refused)
 }
 

@@ -160,12 +160,7 @@ fn nobody(rejections: Vec<Rejection>) -> Vec<JobError> {
 
 /// Every name under which a member may have a value for the template. Others are for other templates.
 fn slot_names(template: &Template) -> Vec<&str> {
-    let short = |name| template.slot(name).map(|_| name);
-    let names = template.slots.iter().flat_map(|slot| {
-        let short = slot.name.strip_prefix("body.").and_then(short);
-        std::iter::once(slot.name.as_str()).chain(short)
-    });
-    names.collect()
+    template.slots.iter().flat_map(|slot| [slot.name.as_str(), template.short_name(slot)]).collect()
 }
 
 /// Takes out of a copy whom the template cannot be filled for. Says how many there were.

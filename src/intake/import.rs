@@ -21,6 +21,7 @@ use crate::{
         fields::storable,
         job::JobError,
         lines::CUT_OFF,
+        members::read_country,
         sheet::Decoded,
         trail::OTHER_FILE,
     },
@@ -118,7 +119,8 @@ pub async fn import(
     file: impl Stream<Item = io::Result<Bytes>> + Send,
 ) -> Result<ImportSummary, ImportError> {
     let (account, template) = references(snapshot, tenant, request)?;
-    let country = request.country.as_deref().map(country).transpose()?;
+    let country = request.country.as_deref().map(read_country).transpose();
+    let country = country.map_err(|error| ImportError::Refused(vec![error]))?;
     let checker = Checker {
         channel: account.channel,
         country,
@@ -188,7 +190,8 @@ fn refused_id<T>(code: &'static str, reason: &str) -> Result<T, ImportError> {
     refuse("/id", code, reason.to_owned(), Vec::new())
 }
 
-async fn feed(file: impl Stream<Item = io::Result<Bytes>> + Send, pieces: mpsc::Sender<io::Result<Bytes>>) {
+/// Gives the pieces of a file to the thread that reads it.
+pub(super) async fn feed(file: impl Stream<Item = io::Result<Bytes>> + Send, pieces: mpsc::Sender<io::Result<Bytes>>) {
     pin_mut!(file);
     while let Some(piece) = file.next().await {
         // The reader has given up: the rest is not wanted.
@@ -196,14 +199,6 @@ async fn feed(file: impl Stream<Item = io::Result<Bytes>> + Send, pieces: mpsc::
             return;
         }
     }
-}
-
-fn country(code: &str) -> Result<phonenumber::country::Id, ImportError> {
-    let Ok(country) = code.to_uppercase().parse() else {
-        let reason = format!("`{code}` is not an ISO 3166 country code");
-        return refuse("/country", "unknown_country", reason, Vec::new());
-    };
-    Ok(country)
 }
 
 /// The template that a request names; the rest of it is not looked at.
@@ -297,8 +292,8 @@ async fn write(
             reason: format!("row {row} has the same recipient as row {first}, which is kept"),
         }));
         let bad: HashSet<i64> = chunk.bad.iter().map(|bad| bad.row).collect();
-        let lines: Vec<_> = chunk.lines.iter().filter(|(row, _)| bad.contains(row)).collect();
-        let lines: Vec<_> = lines.into_iter().map(|(row, line)| (*row, cells(line))).collect();
+        let lines = chunk.lines.iter().filter(|(row, _)| bad.contains(row));
+        let lines: Vec<_> = lines.map(|(row, line)| (*row, cells(line))).collect();
         imports::insert_refused(&mut work, id, &chunk.bad, &lines).await?;
         chunk.changed.retain(|changed| !bad.contains(&changed.row));
         imports::insert_changed(&mut work, id, &chunk.changed).await?;

@@ -3,9 +3,12 @@
 use tokio::sync::mpsc;
 
 use crate::{
-    domain::{address::Address, cell, template::Params},
+    domain::{
+        address::{Address, AddressError},
+        cell,
+        template::Params,
+    },
     intake::{
-        check::address_code,
         fields::is_good_text,
         job::{JobError, Recipient},
         lines::{Kind, Line, Lines, each_line},
@@ -106,7 +109,7 @@ fn member(target: Target, columns: &[Column], line: &Line) -> Result<(NewMember,
         return Err(fault("", "too_many_cells", &reason));
     }
     let mut given = Recipient { to: String::new(), params: Params::new(), reference: None, time_zone: None };
-    let mut is_changed = false;
+    let (mut address, mut is_changed) = (Err(AddressError::Empty), false);
     for (index, (column, cell)) in columns.iter().zip(&line.cells).enumerate() {
         if *column == Column::Ignored {
             continue;
@@ -119,11 +122,9 @@ fn member(target: Target, columns: &[Column], line: &Line) -> Result<(NewMember,
         match column {
             Column::To => {
                 let is_number = line.kind(index) == Kind::Number;
-                let address = Address::parse_cell(target.channel, cell, is_number, target.country);
-                let (address, changed) =
-                    address.map_err(|error| fault("to", address_code(target.channel), &error.to_string()))?;
-                address.as_str().clone_into(&mut given.to);
-                is_changed = changed;
+                let read = Address::parse_cell(target.channel, cell, is_number, target.country);
+                is_changed = read.as_ref().is_ok_and(|(_, is_changed)| *is_changed);
+                address = read.map(|(address, _)| address);
             }
             Column::Ref => given.reference = text(),
             Column::TimeZone => given.time_zone = text(),
@@ -133,7 +134,7 @@ fn member(target: Target, columns: &[Column], line: &Line) -> Result<(NewMember,
             Column::Ignored => {}
         }
     }
-    Ok((target.member(given)?, is_changed))
+    Ok((target.member(address, given)?, is_changed))
 }
 
 fn name(column: &Column) -> &str {

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, io};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, pin_mut};
+use futures_util::Stream;
 use phonenumber::country;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,11 +13,15 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{Channel, address::Address, template::Params},
+    domain::{
+        Channel,
+        address::{Address, AddressError},
+        template::Params,
+    },
     intake::{
         check::address_code,
         fields::{Reader, is_good_text, storable},
-        import::RowRejection,
+        import::{RowRejection, feed},
         job::{JobError, Recipient},
         member_file, number_file,
         sheet::Decoded,
@@ -99,13 +103,16 @@ impl Target {
         Ok(Self { audience: audience.id, channel, country })
     }
 
-    /// Checks one member: every field that is wrong, by name, code and reason.
-    pub(super) fn member(self, given: Recipient) -> Result<NewMember, MemberFaults> {
+    /// Checks one member, whose address was read before: every field that is wrong, by name, code and reason.
+    pub(super) fn member(
+        self,
+        address: Result<Address, AddressError>,
+        given: Recipient,
+    ) -> Result<NewMember, MemberFaults> {
         let mut faults = Vec::new();
         let mut fault = |field: &str, code: &str, reason: String| {
             faults.push((storable(field), code.to_owned(), storable(&reason)));
         };
-        let address = Address::parse_in(self.channel, &given.to, self.country);
         if let Err(error) = &address {
             fault("to", address_code(self.channel), error.to_string());
         }
@@ -196,7 +203,9 @@ pub async fn add(store: &Store, target: Target, members: &[Value]) -> Result<Mem
         let mut reader = Reader::default();
         let read = reader.recipient(value, "");
         let checked = match read {
-            Some(recipient) if reader.errors.is_empty() => target.member(recipient),
+            Some(recipient) if reader.errors.is_empty() => {
+                target.member(Address::parse_in(target.channel, &recipient.to, target.country), recipient)
+            }
             _ => Err(reader.errors.into_iter().map(fault).collect()),
         };
         match checked {
@@ -215,7 +224,7 @@ fn fault(error: JobError) -> (String, String, String) {
     (storable(field), error.code.into_owned(), storable(&error.reason))
 }
 
-/// Adds the members of a CSV file; its columns are `to`, `ref`, `time_zone` and values.
+/// Adds the members of a workbook or a CSV file; its columns are `to`, `ref`, `time_zone` and values.
 pub async fn fill(
     store: &Store,
     target: Target,
@@ -250,16 +259,6 @@ async fn stream(
     let (pieces, incoming) = mpsc::channel(8);
     let (chunks, mut made) = mpsc::channel(2);
     let reading = tokio::task::spawn_blocking(move || read(Decoded::new(incoming), &chunks));
-    let feeding = async {
-        pin_mut!(file);
-        while let Some(piece) = file.next().await {
-            // The reader has given up: the rest is not wanted.
-            if pieces.send(piece).await.is_err() {
-                break;
-            }
-        }
-        drop(pieces);
-    };
     let writing = async {
         let mut report = MembersReport::default();
         while let Some(chunk) = made.recv().await {
@@ -271,7 +270,7 @@ async fn stream(
         }
         Ok(report)
     };
-    let ((), written) = tokio::join!(feeding, writing);
+    let ((), written) = tokio::join!(feed(file, pieces), writing);
     let read = reading.await.unwrap_or_else(|_| Err(vec![JobError::new("", "unreadable", "could not be read")]));
     let report = written?;
     read.map_err(|errors| MembersError::Refused(errors.into_iter().map(|error| so_far(error, &report)).collect()))?;
