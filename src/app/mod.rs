@@ -277,7 +277,7 @@ impl Parts {
             store: self.store.clone(),
             directory: self.directory.clone(),
             providers: self.providers.clone(),
-            wakes: self.broker.wakes().subscribe(),
+            wakes: self.broker.wakes().clone(),
         }
     }
 

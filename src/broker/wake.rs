@@ -50,6 +50,13 @@ pub struct Wakes {
 }
 
 impl Wakes {
+    /// Without a broker: heard by who shares this value, and by no other process.
+    pub fn here() -> Self {
+        let (here, _) = broadcast::channel(BEHIND_MAX);
+        let (elsewhere, _) = mpsc::unbounded_channel();
+        Self { here, elsewhere }
+    }
+
     pub(super) fn start(
         publishing: &Link,
         consuming: &Link,
@@ -93,6 +100,7 @@ async fn tell(link: Link, exchange: String, origin: Uuid, mut outgoing: mpsc::Un
         while let Ok(more) = outgoing.try_recv() {
             wake.numbers.extend(&more.numbers);
             wake.urgent.extend(&more.urgent);
+            wake.free.extend(&more.free);
         }
         if !link.is_connected() {
             channel = None;

@@ -8,11 +8,18 @@ mod through;
 
 use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use self::{desk::Desk, express::Express};
-use super::{Shared, agenda::Agenda, clock, leases::LeaseEvent, number::Number, turns::Turns};
+use super::{
+    Shared,
+    agenda::Agenda,
+    clock,
+    leases::{Drained, LeaseEvent},
+    number::Number,
+    turns::Turns,
+};
 use crate::{
     domain::{
         ids::{HoldId, NumberId},
@@ -45,14 +52,10 @@ pub(super) struct Claimer {
 }
 
 /// The claimers of a process: one for all its work, and one beside it for urgent work that was announced.
-pub(super) fn claimers(
-    shared: &Rc<Shared>,
-    events: mpsc::UnboundedReceiver<LeaseEvent>,
-    wakes: broadcast::Receiver<Arc<Wake>>,
-) -> (Claimer, Express) {
+pub(super) fn claimers(shared: &Rc<Shared>, events: mpsc::UnboundedReceiver<LeaseEvent>) -> (Claimer, Express) {
     let desk = Desk::new(Rc::clone(shared));
-    let express = Express::new(Rc::clone(&desk), wakes.resubscribe());
-    (Claimer::new(desk, events, wakes), express)
+    let express = Express::new(Rc::clone(&desk), shared.wakes.subscribe());
+    (Claimer::new(desk, events, shared.wakes.subscribe()), express)
 }
 
 impl Claimer {
@@ -92,6 +95,7 @@ impl Claimer {
         for number in self.desk.numbers() {
             self.desk.remove(number.id);
             number.close(&self.shared);
+            tokio::task::spawn_local(async move { number.drained().await });
         }
     }
 
@@ -153,8 +157,8 @@ impl Claimer {
 
     fn leased(&mut self, event: LeaseEvent) {
         match event {
-            LeaseEvent::Taken { number, held, not_before, rate } => {
-                let actor = Number::start(&self.shared, number, held, (not_before, rate));
+            LeaseEvent::Taken { number, held, from } => {
+                let actor = Number::start(&self.shared, number, held, from);
                 if let Some(before) = self.desk.add(actor) {
                     before.close(&self.shared);
                 }
@@ -177,14 +181,14 @@ impl Claimer {
     }
 
     /// Returns what is not called; when the open calls have ended, the keeper gives the lease up.
-    fn drain(&mut self, number: NumberId, drained: oneshot::Sender<()>) {
+    fn drain(&mut self, number: NumberId, drained: Drained) {
         let Some(leaving) = self.leave(number) else {
             return;
         };
         leaving.close(&self.shared);
         tokio::task::spawn_local(async move {
             leaving.drained().await;
-            drained.send(()).ok();
+            drop(drained);
         });
     }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -67,17 +67,29 @@ pub struct Held {
     pub lease: Uuid,
     life: Arc<Life>,
     lost: AtomicBool,
+    calls: OnceLock<Vec<Tick>>,
 }
 
 impl Held {
     /// A lease of a living worker.
     pub const fn new(lease: Uuid, life: Arc<Life>) -> Self {
-        Self { lease, life, lost: AtomicBool::new(false) }
+        Self { lease, life, lost: AtomicBool::new(false), calls: OnceLock::new() }
     }
 
     /// Ends it at once.
     pub fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// The number has made its last call; these still count for who sends for it next.
+    pub fn ended(&self, calls: Vec<Tick>) {
+        // The number of a lease ends once.
+        self.calls.set(calls).ok();
+    }
+
+    /// The calls that count for the next holder, once the last is made; nothing where they were not counted.
+    pub fn calls(&self) -> Option<&[Tick]> {
+        self.calls.get().map(Vec::as_slice)
     }
 
     /// Whether it is good at `now`.

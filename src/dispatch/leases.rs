@@ -4,30 +4,58 @@
 //! it has less than its share, and hands over while it would still have its share without the number. All leases last as
 //! long as the worker's own row; a worker whose row expired loses them all and enters again under a new name.
 
-use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+mod load;
 
-use tokio::sync::{mpsc, oneshot};
+use std::{cell::Cell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::load::{Load, weight};
 use super::{
     Shared, clock,
     gate::{Held, Life},
 };
 use crate::{
-    domain::{ids::NumberId, pacing::Tick},
-    store::{self, Session, StoreError, leases::UNLIMITED_WEIGHT, registry::Snapshot},
+    domain::{ids::NumberId, pacing::Tick, wake::Wake},
+    store::{self, Session, StoreError, leases::GivenUp, registry::Snapshot},
 };
 
 /// What the keeper tells the claimer.
 #[derive(Debug)]
 pub(super) enum LeaseEvent {
-    /// Send for this number, not before the tick, and at the rate that the last holder left.
-    Taken { number: NumberId, held: Arc<Held>, not_before: Tick, rate: Option<u32> },
+    /// Send for this number.
+    Taken { number: NumberId, held: Arc<Held>, from: Inherited },
     /// The lease is gone: return what is not called.
     Lost(NumberId),
-    /// Somebody else should have it: drain, then say so.
-    HandOver(NumberId, oneshot::Sender<()>),
+    /// Somebody else should have it: drain, then drop this.
+    HandOver(NumberId, Drained),
+}
+
+/// What the last holder of a number left.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    /// Nothing starts before.
+    pub(super) not_before: Tick,
+    /// What it sent at, where the provider throttled it.
+    pub(super) rate: Option<u32>,
+    /// Its calls that still count.
+    pub(super) calls: Vec<Tick>,
+}
+
+/// Wakes the keeper when it is dropped: the number makes no calls any more.
+#[derive(Debug)]
+pub(super) struct Drained {
+    is_done: Rc<Cell<bool>>,
+    keeper: Rc<Notify>,
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        self.is_done.set(true);
+        self.keeper.notify_one();
+    }
 }
 
 /// The leases held.
@@ -46,19 +74,12 @@ pub(super) struct Keeper {
     book: Book,
     events: mpsc::UnboundedSender<LeaseEvent>,
     host: String,
-    leaving: HashMap<NumberId, oneshot::Receiver<()>>,
+    leaving: HashMap<NumberId, Rc<Cell<bool>>>,
+    drained: Rc<Notify>,
+    wakes: broadcast::Receiver<Arc<Wake>>,
     /// An answer of the database was lost: what it holds for us may not be what the book says.
     is_unsure: bool,
     load: Load,
-}
-
-/// The weight of what is held and of everything, counted again only when something changed.
-#[derive(Debug, Default)]
-struct Load {
-    registry_version: i64,
-    is_stale: bool,
-    mine: i64,
-    total: i64,
 }
 
 impl Keeper {
@@ -72,6 +93,8 @@ impl Keeper {
             events,
             host,
             leaving: HashMap::new(),
+            drained: Rc::default(),
+            wakes: shared.wakes.subscribe(),
             is_unsure: false,
             load: Load::default(),
         }
@@ -98,6 +121,8 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.drained.notified() => {}
+                () = freed(&mut self.wakes) => {}
             }
         }
         self.leave().await;
@@ -145,14 +170,14 @@ impl Keeper {
     /// After a lost answer: what the database holds for us and we know nothing of goes back, and what we believed in
     /// and is not there is lost.
     async fn compare(&mut self, life: &Life) -> Result<(), StoreError> {
-        let rest = self.rest();
+        let rest = self.shared.settings.pacing.window();
         let connection = self.session.connection().await?;
         let there: HashMap<NumberId, Uuid> =
             store::leases::held_by(connection, life.worker).await?.into_iter().collect();
         let strays: Vec<_> = there
             .iter()
             .filter(|(number, lease)| self.book.get(number).is_none_or(|held| held.lease != **lease))
-            .map(|(number, lease)| (*number, *lease))
+            .map(|(number, lease)| GivenUp { number: *number, lease: *lease, calls: None })
             .collect();
         if !strays.is_empty() {
             store::leases::give_up(connection, &strays, rest).await?;
@@ -170,15 +195,14 @@ impl Keeper {
             // The registry has not been read: nothing has a weight yet.
             return Ok(());
         }
-        self.weigh(&snapshot);
+        self.load.count(&snapshot, self.book.keys().filter(|number| !self.leaving.contains_key(number)));
         let shares = store::leases::shares(self.session.connection().await?).await?;
         let share = self.load.total / shares.workers.max(1);
         let mut mine = self.load.mine;
         let mut wanted = Vec::new();
         let mut free: Vec<NumberId> =
             shares.free.into_iter().filter(|number| snapshot.numbers.contains_key(number)).collect();
-        // Two workers that look in the same moment shall not want the same numbers; every worker has another order.
-        free.sort_unstable_by_key(|number| uuid_mix(life.worker, *number));
+        free.sort_unstable_by_key(|number| load::place(life.worker, *number));
         for number in free {
             if mine > share || (mine == share && shares.workers > 1) {
                 break;
@@ -203,8 +227,11 @@ impl Keeper {
         for taken in taken {
             let held = Arc::new(Held::new(taken.lease, Arc::clone(life)));
             self.book.insert(taken.number, Arc::clone(&held));
-            let not_before = clock::now() + taken.not_before;
-            self.tell(LeaseEvent::Taken { number: taken.number, held, not_before, rate: taken.rate });
+            // The database counted from before its answer came: the calls may be older than this, never younger.
+            let now = clock::now();
+            let calls = taken.calls.into_iter().map(|age| now.saturating_sub(age)).collect();
+            let from = Inherited { not_before: now + taken.not_before, rate: taken.rate, calls };
+            self.tell(LeaseEvent::Taken { number: taken.number, held, from });
         }
         Ok(())
     }
@@ -221,10 +248,10 @@ impl Keeper {
                 continue;
             }
             mine -= weight;
-            let (drained, receiver) = oneshot::channel();
-            self.leaving.insert(number, receiver);
+            let is_done = Rc::default();
+            self.leaving.insert(number, Rc::clone(&is_done));
             self.load.is_stale = true;
-            self.tell(LeaseEvent::HandOver(number, drained));
+            self.tell(LeaseEvent::HandOver(number, Drained { is_done, keeper: Rc::clone(&self.drained) }));
         }
     }
 
@@ -238,13 +265,8 @@ impl Keeper {
     }
 
     async fn finish_hand_overs(&mut self) -> Result<(), StoreError> {
-        let drained: Vec<NumberId> = self
-            .leaving
-            .iter_mut()
-            .filter_map(|(number, done)| {
-                (done.try_recv() != Err(oneshot::error::TryRecvError::Empty)).then_some(*number)
-            })
-            .collect();
+        let drained: Vec<NumberId> =
+            self.leaving.iter().filter(|(_, is_done)| is_done.get()).map(|(number, _)| *number).collect();
         if !drained.is_empty() {
             self.give_up(&drained).await?;
             metrics::counter!("dispatch_hand_overs_total").increment(drained.len() as u64);
@@ -254,21 +276,26 @@ impl Keeper {
 
     /// Gives numbers up that nothing is sent for any more.
     async fn give_up(&mut self, numbers: &[NumberId]) -> Result<(), StoreError> {
-        let leases: Vec<(NumberId, Uuid)> =
-            numbers.iter().filter_map(|number| Some((*number, self.book.get(number)?.lease))).collect();
-        for (number, _) in &leases {
-            if let Some(held) = self.book.get(number) {
-                held.lose();
-            }
+        let window = self.shared.settings.pacing.window();
+        let connection = self.session.connection().await?;
+        // Before the question is sent: the database will take the calls for younger than they are, never for older.
+        let asked = clock::now();
+        let mut leases = Vec::new();
+        for number in numbers {
+            let Some(held) = self.book.get(number) else { continue };
+            held.lose();
+            let ages =
+                |calls: &[Tick]| calls.iter().map(|at| asked.saturating_sub(*at)).filter(|age| *age < window).collect();
+            leases.push(GivenUp { number: *number, lease: held.lease, calls: held.calls().map(ages) });
         }
-        let rest = self.rest();
-        store::leases::give_up(self.session.connection().await?, &leases, rest).await?;
+        store::leases::give_up(connection, &leases, window).await?;
         for number in numbers {
             self.book.remove(number);
             self.leaving.remove(number);
         }
         self.load.is_stale = true;
-        tell_changed("gave numbers up", leases.into_iter().map(|(number, _)| number));
+        self.shared.wakes.announce(Wake { free: numbers.iter().copied().collect(), ..Wake::default() });
+        tell_changed("gave numbers up", numbers.iter().copied());
         Ok(())
     }
 
@@ -323,24 +350,6 @@ impl Keeper {
         self.events.send(event).ok();
     }
 
-    fn weigh(&mut self, snapshot: &Snapshot) {
-        if !self.load.is_stale && self.load.registry_version == snapshot.version {
-            return;
-        }
-        let staying = self.book.keys().filter(|number| !self.leaving.contains_key(number));
-        self.load = Load {
-            registry_version: snapshot.version,
-            is_stale: false,
-            mine: staying.map(|number| weight(snapshot, *number)).sum(),
-            total: snapshot.numbers.keys().map(|number| weight(snapshot, *number)).sum(),
-        };
-    }
-
-    /// What was just written has left every sliding second after this.
-    fn rest(&self) -> Duration {
-        Duration::from_millis(1000 + self.shared.settings.pacing.jitter_ms)
-    }
-
     /// How long a lease lasts in the database, and how long this process trusts it.
     fn lasts(&self) -> (Duration, Duration) {
         let lease = &self.shared.settings.lease;
@@ -348,16 +357,16 @@ impl Keeper {
     }
 }
 
-fn weight(snapshot: &Snapshot, number: NumberId) -> i64 {
-    snapshot.numbers.get(&number).and_then(|n| n.limit_per_s).map_or(UNLIMITED_WEIGHT, i64::from)
-}
-
-/// A place of `number` in an order of the worker's own.
-fn uuid_mix(worker: Uuid, number: NumberId) -> u64 {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    (worker, number).hash(&mut hasher);
-    hasher.finish()
+/// Waits until a number is given up somewhere.
+async fn freed(wakes: &mut broadcast::Receiver<Arc<Wake>>) {
+    loop {
+        match wakes.recv().await {
+            Ok(wake) if wake.free.is_empty() => {}
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+            // The looks go on.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
 }
 
 fn tell_changed(what: &'static str, numbers: impl ExactSizeIterator<Item = NumberId>) {

@@ -20,11 +20,11 @@ mod turns;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    domain::wake::Wake,
+    broker::Wakes,
     providers,
     settings::Settings,
     store::{Store, registry::Directory},
@@ -41,8 +41,8 @@ pub struct Dispatch {
     pub directory: Directory,
     /// The adapters.
     pub providers: providers::Registry,
-    /// Numbers that have new work.
-    pub wakes: broadcast::Receiver<Arc<Wake>>,
+    /// Numbers that have new work, or no holder any more.
+    pub wakes: Wakes,
 }
 
 /// What the parts of a running dispatch share.
@@ -52,6 +52,7 @@ struct Shared {
     store: Store,
     directory: Directory,
     providers: providers::Registry,
+    wakes: Wakes,
     gates: Arc<gate::Gates>,
     freeze: clock::FreezeGuard,
     settle: settle::Settler,
@@ -97,6 +98,7 @@ impl Dispatch {
             store: self.store,
             directory: self.directory,
             providers: self.providers,
+            wakes: self.wakes,
             gates: Arc::clone(&gates),
             freeze: clock::FreezeGuard::start(),
             settle: settler,
@@ -121,7 +123,7 @@ impl Dispatch {
         let keeper = leases::Keeper::new(&shared, lease_events);
         let keeping = tokio::task::spawn_local(keeper.run(background.clone()));
 
-        let (claimer, express) = claim::claimers(&shared, events, self.wakes);
+        let (claimer, express) = claim::claimers(&shared, events);
         tokio::join!(claimer.run(stop.clone()), express.run(stop));
 
         let drain = Duration::from_secs(shared.settings.dispatch.drain_s);

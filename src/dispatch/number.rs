@@ -13,6 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use super::{
     Shared, clock,
     gate::{Held, Pass, WrittenAt},
+    leases::Inherited,
     send::{self, Prepared},
     settle,
 };
@@ -51,13 +52,8 @@ pub(super) struct Number {
 }
 
 impl Number {
-    /// An actor for a number that may send from `not_before` on, at the rate its last holder left.
-    pub(super) fn start(
-        shared: &Rc<Shared>,
-        id: NumberId,
-        held: Arc<Held>,
-        (not_before, rate): (Tick, Option<u32>),
-    ) -> Rc<Self> {
+    /// An actor for a number that goes on where its last holder stopped.
+    pub(super) fn start(shared: &Rc<Shared>, id: NumberId, held: Arc<Held>, from: Inherited) -> Rc<Self> {
         let number = Rc::new(Self {
             id,
             held,
@@ -65,8 +61,8 @@ impl Number {
             pace: RefCell::new(None),
             unwritten: RefCell::default(),
             rate: Cell::new(None),
-            rate_written: Cell::new(rate),
-            not_before: Cell::new(not_before),
+            rate_written: Cell::new(from.rate),
+            not_before: Cell::new(from.not_before),
             step: Cell::new(0),
             in_flight: Cell::new(0),
             in_flight_most: Cell::new(1),
@@ -74,7 +70,12 @@ impl Number {
             changed: Notify::new(),
         });
         number.set_limit(shared);
-        if rate.is_some() {
+        if let Some(pace) = number.pace.borrow_mut().as_mut() {
+            pace.go_on_from(from.calls);
+        } else {
+            number.not_before.set(number.not_before.get().max(clock::now() + shared.settings.pacing.window()));
+        }
+        if from.rate.is_some() {
             number.tell_rate();
             shared.slowed.watch(&number);
         }
@@ -96,8 +97,7 @@ impl Number {
             *self.pace.borrow_mut() = None;
             self.unwritten.borrow_mut().clear();
             self.rate.set(None);
-            self.not_before
-                .set(self.not_before.get().max(now + Duration::from_millis(1000 + settings.pacing.jitter_ms)));
+            self.not_before.set(self.not_before.get().max(now + settings.pacing.window()));
             self.step.set(settings.dispatch.step_max_unlimited);
             self.in_flight_most.set(settings.dispatch.in_flight_max);
             return;
@@ -207,10 +207,16 @@ impl Number {
         self.changed.notify_one();
     }
 
-    /// Waits until no call is open; only after [`Number::close`].
+    /// Waits until no call is open and leaves the calls to the next holder; only after [`Number::close`].
     pub(super) async fn drained(&self) {
         while self.in_flight.get() > 0 {
             self.changed.notified().await;
+        }
+        if let Some(pace) = self.pace.borrow_mut().as_mut() {
+            self.note_written(pace);
+            if let Some(calls) = pace.calls(clock::now()) {
+                self.held.ended(calls);
+            }
         }
     }
 

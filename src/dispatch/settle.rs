@@ -25,8 +25,8 @@ use crate::{
 };
 
 /// How often a small group is written at most: under a light load several outcomes share a transaction all the same, and
-/// leave the database to those who wait for it.
-const SMALL_GROUP_EVERY: Duration = Duration::from_millis(20);
+/// leave the database and the disk to those who wait for them.
+const SMALL_GROUP_EVERY: Duration = Duration::from_millis(50);
 /// Changes that are worth a transaction at once.
 const WORTH_ONE: usize = 64;
 

@@ -64,6 +64,19 @@ impl Pace {
         self.start = self.start.max(at);
     }
 
+    /// The calls that still fill the window at `now`, for who sends for the number next. Nothing while one may be missing:
+    /// a call that is not written yet, or those that [`Pace::not_before`] waits for.
+    pub fn calls(&self, now: Tick) -> Option<Vec<Tick>> {
+        let still = self.written.iter().copied().filter(|at| *at + self.window > now);
+        (self.open == 0 && now >= self.start).then(|| still.collect())
+    }
+
+    /// Goes on from the calls that an earlier holder made.
+    pub fn go_on_from(&mut self, calls: impl IntoIterator<Item = Tick>) {
+        self.written.extend(calls);
+        self.written.make_contiguous().sort_unstable();
+    }
+
     /// The limit less the reserve kept for authentication: 2 % of it, at least 1; none below 40 a second.
     pub fn bulk_limit(&self) -> usize {
         if self.limit < 40 { self.limit } else { self.limit - (self.limit / 50).max(1) }
@@ -194,6 +207,29 @@ mod tests {
         assert_eq!(pace.take_urgent(now + SECOND * 9), Err(now + SECOND * 10 + JITTER), "it is still to be written");
         pace.given_up();
         assert!(pace.take_urgent(now + SECOND * 9).is_ok());
+    }
+
+    #[test]
+    fn a_hand_over_keeps_the_limit_and_needs_no_pause() {
+        let fresh = || Pace::new(80, JITTER, LATE);
+        let (mut pace, mut now, mut calls) = (fresh(), Duration::from_secs(5), Vec::new());
+        while now < Duration::from_secs(20) {
+            match pace.take_bulk(now) {
+                Ok(()) => {
+                    assert_eq!(pace.calls(now), None, "a call under way is in no log");
+                    pace.written(now);
+                    calls.push(now);
+                    if calls.len() % 70 == 0 {
+                        let known = pace.calls(now).unwrap();
+                        pace = fresh();
+                        pace.go_on_from(known);
+                    }
+                }
+                Err(at) => now = at,
+            }
+        }
+        assert!(worst_second(&calls) <= 80);
+        assert!(calls.len() > 80 * 15 * 95 / 100, "{}", calls.len());
     }
 
     proptest! {

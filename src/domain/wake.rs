@@ -14,10 +14,13 @@ pub struct Wake {
     /// With small authentication jobs, which are claimed without a look.
     #[serde(default)]
     pub urgent: BTreeSet<NumberId>,
+    /// Given up by their holder: to be taken.
+    #[serde(default)]
+    pub free: BTreeSet<NumberId>,
 }
 
 impl FromIterator<NumberId> for Wake {
     fn from_iter<I: IntoIterator<Item = NumberId>>(numbers: I) -> Self {
-        Self { numbers: numbers.into_iter().collect(), urgent: BTreeSet::new() }
+        Self { numbers: numbers.into_iter().collect(), ..Self::default() }
     }
 }

@@ -119,6 +119,13 @@ sections! {
     Log { format: String, filter: String, }
 }
 
+impl Pacing {
+    /// How long a call that was written may count at the provider: the second of its limit, and the jitter.
+    pub const fn window(&self) -> Duration {
+        Duration::from_millis(1000 + self.jitter_ms)
+    }
+}
+
 impl Retry {
     /// The policy these numbers make.
     pub fn policy(&self) -> RetryPolicy {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A lease that was just taken.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Taken {
     /// The number.
     pub number: NumberId,
@@ -26,6 +26,19 @@ pub struct Taken {
     pub not_before: Duration,
     /// What the last holder sent at, where the provider throttled it.
     pub rate: Option<u32>,
+    /// How long ago the last holder's calls were, as far as they still count.
+    pub calls: Vec<Duration>,
+}
+
+/// A lease that its holder gives up after the last call.
+#[derive(Debug, Clone)]
+pub struct GivenUp {
+    /// The number.
+    pub number: NumberId,
+    /// The holder's fence.
+    pub lease: Uuid,
+    /// How long ago its calls were, as far as they still count; absent where nobody counted them.
+    pub calls: Option<Vec<Duration>>,
 }
 
 /// The rate of a number as its holder changed it.
@@ -132,18 +145,19 @@ pub async fn take(
         WITH me AS MATERIALIZED (
             SELECT worker_id FROM worker WHERE worker_id = $1 AND NOT is_dead AND expires_at > now() FOR SHARE
         ), free AS (
-            SELECT l.number_id, w.expires_at
+            SELECT l.number_id, w.expires_at, l.calls_at
             FROM number_lease l LEFT JOIN worker w ON w.worker_id = l.worker_id
             WHERE l.number_id = ANY ($2) AND (l.worker_id IS NULL OR w.is_dead) AND EXISTS (SELECT FROM me)
             ORDER BY l.number_id FOR UPDATE OF l SKIP LOCKED
         )
         UPDATE number_lease l
-        SET lease_id = gen_random_uuid(), worker_id = $1,
+        SET lease_id = gen_random_uuid(), worker_id = $1, calls_at = NULL,
             -- greatest() passes over the holder that there was not
             next_send_at = greatest(l.next_send_at, free.expires_at + make_interval(secs => $3))
         FROM free WHERE l.number_id = free.number_id
         RETURNING l.number_id, l.lease_id AS "lease_id!", l.rate_per_s,
-                  extract(epoch FROM greatest(now(), least(l.next_send_at, now() + interval '1 minute')) - now())::float8 AS "wait!"
+                  extract(epoch FROM greatest(now(), least(l.next_send_at, now() + interval '1 minute')) - now())::float8 AS "wait!",
+                  ARRAY (SELECT extract(epoch FROM now() - at)::float8 FROM unnest(free.calls_at) at) AS "calls!"
         "#,
         worker,
         &numbers,
@@ -158,6 +172,7 @@ pub async fn take(
         lease: row.lease_id,
         not_before: Duration::try_from_secs_f64(row.wait).unwrap_or_default(),
         rate: row.rate_per_s.and_then(|rate| u32::try_from(rate).ok()),
+        calls: row.calls.into_iter().map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()).collect(),
     });
     Ok(taken.collect())
 }
@@ -198,25 +213,38 @@ pub async fn rates(store: &Store) -> Result<BTreeMap<NumberId, u32>, StoreError>
         .collect())
 }
 
-/// Gives numbers up after their last call: the next holder waits until that call has left the window.
-pub async fn give_up(
-    connection: &mut PgConnection,
-    leases: &[(NumberId, Uuid)],
-    rest: Duration,
-) -> Result<(), StoreError> {
-    let numbers: Vec<i32> = leases.iter().map(|(number, _)| number.0).collect();
-    let fences: Vec<Uuid> = leases.iter().map(|(_, lease)| *lease).collect();
+/// Gives numbers up after their last call. The next holder goes on from the calls, or waits for `rest` where nobody
+/// counted them.
+pub async fn give_up(connection: &mut PgConnection, leases: &[GivenUp], rest: Duration) -> Result<(), StoreError> {
+    let numbers: Vec<i32> = leases.iter().map(|given| given.number.0).collect();
+    let fences: Vec<Uuid> = leases.iter().map(|given| given.lease).collect();
+    let counted: Vec<bool> = leases.iter().map(|given| given.calls.is_some()).collect();
+    let (callers, ages): (Vec<i32>, Vec<f64>) = leases
+        .iter()
+        .flat_map(|given| given.calls.iter().flatten().map(|age| (given.number.0, age.as_secs_f64())))
+        .unzip();
     sqlx::query!(
-        "WITH mine AS (
-             SELECT l.number_id FROM unnest($1::int[], $2::uuid[]) AS u(number_id, lease_id)
+        "WITH call AS (
+             SELECT number_id, array_agg(now() - make_interval(secs => age)) AS calls_at
+             FROM unnest($5::int[], $6::float8[]) AS u(number_id, age) GROUP BY number_id
+         ), mine AS (
+             SELECT l.number_id, call.calls_at, CASE WHEN u.counted THEN 0 ELSE $4::float8 END AS rest
+             FROM unnest($1::int[], $2::uuid[], $3::bool[]) AS u(number_id, lease_id, counted)
              JOIN number_lease l ON l.number_id = u.number_id AND l.lease_id = u.lease_id
+             LEFT JOIN call ON call.number_id = u.number_id
              ORDER BY l.number_id FOR UPDATE OF l
          )
-         UPDATE number_lease l SET lease_id = NULL, worker_id = NULL, next_send_at = now() + make_interval(secs => $3)
+         UPDATE number_lease l
+         SET lease_id = NULL, worker_id = NULL, calls_at = mine.calls_at,
+             -- The holder may itself still have had to wait.
+             next_send_at = greatest(l.next_send_at, now() + make_interval(secs => mine.rest))
          FROM mine WHERE l.number_id = mine.number_id",
         &numbers,
         &fences,
-        rest.as_secs_f64()
+        &counted,
+        rest.as_secs_f64(),
+        &callers,
+        &ages
     )
     .execute(connection)
     .await

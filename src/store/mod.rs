@@ -188,14 +188,14 @@ impl Store {
     }
 
     /// A connection for a hot path: its statements are planned once, until it is told to forget the plans, and read by
-    /// index whatever the planner believes of a table's size. The locks of a process that stands still are gone before
-    /// its numbers are another's (`lease.ttl_s`), and later than any transaction waits for the broker.
-    async fn connect_hot(&self, name: &str) -> Result<PgConnection, StoreError> {
+    /// index whatever the planner believes of a table's size. A transaction in which the process says nothing for `idle_ms`
+    /// ends, and so do its locks: those who work on the same batches do not wait for a process that stands still.
+    async fn connect_hot(&self, name: &str, idle_ms: &str) -> Result<PgConnection, StoreError> {
         let hot = [
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
             ("jit", "off"),
-            ("idle_in_transaction_session_timeout", "8000"),
+            ("idle_in_transaction_session_timeout", idle_ms),
         ];
         connect(self.options.clone().options(hot), name).await
     }

@@ -23,6 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Session {
     store: Store,
     name: &'static str,
+    /// Milliseconds that a transaction may rest.
+    idle_ms: &'static str,
     connection: Option<PgConnection>,
     looked: Instant,
     sizes: i64,
@@ -31,13 +33,18 @@ pub struct Session {
 impl Session {
     /// Connects when it is first used.
     pub fn new(store: Store, name: &'static str) -> Self {
-        Self { store, name, connection: None, looked: Instant::now(), sizes: 0 }
+        Self { store, name, idle_ms: "3000", connection: None, looked: Instant::now(), sizes: 0 }
+    }
+
+    /// One whose transactions wait for the broker, up to 5 s. They must lock nothing that others wait for.
+    pub fn patient(store: Store, name: &'static str) -> Self {
+        Self { idle_ms: "8000", ..Self::new(store, name) }
     }
 
     /// The connection, made if there is none.
     pub async fn connection(&mut self) -> Result<&mut Connection, StoreError> {
         if self.connection.is_none() {
-            self.connection = Some(self.store.connect_hot(self.name).await?);
+            self.connection = Some(self.store.connect_hot(self.name, self.idle_ms).await?);
             self.look().await?;
         } else if self.looked.elapsed() > LOOK_EVERY {
             self.look().await?;

@@ -65,7 +65,7 @@ impl Relay {
     /// `nudge` is notified after commits that owe messages.
     pub fn new(store: Store, broker: &Broker, nudge: Arc<Notify>) -> Self {
         Self {
-            session: Session::new(store, "outbox"),
+            session: Session::patient(store, "outbox"),
             broker: broker.clone(),
             events: broker.publisher(),
             replies: broker.publisher(),

@@ -10,7 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("broker", &["domain", "settings"]),
     ("store", &["domain", "providers"]),
     ("intake", &["broker", "domain", "settings", "store"]),
-    ("dispatch", &["domain", "providers", "settings", "store"]),
+    ("dispatch", &["broker", "domain", "providers", "settings", "store"]),
     ("campaigns", &["broker", "domain", "settings", "store"]),
     ("callbacks", &["broker", "domain", "providers", "settings", "store"]),
     ("checklist", &["domain", "providers", "settings", "store"]),

@@ -59,13 +59,32 @@ async fn a_lease_ends_with_its_worker_and_the_taker_waits_from_there() {
     leases::leave(&mut connection, second).await.unwrap();
     assert_eq!(leases::held_by(&mut connection, second).await.unwrap().len(), 2, "who holds something does not leave");
 
-    // Given up, the number waits for what was just written to leave the window.
-    let leases_of: Vec<_> = again.iter().map(|taken| (taken.number, taken.lease)).collect();
+    // Given up, a number whose calls nobody counted waits for them to leave the window.
+    let given = |taken: &leases::Taken, calls| leases::GivenUp { number: taken.number, lease: taken.lease, calls };
+    let leases_of: Vec<_> = again.iter().map(|taken| given(taken, None)).collect();
     leases::give_up(&mut connection, &leases_of, Duration::from_secs(1)).await.unwrap();
     leases::leave(&mut connection, second).await.unwrap();
     leases::greet(&mut connection, first, "a", TTL).await.unwrap();
     let third = leases::take(&mut connection, first, &both, WAIT).await.unwrap();
     assert!(third.iter().all(|taken| taken.not_before > Duration::from_millis(800)), "{third:?}");
+
+    // With its calls the next holder goes on from them, once the wait that this one still had is over.
+    sqlx::query("UPDATE number_lease SET next_send_at = now()").execute(&mut connection).await.unwrap();
+    let ago = |ms| Duration::from_millis(ms);
+    let calls = |taken: &leases::Taken| (taken.number == both[0]).then(|| vec![ago(900), ago(500)]);
+    let leases_of: Vec<_> = third.iter().map(|taken| given(taken, calls(taken))).collect();
+    leases::give_up(&mut connection, &leases_of, Duration::from_secs(1)).await.unwrap();
+    let fourth = leases::take(&mut connection, first, &both, WAIT).await.unwrap();
+    let of = |number| fourth.iter().find(|taken| taken.number == number).unwrap();
+    assert!(of(both[0]).not_before.is_zero() && of(both[1]).not_before > ago(800), "{fourth:?}");
+    let [older, younger] = of(both[0]).calls[..] else { panic!("{fourth:?}") };
+    assert!((older - younger).abs_diff(ago(400)) < ago(1) && younger >= ago(500), "{fourth:?}");
+    assert!(of(both[1]).calls.is_empty());
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM number_lease WHERE calls_at IS NOT NULL")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(kept, 0, "calls are handed on once");
     drop(connection);
     world.finish().await;
 }

@@ -17,6 +17,8 @@ use crate::{now_ms, say};
 
 /// Jobs in one round of confirms.
 const ROUND: usize = 250;
+/// What was taken of a queue of some depth is replaced this often: little by little, as many producers would.
+const REFILL_EVERY: Duration = Duration::from_millis(20);
 /// Publishers, each with a channel of its own.
 const PUBLISHERS: usize = 2;
 
@@ -106,14 +108,19 @@ impl Jobs {
             Some(most) => Some((Depth::open(&self.amqp, topology.jobs()).await?, most)),
             None => None,
         };
-        for part in jobs.chunks(ROUND * by.len()) {
-            if let Some((queue, most)) = &queue {
-                while queue.now().await? > *most {
-                    sleep(Duration::from_millis(5)).await;
-                }
-            }
+        let mut left = jobs.as_slice();
+        while !left.is_empty() {
+            let room = match &queue {
+                Some((queue, most)) => most.saturating_sub(queue.now().await?) as usize,
+                None => usize::MAX,
+            };
+            let (part, later) = left.split_at(left.len().min(room).min(ROUND * by.len()));
             let rounds = part.chunks(ROUND).zip(by).map(|(round, publisher)| publisher.publish(round.to_vec()));
             try_join_all(rounds).await?;
+            left = later;
+            if queue.is_some() {
+                sleep(REFILL_EVERY).await;
+            }
         }
         Ok(())
     }

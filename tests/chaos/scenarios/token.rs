@@ -14,7 +14,7 @@ const NUMBERS: usize = 8;
 const OTHER: usize = NUMBERS;
 const OTHER_LIMIT: u32 = 80;
 const EXPIRES_AT: u64 = 1000;
-/// Claimed ahead (`dispatch.step_max`) and as many in flight: answers come within a step.
+/// A fifth of a second of their limit: less than is claimed ahead, for the hold comes before that is sent.
 const MOST_PER_NUMBER: u64 = 100;
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {

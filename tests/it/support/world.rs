@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
 use campaign_dispatch::{
+    broker::Wakes,
     dispatch::Dispatch,
     domain::{
         Category, Channel,
@@ -22,7 +23,6 @@ use campaign_dispatch::{
 };
 use secrecy::SecretString;
 use sqlx::{PgConnection, Row as _};
-use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::{db::Database, eventually::eventually};
@@ -53,7 +53,7 @@ pub(crate) struct World {
     pub(crate) settings: Arc<Settings>,
     pub(crate) store: Store,
     pub(crate) directory: Directory,
-    wakes: broadcast::Sender<Arc<Wake>>,
+    wakes: Wakes,
 }
 
 /// Counts of a batch.
@@ -184,8 +184,7 @@ impl World {
         let tenant = campaign_dispatch::domain::ids::TenantId(1);
         apply::apply(Means { store: &store, vault: &vault, providers: &providers }, tenant, &update).await.unwrap();
         directory.refresh().await.unwrap();
-        let (wakes, _) = broadcast::channel(64);
-        Self { database, simulator, settings, store, directory, wakes }
+        Self { database, simulator, settings, store, directory, wakes: Wakes::here() }
     }
 
     /// The id of the n-th number, from 1.
@@ -207,7 +206,7 @@ impl World {
             store: self.store.clone(),
             directory,
             providers: providers::registry(&HttpClient::new(&self.settings.provider).unwrap()),
-            wakes: self.wakes.subscribe(),
+            wakes: self.wakes.clone(),
         };
         let ended = dispatch.spawn(stop.clone()).unwrap();
         Worker { stop, ended }
@@ -215,7 +214,7 @@ impl World {
 
     /// Says that a number has new work.
     pub(crate) fn wake(&self, number: NumberId) {
-        self.wakes.send(Arc::new(Wake { numbers: [number].into(), urgent: [number].into() })).ok();
+        self.wakes.announce(Wake { numbers: [number].into(), urgent: [number].into(), ..Wake::default() });
     }
 
     /// Puts a batch into the database as intake would: `count` recipients from `first` on.
