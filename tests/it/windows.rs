@@ -29,7 +29,7 @@ async fn a_retry_keeps_to_the_window_of_its_recipient() {
     let mut faults = Vec::new();
     let windows = Windows::read(&serde_json::from_value::<Vec<_>>(two.spans()).unwrap(), &mut faults);
     assert_eq!(faults, []);
-    sqlx::query("UPDATE batch SET windows = $1")
+    sqlx::query("UPDATE batch SET windows = $1, expires_at = now() + interval '12 hours'")
         .bind(Json(Hours { windows, closed: BTreeSet::new(), zone: Tokyo }))
         .execute(&mut connection)
         .await
