@@ -1,5 +1,9 @@
 //! Hours of the recipients: each message waits for its own window.
 
+use campaign_dispatch::{
+    domain::ids::TenantId,
+    intake::{Claim, Road, Submission, hours::Reach},
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::{America::New_York, Asia::Tokyo, Europe::Berlin};
 use serde_json::{Value, json};
@@ -18,6 +22,13 @@ fn in_zone(number: &str, zone: &str) -> Value {
     let mut recipient = to(number);
     recipient["time_zone"] = json!(zone);
     recipient
+}
+
+/// What the forecast knows of a job.
+async fn reach(world: &World, body: &Value) -> Reach {
+    let claim = Claim::Token { tenant: TenantId(1), producer: None };
+    let submission = Submission { claim, body: body.to_string().into(), is_dry_run: true };
+    world.intake.outlook(Road::Bulk, &submission).await.unwrap().reach.unwrap()
 }
 
 /// When the work of each message is due and ends, in order.
@@ -70,6 +81,13 @@ async fn the_zone_of_a_group_is_that_of_its_members_who_have_none() {
     let hours = TwoHours::open_in(Tokyo, at);
     let mut body = named("1", "vip");
     body["windows"] = json!({"spans": hours.spans(), "time_zone": "Europe/Berlin"});
+    // One who has no name for the template is not sent to, and not foreseen.
+    add(&world, vip, &[json!({"to": phone(9)})]).await;
+    let reach = reach(&world, &body).await;
+    let mut foreseen: Vec<_> = reach.windows.iter().map(|(window, people)| (window.until, *people)).collect();
+    foreseen.sort_unstable();
+    let closing = |zone| Some(hours.next(zone, at).1);
+    assert_eq!((foreseen, reach.without), (vec![(closing(Tokyo), 5), (closing(New_York), 1)], 0));
     assert_eq!(accepted(give(&mut world, &body).await).accepted, 6);
     planned(&world).await;
     let times = times(&world).await;
@@ -78,6 +96,32 @@ async fn the_zone_of_a_group_is_that_of_its_members_who_have_none() {
     assert_eq!(times[0].0, hours.next(New_York, at).0);
     let closes = hours.next(Tokyo, at).1;
     assert!(times[1..].iter().all(|(due, until)| *due <= Utc::now() && *until == Some(closes)), "{times:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rows_of_an_import_have_windows_of_their_own() {
+    let mut world = World::new().await;
+    let file = "to,name,time_zone\n+819012345001,a,\n+12125552368,b,\n+12125552369,c,Asia/Tokyo\n+4915112345678,d,\n";
+    let summary = world.import(file.as_bytes(), false).await.unwrap();
+    assert_eq!(summary.good, 4, "{summary:?}");
+    let at = Utc::now();
+    let hours = TwoHours::open_in(Tokyo, at);
+    let mut body = job("1", &[]);
+    body.as_object_mut().unwrap().remove("recipients");
+    body["audience"] = json!({"import": summary.id});
+    body["windows"] = json!({"spans": hours.spans(), "time_zone": "Asia/Tokyo"});
+    let reach = reach(&world, &body).await;
+    assert_eq!((reach.windows.values().sum::<u32>(), reach.without), (3, 1));
+    accepted(world.give(body).await);
+    planned(&world).await;
+    let times = times(&world).await;
+    let closes = Some(hours.next(Tokyo, at).1);
+    let until: Vec<_> = times.iter().map(|(_, until)| *until).collect();
+    // A chunk is three rows: the last stands in the second.
+    let berlin = hours.next(Berlin, at);
+    assert_eq!(until, [closes, Some(DateTime::UNIX_EPOCH), closes, Some(berlin.1)]);
+    assert_eq!(times[3].0, berlin.0);
     world.end().await;
 }
 
