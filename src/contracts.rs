@@ -12,6 +12,7 @@ use crate::{
 /// The views, as the migration that makes them has it.
 const CHECKLIST: &str = include_str!("../migrations/0004_checklist.sql");
 const PROBES: &str = include_str!("../migrations/0006_engine.sql");
+const WINDOWS: &str = include_str!("../migrations/0015_windows.sql");
 
 /// An event on `dispatch.events`, by the routing key `<type>.<producer>`. Its id is also the AMQP `message_id`: the same
 /// event may come twice.
@@ -58,5 +59,6 @@ fn schema<T: JsonSchema>() -> Result<String, serde_json::Error> {
 /// From the schema on, without the header that says why the migration is so; then what later migrations added.
 fn checklist() -> String {
     let from = |text: &'static str, start: &str| text.find(start).and_then(|at| text.get(at..)).unwrap_or(text);
-    [from(CHECKLIST, "CREATE SCHEMA"), from(PROBES, "CREATE OR REPLACE VIEW")].join("\n")
+    let later = [PROBES, WINDOWS].map(|text| from(text, "CREATE OR REPLACE VIEW"));
+    [&[from(CHECKLIST, "CREATE SCHEMA")], &later[..]].concat().join("\n")
 }

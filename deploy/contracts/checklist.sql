@@ -127,3 +127,11 @@ SELECT h.id, t.name AS tenant, h.scope, h.cause, h.detail, h.resume, h.since, h.
 FROM hold h LEFT JOIN tenant t ON t.id = h.tenant_id;
 COMMENT ON COLUMN checklist.holds.probe_at IS 'when the next single message is let through to see whether the cause is gone';
 COMMENT ON COLUMN checklist.holds.probes IS 'messages let through so far to see whether the cause is gone';
+
+CREATE OR REPLACE VIEW checklist.pending AS
+SELECT m.*, w.stage::text AS stage, w.wake_at AS due_at, w.charged, w.hold_id,
+       nullif(w.until, 'epoch'::timestamptz) AS window_closes_at
+FROM work w JOIN checklist.messages m ON m.batch_id = w.batch_id AND m.seq = w.seq
+WHERE m.state = 'pending';
+COMMENT ON COLUMN checklist.pending.window_closes_at IS
+    'when the window of the recipient''s hours closes, which opens at due_at: not sent after';

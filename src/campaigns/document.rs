@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::domain::{Channel, campaign::Overlap, template::Params};
+use crate::domain::{Channel, campaign::Overlap, schedule::Window, template::Params};
 
 /// The value of `schema` of a campaign.
 pub const CAMPAIGN: &str = "campaign/v1";
@@ -40,7 +40,8 @@ pub struct CampaignDocument {
     pub audience: Audience,
     /// When it fires.
     pub schedule: Schedule,
-    /// The zone of the schedule, the windows and `except_dates`: IANA, for example `Asia/Tokyo`.
+    /// The zone of the schedule, and of the windows and `except_dates` unless `window_zone` says otherwise: IANA, for example
+    /// `Asia/Tokyo`.
     pub time_zone: String,
     /// A cron schedule does not fire before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,14 +49,16 @@ pub struct CampaignDocument {
     /// A cron schedule does not fire at this time or after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<DateTime<FixedOffset>>,
-    /// Days on which nothing is fired and no window opens.
+    /// Days on which nothing is fired and no window opens; with `window_zone` `recipient` windows go by the days of the
+    /// recipient's calendar.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except_dates: Vec<NaiveDate>,
     /// When messages may go out; none is always. A firing outside waits for the next window, and what is not sent when the
     /// window closes expires.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Window>,
-    /// Whose hours the windows are.
+    /// Whose hours the windows are. With the recipients' a firing goes out at once, and each message waits for the first
+    /// window of its recipient while it lives.
     #[serde(default)]
     pub window_zone: WindowZone,
     /// How late a firing may begin when nothing ran at its time: `90s`, `15m`, `24h`, `2d`.
@@ -120,19 +123,6 @@ pub enum Schedule {
     OnDemand,
 }
 
-/// Some hours of some days.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Window {
-    /// `mon`, `tue`, `wed`, `thu`, `fri`, `sat`, `sun`; none is every day.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub days: Vec<String>,
-    /// `HH:MM`.
-    pub from: String,
-    /// `HH:MM`, at most `24:00`.
-    pub until: String,
-}
-
 /// Whose hours windows are.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -140,7 +130,8 @@ pub enum WindowZone {
     /// The campaign's `time_zone`.
     #[default]
     Campaign,
-    /// Each recipient's. Not available yet.
+    /// Each recipient's own: the recipient's `time_zone`, else the audience group's, else the country's of the number; in a
+    /// country of several zones the hours that are open in all of them. The campaign's where nothing says.
     Recipient,
 }
 
@@ -164,6 +155,11 @@ impl CampaignDocument {
         }
         if let Some(send_at) = send_at {
             set("send_at", json!(send_at));
+        }
+        if self.window_zone == WindowZone::Recipient {
+            let windows =
+                json!({"spans": self.windows, "except_dates": self.except_dates, "time_zone": self.time_zone});
+            set("windows", windows);
         }
         match &self.audience {
             Audience::Recipients(recipients) => set("recipients", json!(recipients)),

@@ -16,7 +16,7 @@ mod tick;
 
 pub use self::{
     change::{Change, Changed, Differences, Means, RunRequest, apply, archive, cancel, pause, resume, run},
-    document::{Audience, CAMPAIGN, CampaignDocument, CampaignTemplate, Schedule, Window, WindowZone},
+    document::{Audience, CAMPAIGN, CampaignDocument, CampaignTemplate, Schedule, WindowZone},
     read::{Definition, Flaw, read},
     tick::{Ticked, Ticker},
 };

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, NaiveTime, SubsecRound as _, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use chrono_tz::Tz;
 
-use super::document::{CAMPAIGN, CampaignDocument, Schedule, Window, WindowZone};
+use super::document::{CAMPAIGN, CampaignDocument, Schedule, WindowZone};
 use crate::domain::{
     campaign::{Rules, Timing, period},
     nearest::nearest,
-    schedule::{Calendar, Cron, Span, Windows},
+    schedule::{Calendar, Cron, Windows},
 };
 
-const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 /// Longest key, so that the job ids made of it are short enough.
 const KEY_CHARS: usize = 64;
 /// What is far more than anybody's holidays.
@@ -67,9 +66,7 @@ pub fn read(document: CampaignDocument) -> Result<Definition, Vec<Flaw>> {
     let mut flaws = Vec::new();
     form(&document, &mut flaws);
     let zone = zone(&document.time_zone, &mut flaws);
-    let windows = Windows(
-        document.windows.iter().enumerate().filter_map(|(place, window)| span(place, window, &mut flaws)).collect(),
-    );
+    let windows = windows(&document, &mut flaws);
     let length = |field: &str, text: &str, flaws: &mut Vec<Flaw>| {
         let length = period(text).filter(|length| *length <= LIFE);
         if length.is_none() {
@@ -107,9 +104,8 @@ fn form(document: &CampaignDocument, flaws: &mut Vec<Flaw>) {
     if document.except_dates.len() > EXCEPT_DATES {
         flaws.push(Flaw::new("/except_dates", "too_many", format!("has more than {EXCEPT_DATES} days")));
     }
-    if document.window_zone == WindowZone::Recipient {
-        let reason = "windows in the recipients' zones are not available yet: use the campaign's";
-        flaws.push(Flaw::new("/window_zone", "not_available", reason));
+    if document.window_zone == WindowZone::Recipient && document.windows.is_empty() {
+        flaws.push(Flaw::new("/window_zone", "contradiction", "there are no windows"));
     }
     if document.approval_over.is_some_and(|over| over < 0) {
         flaws.push(Flaw::new("/approval_over", "ill_formed", "must be 0 or more"));
@@ -135,6 +131,17 @@ fn zone(name: &str, flaws: &mut Vec<Flaw>) -> Option<Tz> {
     zone
 }
 
+/// When firings go out. Of windows in the recipients' zones each message has its own, which intake finds.
+fn windows(document: &CampaignDocument, flaws: &mut Vec<Flaw>) -> Windows {
+    let mut faults = Vec::new();
+    let windows = Windows::read(&document.windows, &mut faults);
+    flaws.extend(faults.into_iter().map(|fault| Flaw::new(format!("/windows{}", fault.at), fault.code, fault.reason)));
+    match document.window_zone {
+        WindowZone::Campaign => windows,
+        WindowZone::Recipient => Windows::default(),
+    }
+}
+
 fn timing(
     document: &CampaignDocument,
     zone: Tz,
@@ -156,42 +163,6 @@ fn timing(
                 None
             }
         },
-    }
-}
-
-fn span(place: usize, window: &Window, flaws: &mut Vec<Flaw>) -> Option<Span> {
-    let at = |field: &str| format!("/windows/{place}/{field}");
-    let time = |text: &str| (text.len() == 5).then(|| NaiveTime::parse_from_str(text, "%H:%M").ok()).flatten();
-    let mut days = BTreeSet::new();
-    for (index, name) in window.days.iter().enumerate() {
-        if let Some(day) = DAYS.iter().position(|day| day == name).and_then(|day| u8::try_from(day).ok()) {
-            days.insert(day);
-        } else {
-            let reason = format!("`{name}` is not one of {}", DAYS.join(", "));
-            flaws.push(Flaw::new(at(&format!("days/{index}")), "unknown_word", reason));
-        }
-    }
-    let from = time(&window.from);
-    if from.is_none() {
-        flaws.push(Flaw::new(at("from"), "ill_formed", format!("`{}` is no time: HH:MM", window.from)));
-    }
-    let until = if window.until == "24:00" { Some(None) } else { time(&window.until).map(Some) };
-    match (from, until) {
-        (Some(from), Some(Some(until))) if until <= from => {
-            let reason = "must be later than `from`: give a window over midnight as two";
-            flaws.push(Flaw::new(at("until"), "contradiction", reason));
-            None
-        }
-        (Some(from), Some(until)) => Some(Span { days, from, until }),
-        (_, None) => {
-            flaws.push(Flaw::new(
-                at("until"),
-                "ill_formed",
-                format!("`{}` is no time: HH:MM, at most 24:00", window.until),
-            ));
-            None
-        }
-        (None, _) => None,
     }
 }
 
@@ -231,13 +202,11 @@ mod tests {
             d["late_within"] = json!("soon");
             d["windows"] =
                 json!([{"days": ["monday"], "from": "9:00", "until": "25:00"}, {"from": "18:00", "until": "09:00"}]);
-            d["window_zone"] = json!("recipient");
         });
         let told: Vec<_> = told.iter().map(|(pointer, code)| (pointer.as_str(), *code)).collect();
         let expected = [
             ("/schema", "unknown_schema"),
             ("/key", "ill_formed"),
-            ("/window_zone", "not_available"),
             ("/time_zone", "unknown_time_zone"),
             ("/windows/0/days/0", "unknown_word"),
             ("/windows/0/from", "ill_formed"),
@@ -246,6 +215,23 @@ mod tests {
             ("/late_within", "ill_formed"),
         ];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn windows_of_the_recipients_go_with_the_job_and_do_not_delay_the_firing() {
+        let windows = json!([{"days": ["mon"], "from": "09:00", "until": "18:00"}]);
+        let definition = read(document(|d| {
+            d["windows"] = windows.clone();
+            d["window_zone"] = json!("recipient");
+            d["except_dates"] = json!(["2026-12-25"]);
+        }))
+        .unwrap();
+        assert_eq!(definition.rules.windows, Windows::default());
+        let job = definition.document.job("shop", "1", None, Utc::now());
+        let expected = json!({"spans": windows, "except_dates": ["2026-12-25"], "time_zone": "Asia/Tokyo"});
+        assert_eq!(job["windows"], expected);
+        let none = told(|d| d["window_zone"] = json!("recipient"));
+        assert_eq!(none, [("/window_zone".to_owned(), "contradiction")]);
     }
 
     #[test]

@@ -256,6 +256,7 @@ async fn show(common: &Common, client: &Client, key: &str) -> anyhow::Result<()>
         ("late within", text(&document["late_within"]).to_owned()),
         ("expires after", text(&document["expires_after"]).to_owned()),
         ("windows", document["windows"].as_array().map(|w| json!(w).to_string()).unwrap_or_default()),
+        ("window zone", text(&document["window_zone"]).to_owned()),
         ("applied", format!("by {} {}", campaign.applied_by, output::time(campaign.applied_at))),
     ])?;
     let rows: Vec<OccurrenceRow> = read(&fired)?;

@@ -105,7 +105,9 @@ fn remark(m: &Message) -> String {
         return format!("held: holds list, id {hold}");
     }
     let why = row.reason.as_ref().map(|reason| format!("{} {reason}", output::maybe(row.code.as_ref())));
-    why.or_else(|| row.due_at.map(|due| format!("due {}", output::time(due)))).unwrap_or_default()
+    let closes = row.window_closes_at.map(|at| format!(", until {} in the recipient's hours", output::time(at)));
+    let due = row.due_at.map(|due| format!("due {}{}", output::time(due), closes.unwrap_or_default()));
+    why.or(due).unwrap_or_default()
 }
 
 fn message_table(messages: &[Message]) -> anyhow::Result<()> {

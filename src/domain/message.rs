@@ -7,6 +7,18 @@
 use crate::domain::named;
 
 named! {
+    /// Why a message that was not called expires.
+    pub enum Late {
+        /// Its life has ended.
+        Life = "life",
+        /// The window of its recipient's hours has closed.
+        Window = "window",
+        /// No window of its recipient's hours opens while it lives.
+        NoWindow = "no_window",
+    }
+}
+
+named! {
     /// The state of a message, and the group it is counted in.
     pub enum MessageState {
         /// Still to be sent, or being sent.

@@ -24,6 +24,7 @@ pub mod spreadsheet;
 pub mod template;
 pub mod uncertain;
 pub mod wake;
+pub mod zones;
 
 /// Derives `Display`, `FromStr`, `as_str` and `ALL` for a flat enum whose variants have one stable name each.
 macro_rules! named {

@@ -19,7 +19,7 @@ use crate::{
         campaigns::{find, refused_document},
         error::{ApiError, Errors},
         extract::{json, read},
-        jobs::{give, job_limit, problem},
+        jobs::{job_limit, problem, submission, unanswered},
     },
     intake::{
         JobAnswer,
@@ -85,7 +85,9 @@ pub(super) async fn of_campaign(
 }
 
 async fn forecast(state: &HttpState, caller: &Caller, job: Value) -> Result<Forecast, ApiError> {
-    let answer = match give(state, caller, job.to_string().into(), true).await? {
+    let (road, submission) = submission(state, caller, job.to_string().into(), true);
+    let outlook = state.intake.outlook(road, &submission).await.map_err(unanswered)?;
+    let answer = match outlook.answer {
         JobAnswer::Accepted(answer) => answer,
         JobAnswer::Rejected(rejected) => {
             let errors = rejected.errors.into_iter().map(problem).collect();
@@ -105,6 +107,6 @@ async fn forecast(state: &HttpState, caller: &Caller, job: Value) -> Result<Fore
     let (number, template) = route.ok_or_else(|| invalid("the registry was changed meanwhile: ask again"))?;
     let import = outline.audience.and_then(|audience| audience.import);
     let (send_at, expires_at) = (outline.send_at, outline.expires_at);
-    let asked = Asked { answer, number, template, import, send_at, expires_at };
+    let asked = Asked { answer, number, template, import, send_at, expires_at, reach: outlook.reach };
     Ok(forecast_job(&state.store, asked).await?)
 }

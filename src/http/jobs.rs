@@ -15,7 +15,7 @@ use crate::{
         extract::{Asked, BodyLimit, read},
     },
     intake::{
-        Claim, JobAnswer, Submission, SubmitError,
+        Claim, JobAnswer, Road, Submission, SubmitError,
         job::{JobError, SendJob},
     },
     registry::{Problem, tokens::Caller},
@@ -70,9 +70,20 @@ pub(super) async fn give(
     body: bytes::Bytes,
     is_dry_run: bool,
 ) -> Result<JobAnswer, ApiError> {
+    let (road, submission) = submission(state, caller, body, is_dry_run);
+    state.intake.submit(road, submission).await.map_err(unanswered)
+}
+
+/// A job of the caller and its road.
+pub(super) fn submission(
+    state: &HttpState,
+    caller: &Caller,
+    body: bytes::Bytes,
+    is_dry_run: bool,
+) -> (Road, Submission) {
     let claim = Claim::Token { tenant: caller.tenant, producer: caller.producer.clone() };
     let road = state.intake.road_of(&claim, &body);
-    state.intake.submit(road, Submission { claim, body, is_dry_run }).await.map_err(unanswered)
+    (road, Submission { claim, body, is_dry_run })
 }
 
 pub(super) fn unanswered(error: SubmitError) -> ApiError {

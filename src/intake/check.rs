@@ -16,10 +16,12 @@ use crate::{
         ids::{BatchId, TenantId},
         lane::Lane,
         nearest::nearest,
+        schedule::Hours,
         template::{Params, SlotProblem},
     },
     intake::{
         fields::pointer,
+        hours,
         job::{Audience, JobError, Recipient, Rejection, SendJob},
         reference,
     },
@@ -69,6 +71,8 @@ pub struct Checked {
     pub expires_at: Option<DateTime<Utc>>,
     /// The life of a message that names no end.
     pub life: TimeDelta,
+    /// When each recipient may be written to; absent is always.
+    pub hours: Option<Hours>,
     /// Who gets it.
     pub recipients: Vec<Good>,
     /// Who does not.
@@ -116,6 +120,7 @@ pub fn check(
     let mut errors = Vec::new();
     let (number, template) = reference::references(context, tenant, job, &mut errors);
     let (send_at, expires_at) = times(context, job, &mut errors);
+    let hours = hours::check(job, &mut errors);
     errors.extend(audience(context, rows.len() + refused.len()));
     let (Some(number), Some(template)) = (number, template) else {
         return Err(errors);
@@ -148,6 +153,7 @@ pub fn check(
         template,
         send_at,
         expires_at,
+        hours,
         recipients,
         rejections,
         import,
@@ -245,12 +251,8 @@ fn check_row(
             errors.push(JobError::new(format!("{at}/to"), address_code(channel), error.to_string()));
         })
         .ok();
-    if let Some(zone) = &recipient.time_zone
-        && zone.parse::<chrono_tz::Tz>().is_err()
-    {
-        let near = nearest(zone, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()));
-        let reason = format!("`{zone}` is not an IANA time zone");
-        errors.push(JobError::new(format!("{at}/time_zone"), "unknown_time_zone", reason).meant(near));
+    if let Some(name) = &recipient.time_zone {
+        zone(name, format!("{at}/time_zone"), &mut errors);
     }
     if let Err(problems) = template.template.fill(defaults, &recipient.params) {
         let at = format!("{at}/params");
@@ -266,6 +268,16 @@ fn check_row(
     first_rows.insert(to.clone(), row);
     let params = (!recipient.params.is_empty()).then(|| serde_json::json!(recipient.params));
     Ok(Good { to, params, reference: recipient.reference.clone(), time_zone: recipient.time_zone.clone() })
+}
+
+pub(super) fn zone(name: &str, at: String, errors: &mut Vec<JobError>) -> Option<chrono_tz::Tz> {
+    let zone = name.parse().ok();
+    if zone.is_none() {
+        let near = nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()));
+        let reason = format!("`{name}` is not an IANA time zone");
+        errors.push(JobError::new(at, "unknown_time_zone", reason).meant(near));
+    }
+    zone
 }
 
 /// The code of an address that is none, by what the channel takes.

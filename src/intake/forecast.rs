@@ -8,11 +8,15 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
+        campaign::SkipReason,
         forecast::{Load, SHARE, Times, forecast},
         ids::NumberId,
         lane::Lane,
     },
-    intake::job::{AcceptedJob, MetHold},
+    intake::{
+        hours::Reach,
+        job::{AcceptedJob, MetHold},
+    },
     store::{
         Store, StoreError,
         checklist::load::{self, LeftOut},
@@ -26,7 +30,7 @@ use crate::{
 pub struct Forecast {
     /// Recipients that it would be sent to.
     pub recipients: i64,
-    /// Recipients that it would not, by reason.
+    /// Recipients that it would not, by reason: `window` are those in whose hours no window opens while it lives.
     pub left_out: Vec<LeftOut>,
     /// The provider's word for the state of the number.
     pub number_status: String,
@@ -38,11 +42,11 @@ pub struct Forecast {
     pub rate_per_s: Option<f64>,
     /// Messages that the number has to send already.
     pub beside: i64,
-    /// When its first message would go.
+    /// When its first message would go; in the hours of the recipients, when the first window opens.
     pub start: DateTime<Utc>,
     /// When its last would; absent when the number has no limit.
     pub finish: Option<DateTime<Utc>>,
-    /// Messages that would expire before their turn.
+    /// Messages that would expire before their turn, or before their window closes.
     pub too_late: i64,
 }
 
@@ -61,11 +65,21 @@ pub struct Asked<'a> {
     pub send_at: Option<DateTime<Utc>>,
     /// Not after.
     pub expires_at: Option<DateTime<Utc>>,
+    /// Which windows its recipients have, when they have hours.
+    pub reach: Option<Reach>,
+}
+
+/// Messages of the job that become due at the same time.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    load: Load,
+    /// Until they expire; absent is far ahead.
+    end: Option<Duration>,
 }
 
 /// Looks at what the number has to send, and puts the job beside it.
 pub async fn forecast_job(store: &Store, asked: Asked<'_>) -> Result<Forecast, StoreError> {
-    let Asked { answer, number, template, import, send_at, expires_at } = asked;
+    let Asked { answer, number, template, import, send_at, expires_at, reach } = asked;
     let mut connection = store.acquire().await?;
     let mut left_out = by_code(&answer);
     if let Some(import) = import {
@@ -74,20 +88,34 @@ pub async fn forecast_job(store: &Store, asked: Asked<'_>) -> Result<Forecast, S
     let others = load::of_number(&mut connection, number.id).await?;
     drop(connection);
     let now = Utc::now();
-    let due_in = send_at.and_then(|at| (at - now).to_std().ok()).unwrap_or_default();
-    let lane = Lane::from(template.template.category);
-    let mine = Load { lane, messages: u32::try_from(answer.accepted).unwrap_or(u32::MAX), due_in };
-    let rate = rate(store, number.id, number.limit_per_s).await?;
-    let times = rate.map(|rate| forecast(rate, &others, mine));
-    let end = expires_at.map(|end| (end - now).to_std().unwrap_or_default());
-    let too_late = match (rate, end) {
-        (Some(rate), Some(end)) => i64::from(mine.messages - in_time(rate, &others, mine, end)),
-        _ => 0,
+    let until = |at: DateTime<Utc>| (at - now).to_std().unwrap_or_default();
+    let (due_in, end) = (send_at.map(until).unwrap_or_default(), expires_at.map(until));
+    let whole = Load {
+        lane: Lane::from(template.template.category),
+        messages: u32::try_from(answer.accepted).unwrap_or(u32::MAX),
+        due_in,
     };
+    let without = reach.as_ref().map_or(0, |reach| i64::from(reach.without));
+    if without > 0 {
+        left_out.push(LeftOut { code: SkipReason::Window.as_str().to_owned(), recipients: without });
+    }
+    let parts: Vec<Part> = match reach {
+        None => vec![Part { load: whole, end }],
+        Some(Reach { windows, .. }) => windows
+            .into_iter()
+            .map(|(window, messages)| Part {
+                load: Load { messages, due_in: until(window.at), ..whole },
+                end: window.until.map(until).or(end),
+            })
+            .collect(),
+    };
+    let rate = rate(store, number.id, number.limit_per_s).await?;
+    let (times, too_late) = rate.map(|rate| put_beside(rate, &others, &parts)).unzip();
     let at = |wait: Duration| chrono::TimeDelta::from_std(wait).map_or(DateTime::<Utc>::MAX_UTC, |wait| now + wait);
-    let Times { start, .. } = times.unwrap_or(Times { start: due_in, finish: due_in });
+    let first = parts.iter().map(|part| part.load.due_in).min().unwrap_or(due_in);
+    let start = times.map_or(first, |times| times.start);
     Ok(Forecast {
-        recipients: answer.accepted,
+        recipients: answer.accepted - without,
         left_out,
         number_status: number.status.clone(),
         template_status: template.status.clone(),
@@ -96,8 +124,22 @@ pub async fn forecast_job(store: &Store, asked: Asked<'_>) -> Result<Forecast, S
         beside: others.iter().map(|load| i64::from(load.messages)).sum(),
         start: at(start),
         finish: times.map(|times| at(times.finish)),
-        too_late,
+        too_late: too_late.unwrap_or_default(),
     })
+}
+
+/// When the first part starts and the last is through, and how many messages are too late. Each is put beside the others as
+/// if it were a batch of its own: what they share of a turn, all have together.
+fn put_beside(rate: f64, others: &[Load], parts: &[Part]) -> (Times, i64) {
+    let (mut start, mut finish, mut too_late) = (Duration::MAX, Duration::ZERO, 0);
+    for (place, Part { load, end }) in parts.iter().enumerate() {
+        let rest = parts.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, part)| part.load);
+        let others: Vec<Load> = others.iter().copied().chain(rest).collect();
+        let times = forecast(rate, &others, *load);
+        (start, finish) = (start.min(times.start), finish.max(times.finish));
+        too_late += end.map_or(0, |end| i64::from(load.messages - in_time(rate, &others, *load, end)));
+    }
+    (Times { start: start.min(finish), finish }, too_late)
 }
 
 /// The refused recipients of the job itself. The answer lists the first of them; of the rest only the number is known.
@@ -142,6 +184,23 @@ fn in_time(rate: f64, others: &[Load], mine: Load, end: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_window_has_its_own_time_and_the_number_is_shared() {
+        let hour = Duration::from_hours(1);
+        let part = |messages, due_in: Duration, end: Duration| Part {
+            load: Load { lane: Lane::Marketing, messages, due_in },
+            end: Some(end),
+        };
+        let parts = [part(100, hour, 2 * hour), part(36_000, 3 * hour, 4 * hour)];
+        let (times, too_late) = put_beside(10.0, &[], &parts);
+        assert_eq!((times.start, times.finish, too_late), (hour, 4 * hour, 0));
+        let (_, too_late) = put_beside(5.0, &[], &parts);
+        assert_eq!(too_late, 18_000);
+        let alike = [part(600, hour, 2 * hour), part(600, hour, 2 * hour)];
+        let (times, _) = put_beside(10.0, &[], &alike);
+        assert_eq!(times.finish, hour + Duration::from_mins(2));
+    }
 
     #[test]
     fn what_is_not_through_at_the_end_of_its_life_is_too_late() {

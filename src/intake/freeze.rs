@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
+        address::Address,
         nearest::nearest,
         template::{Params, Template},
     },
@@ -186,6 +187,25 @@ async fn refuse_misfits(connection: &mut Connection, checked: &Checked, import: 
         bad += i64::try_from(misfits.len()).unwrap_or(i64::MAX);
         frozen::refuse(connection, import, &misfits.concat()).await?;
     }
+}
+
+/// Goes through whom of the group a job would be sent to: address and zone.
+pub(super) async fn visit(
+    connection: &mut Connection,
+    checked: &Checked,
+    mut see: impl FnMut(Address, Option<String>),
+) -> Result<(), StoreError> {
+    let name = checked.group.as_ref().map(|group| group.name.as_str()).unwrap_or_default();
+    let (template, defaults) = (&checked.template.template, &checked.job.params);
+    let (slots, do_plain_fit) = (slot_names(template), misfit(template, defaults, 0, &Params::new()).is_empty());
+    frozen::visit(connection, checked.tenant, name, |recipient, time_zone, mut own| {
+        own.retain(|name, _| slots.contains(&name.as_str()));
+        let fits = if own.is_empty() { do_plain_fit } else { misfit(template, defaults, 0, &own).is_empty() };
+        if fits {
+            see(recipient, time_zone);
+        }
+    })
+    .await
 }
 
 /// Why a member cannot be sent the template, slot by slot.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, FixedOffset};
+use chrono::{DateTime, FixedOffset, NaiveDate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,6 +12,7 @@ use crate::domain::{
     Channel,
     ids::{BatchId, HoldId},
     named,
+    schedule::Window,
     template::Params,
 };
 
@@ -54,6 +55,10 @@ pub struct SendJob {
     /// Not after. Counted from `send_at` by default: 10 min for authentication, 24 h for utility and marketing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<FixedOffset>>,
+    /// Hours of the recipients in which it may go out. Each message waits for the first window of its recipient that opens
+    /// before `expires_at`, and expires when that closes; one that has none is not sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<JobWindows>,
     /// Which events are wanted beside failures, which are always told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<Notify>,
@@ -63,6 +68,20 @@ pub struct SendJob {
     /// Who gets it, as kept here: an import, or an audience group as it is when the job is taken. Either this or `recipients`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audience: Option<Audience>,
+}
+
+/// Hours on the wall clock of each recipient: of its `time_zone`, else the audience group's, else of the country of its
+/// number; in a country of several zones the hours that are open in all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobWindows {
+    /// The hours, at least one.
+    pub spans: Vec<Window>,
+    /// Days of the recipient's calendar on which no window opens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except_dates: Vec<NaiveDate>,
+    /// The clock of recipients of whom nothing says where they live: IANA, for example `Asia/Tokyo`.
+    pub time_zone: String,
 }
 
 /// A template by its name.

@@ -24,6 +24,7 @@ pub mod form;
 mod freeze;
 pub mod group;
 mod head;
+pub mod hours;
 pub mod import;
 pub mod job;
 pub mod lane;
@@ -40,6 +41,7 @@ pub mod report;
 mod rows;
 mod sheet;
 mod trail;
+mod windows;
 mod workbook;
 mod write;
 
@@ -54,6 +56,7 @@ pub use self::{
     job::JobAnswer,
     lane::IntakeLane,
     prepare::{Claim, Prepared},
+    rehearsal::Outlook,
 };
 use crate::{
     broker::{Broker, Wakes},
@@ -91,6 +94,8 @@ pub enum SubmitError {
 
 /// How long a submission waits for the database.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an outlook may take: a million recipients who have hours are gone through.
+const OUTLOOK_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// What all of intake shares.
 #[derive(Debug)]
@@ -180,6 +185,12 @@ impl Intake {
             answered.await.map_err(|_| SubmitError::Stopping)
         };
         tokio::time::timeout(SUBMIT_TIMEOUT, given).await.unwrap_or(Err(SubmitError::Late))
+    }
+
+    /// What would become of a job, which is only checked.
+    pub async fn outlook(&self, road: Road, submission: &Submission) -> Result<Outlook, SubmitError> {
+        let outlook = rehearsal::outlook(&self.shared, road, submission);
+        tokio::time::timeout(OUTLOOK_TIMEOUT, outlook).await.ok().and_then(Result::ok).ok_or(SubmitError::Late)
     }
 
     /// The road a body should take: urgent when it names an authentication template of whoever gives it. For callers

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{hold::HoldScope, ids::NumberId, wake::Wake},
     fault::{self, Point},
-    intake::Shared,
+    intake::{Shared, hours},
     store::{
         StoreError, jobs, plan,
         session::{Session, commit, forget},
@@ -98,7 +98,13 @@ impl Planner {
             };
             let scopes: Vec<String> = scopes.iter().map(HoldScope::to_string).collect();
             let holds = jobs::open_holds(&mut work, &scopes).await?;
-            plan::plan_chunk(&mut work, &plan, holds.first(), chunk).await?
+            // What is not due yet is met by its holds when it is.
+            let hold = holds.first().filter(|_| plan.is_due && !plan.has_hours);
+            let made = plan::plan_chunk(&mut work, &plan, hold, chunk).await?;
+            if plan.has_hours {
+                hours::place(&mut work, plan.batch, plan.made).await?;
+            }
+            made
         };
         let step = if made < chunk {
             plan::finish_plan(&mut work, plan.batch).await?;

@@ -84,6 +84,7 @@ const SEND_FIELDS: &[&str] = &[
     "campaign",
     "send_at",
     "expires_at",
+    "windows",
     "notify",
     "recipients",
     "audience",
@@ -100,6 +101,7 @@ impl Reader {
         let campaign = self.optional_text(fields, "", "campaign", TEXT_CHARS);
         let channel = self.word(fields, "channel");
         let (send_at, expires_at) = (self.time(fields, "send_at"), self.time(fields, "expires_at"));
+        let windows = given(fields, "windows").and_then(|value| self.windows(value));
         let notify = self.notify(fields);
         let (recipients, audience) = (given(fields, "recipients"), given(fields, "audience"));
         if recipients.is_some() == audience.is_some() {
@@ -120,6 +122,7 @@ impl Reader {
                 campaign,
                 send_at,
                 expires_at,
+                windows,
                 notify,
                 recipients: None,
                 audience,

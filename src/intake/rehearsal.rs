@@ -9,12 +9,22 @@ use crate::{
     intake::{
         Claim, Road, Shared, Submission,
         group::{self, Job},
+        hours::{self, Reach},
         job::JobAnswer,
         lane::check_all,
-        prepare::Prepared,
+        prepare::{Prepared, Verdict},
     },
     store::{StoreError, registry::Snapshot, session::Session},
 };
+
+/// What would become of a job.
+#[derive(Debug)]
+pub struct Outlook {
+    /// What would be answered.
+    pub answer: JobAnswer,
+    /// Of a job with hours of the recipients, how many would have which window.
+    pub reach: Option<Reach>,
+}
 
 /// Checks a job and tells what would be answered; nothing is stored.
 pub(super) async fn dry_run(
@@ -22,6 +32,27 @@ pub(super) async fn dry_run(
     road: Road,
     submission: &Submission,
 ) -> Result<JobAnswer, StoreError> {
+    let mut session = Session::new(shared.store.clone(), "intake dry run");
+    Ok(rehearse(shared, road, submission, &mut session).await?.0)
+}
+
+/// As [`dry_run`], and goes through the recipients when they have hours.
+pub(super) async fn outlook(shared: &Arc<Shared>, road: Road, submission: &Submission) -> Result<Outlook, StoreError> {
+    let mut session = Session::new(shared.store.clone(), "intake outlook");
+    let (answer, jobs) = rehearse(shared, road, submission, &mut session).await?;
+    let reach = match jobs.first().map(|job| &job.prepared.verdict) {
+        Some(Verdict::Send(checked)) => hours::reach(session.connection().await?, checked).await?,
+        _ => None,
+    };
+    Ok(Outlook { answer, reach })
+}
+
+async fn rehearse(
+    shared: &Arc<Shared>,
+    road: Road,
+    submission: &Submission,
+    session: &mut Session,
+) -> Result<(JobAnswer, Vec<Job>), StoreError> {
     let mut snapshot = shared.directory.current();
     let bodies = vec![(submission.claim.clone(), submission.body.clone())];
     let mut checked = check_all(shared, &snapshot, road, bodies.clone()).await;
@@ -45,7 +76,8 @@ pub(super) async fn dry_run(
             correlation_id: None,
         })
         .collect();
-    group::rehearse(&mut Session::new(shared.store.clone(), "intake dry run"), &snapshot, &mut jobs).await
+    let answer = group::rehearse(session, &snapshot, &mut jobs).await?;
+    Ok((answer, jobs))
 }
 
 /// What decides the road of a job.

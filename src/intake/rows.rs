@@ -11,6 +11,7 @@ use crate::{
     intake::{
         check::Checked,
         group::{Holds, Sending, Sizes, rejected_rows},
+        hours,
     },
     settings::Canary,
     store::{
@@ -38,6 +39,9 @@ pub(super) async fn insert(
     let messages: Vec<NewMessage<'_>> = new.iter().flat_map(|send| new_messages(send.checked)).collect();
     if !messages.is_empty() {
         jobs::insert_messages(connection, &messages).await?;
+    }
+    for send in new.iter().filter(|send| send.checked.hours.is_some() && send.checked.import.is_none()) {
+        hours::place(connection, send.checked.batch, 0).await?;
     }
     // The refused members of a group stand beside its frozen copy.
     let refused: Vec<RefusedRecipient<'_>> = new
@@ -71,6 +75,8 @@ fn watched(send: &Sending<'_>) -> (TenantId, BatchId, NumberId) {
 fn new_batch<'a>(send: &'a Sending<'_>, small_batch: usize, holds: &'a Holds) -> NewBatch<'a> {
     let checked = send.checked;
     let is_large = checked.import.is_some() || checked.recipients.len() > small_batch;
+    // What is not due yet is met by its holds when it is: parked, it would be due as soon as they end.
+    let is_due = checked.send_at.is_none() && checked.hours.is_none();
     let notify: Vec<&str> = checked.job.notify.iter().map(|word| word.as_str()).collect();
     NewBatch {
         batch: checked.batch,
@@ -88,9 +94,10 @@ fn new_batch<'a>(send: &'a Sending<'_>, small_batch: usize, holds: &'a Holds) ->
         send_at: checked.send_at,
         expires_at: checked.expires_at,
         life_s: checked.life.num_seconds(),
+        windows: checked.hours.as_ref().map(|hours| json!(hours)),
         // Small batches take one turn together, or a thousand of them would starve a large one.
         turn_group: if is_large { checked.batch.0 } else { Uuid::nil() },
-        hold: holds.get(&send.index).and_then(|holds| holds.first()),
+        hold: holds.get(&send.index).and_then(|holds| holds.first()).filter(|_| is_due),
     }
 }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
+        address::Address,
         ids::{AccountId, BatchId, TemplateId, TenantId},
         template::Params,
     },
@@ -161,6 +162,26 @@ pub async fn look(
     .fetch(connection);
     while let Some(row) = rows.try_next().await.doing("look at an audience")? {
         see(row.row, row.params.0);
+    }
+    Ok(())
+}
+
+/// Reads the members of a group, holding one at a time: address, zone, values.
+pub async fn visit(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    name: &str,
+    mut see: impl FnMut(Address, Option<String>, Params),
+) -> Result<(), StoreError> {
+    let mut rows = sqlx::query!(
+        r#"SELECT m.recipient, coalesce(m.time_zone, a.time_zone) AS time_zone, m.params AS "params: Json<Params>"
+           FROM audience a JOIN audience_member m ON m.audience_id = a.id WHERE a.tenant_id = $1 AND a.name = $2"#,
+        tenant.0,
+        name
+    )
+    .fetch(connection);
+    while let Some(row) = rows.try_next().await.doing("go through an audience")? {
+        see(Address::from_store(row.recipient), row.time_zone, row.params.0);
     }
     Ok(())
 }

@@ -72,7 +72,10 @@ pub async fn stay_undecided(connection: &mut PgConnection) -> Result<u64, StoreE
          SET resume = 'person', detail = format('%s of the first %s messages had an outcome in time', c.good + c.faulty, c.messages)
          FROM canary c
          WHERE h.id = c.hold_id AND h.closed_at IS NULL AND h.resume = 'canary'
-           AND c.started_at < now() - make_interval(secs => c.wait_s)"
+           AND c.started_at < now() - make_interval(secs => c.wait_s)
+           -- where recipients have hours, there may be nobody yet to go out to
+           AND (c.let_through > c.good + c.faulty
+                OR NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = c.batch_id AND b.windows IS NOT NULL))"
     )
     .execute(connection)
     .await

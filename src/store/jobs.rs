@@ -186,6 +186,8 @@ pub struct NewBatch<'a> {
     pub expires_at: Option<DateTime<Utc>>,
     /// Seconds.
     pub life_s: i64,
+    /// The hours of the recipients in which it goes out, as [`crate::domain::schedule::Hours`].
+    pub windows: Option<Value>,
     /// Whose turn its work takes.
     pub turn_group: Uuid,
     /// The hold its work is parked under.
@@ -202,16 +204,16 @@ pub async fn insert_batches(connection: &mut PgConnection, batches: &[NewBatch<'
     let recipients: Vec<i32> = batches.iter().map(|b| b.recipients).collect();
     sqlx::query!(
         "INSERT INTO batch (batch_id, tenant_id, producer, job_id, campaign, account_id, number_id, template_id, lane,
-                            params, notify, state, recipients, rejected, import_id, send_at, expires_at)
+                            params, notify, state, recipients, rejected, import_id, send_at, expires_at, windows)
          SELECT b.batch_id, tenant_id, producer, job_id, campaign, account_id, number_id, template_id, lane,
                 params, string_to_array(notify, ','), (CASE WHEN import_id IS NULL THEN 'planned' ELSE 'planning' END)::batch_state,
                 recipients, rejected, import_id, coalesce(send_at, now()),
-                coalesce(expires_at, coalesce(send_at, now()) + life_s * interval '1 second')
+                coalesce(expires_at, coalesce(send_at, now()) + life_s * interval '1 second'), windows
          FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::integer[],
                      $8::integer[], $9::text[]::lane[], $10::jsonb[], $11::text[], $12::integer[], $13::integer[],
-                     $14::uuid[], $15::timestamptz[], $16::timestamptz[], $17::bigint[])
+                     $14::uuid[], $15::timestamptz[], $16::timestamptz[], $17::bigint[], $18::jsonb[])
               AS b (batch_id, tenant_id, producer, job_id, campaign, account_id, number_id, template_id, lane,
-                    params, notify, recipients, rejected, import_id, send_at, expires_at, life_s)",
+                    params, notify, recipients, rejected, import_id, send_at, expires_at, life_s, windows)",
         &ids,
         &batches.iter().map(|b| b.key.tenant.0).collect::<Vec<_>>(),
         &batches.iter().map(|b| b.key.producer.as_str()).collect::<Vec<_>>() as &[&str],
@@ -228,7 +230,8 @@ pub async fn insert_batches(connection: &mut PgConnection, batches: &[NewBatch<'
         &batches.iter().map(|b| b.import).collect::<Vec<_>>() as &[Option<Uuid>],
         &send_at as &[Option<DateTime<Utc>>],
         &expires_at as &[Option<DateTime<Utc>>],
-        &lives
+        &lives,
+        &batches.iter().map(|b| b.windows.clone()).collect::<Vec<_>>() as &[Option<Value>]
     )
     .execute(&mut *connection)
     .await

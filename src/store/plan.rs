@@ -28,10 +28,16 @@ pub struct Plan {
     pub lane: Lane,
     /// Rows up to this one are made.
     pub planned_row: i64,
+    /// Messages that are made.
+    pub made: i32,
+    /// Whether each recipient has its own hours.
+    pub has_hours: bool,
     /// Not before.
     pub send_at: DateTime<Utc>,
     /// Not after.
     pub expires_at: DateTime<Utc>,
+    /// Whether that has come.
+    pub is_due: bool,
     /// Whether somebody cancelled it meanwhile.
     pub is_cancelled: bool,
 }
@@ -40,7 +46,8 @@ pub struct Plan {
 pub async fn take_plan(connection: &mut PgConnection) -> Result<Option<Plan>, StoreError> {
     let row = sqlx::query!(
         r#"SELECT batch_id, import_id AS "import_id!", number_id, template_id, lane::text AS "lane!", planned_row,
-                  send_at, expires_at, cancelled_at IS NOT NULL AS "is_cancelled!"
+                  recipients, windows IS NOT NULL AS "has_hours!", send_at, expires_at, send_at <= now() AS "is_due!",
+                  cancelled_at IS NOT NULL AS "is_cancelled!"
            FROM batch WHERE state = 'planning' AND import_id IS NOT NULL
            ORDER BY batch_id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED"#
     )
@@ -54,8 +61,11 @@ pub async fn take_plan(connection: &mut PgConnection) -> Result<Option<Plan>, St
         template: TemplateId(row.template_id),
         lane: row.lane.parse().unwrap_or(Lane::Marketing),
         planned_row: row.planned_row,
+        made: row.recipients,
+        has_hours: row.has_hours,
         send_at: row.send_at,
         expires_at: row.expires_at,
+        is_due: row.is_due,
         is_cancelled: row.is_cancelled,
     }))
 }

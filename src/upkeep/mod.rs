@@ -23,7 +23,7 @@ use crate::{
     domain::{
         failure::FailureClass,
         ids::{BatchId, NumberId},
-        message::MessageEvent,
+        message::{Late, MessageEvent},
     },
     settings::Settings,
     store::{
@@ -105,11 +105,20 @@ impl Upkeep {
         let lapsed = self.sweep_lapsed().await?;
         let cancelled = self.sweep_cancelled().await?;
         let released = self.release_holds().await?;
-        let expired = self.sweep_expired().await? + self.sweep_overdue().await?;
+        let expired = self.sweep_closed().await? + self.sweep_expired().await? + self.sweep_overdue().await?;
         let woken = work::unpark_due(self.session.connection().await?, self.settings.upkeep.sweep_max).await?;
         self.wake(&woken);
         let decided = self.sweep_uncertain().await?;
         Ok(Swept { lapsed, cancelled, released, expired, decided })
+    }
+
+    /// Work whose recipients' windows have closed.
+    async fn sweep_closed(&mut self) -> Result<usize, StoreError> {
+        let most = self.settings.upkeep.sweep_max;
+        let closed = work::closed(self.session.connection().await?, most).await?;
+        let changes: Vec<Change> =
+            closed.into_iter().map(|(key, attempt, late)| Change::expired(key, attempt, late)).collect();
+        self.apply(&changes).await
     }
 
     /// Parked work whose life has ended.
@@ -117,7 +126,7 @@ impl Upkeep {
         let most = self.settings.upkeep.sweep_max;
         let expired = work::parked_expired(self.session.connection().await?, most).await?;
         let changes: Vec<Change> =
-            expired.iter().map(|row| Change::new(row.key, row.attempt, MessageEvent::Expired)).collect();
+            expired.iter().map(|row| Change::expired(row.key, row.attempt, Late::Life)).collect();
         self.apply(&changes).await
     }
 
@@ -132,7 +141,7 @@ impl Upkeep {
         let overdue: Vec<BatchId> = batches.iter().filter(|b| b.is_overdue).map(|b| b.batch).collect();
         let work = if overdue.is_empty() { Vec::new() } else { open::ready(connection, &overdue, most).await? };
         let changes: Vec<Change> =
-            work.into_iter().map(|(key, attempt)| Change::new(key, attempt, MessageEvent::Expired)).collect();
+            work.into_iter().map(|(key, attempt)| Change::expired(key, attempt, Late::Life)).collect();
         if i64::try_from(changes.len()).is_ok_and(|found| found < most) {
             let is_whole = i32::try_from(batches.len()).is_ok_and(|found| found < LOOK_AT);
             let last = batches.last().filter(|_| !is_whole);

@@ -52,7 +52,7 @@ fn ruling(policy: UncertainPolicy, decided: Decided) -> Ruling {
         UncertainPolicy::Resend if decided == Decided::Resend => {
             "no evidence within the grace, and the policy says resend"
         }
-        UncertainPolicy::Resend => "the policy says resend, and its expires_at has passed",
+        UncertainPolicy::Resend => "the policy says resend, and its time to be sent has passed",
         UncertainPolicy::Fail => "no evidence within the grace, and the policy says fail",
     };
     Ruling { decided, by: "policy".to_owned(), reason: reason.to_owned(), evidence: String::new() }

@@ -3,6 +3,7 @@
 mod groups;
 mod operator;
 mod stop;
+mod zones;
 
 use std::{process::Stdio, sync::Arc, time::Duration};
 

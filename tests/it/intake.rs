@@ -3,6 +3,7 @@
 mod audience_groups;
 mod audiences;
 mod refusals;
+mod windows;
 
 use std::time::Duration;
 

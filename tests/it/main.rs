@@ -22,3 +22,4 @@ mod served;
 mod support;
 mod uncertain;
 mod upkeep;
+mod windows;

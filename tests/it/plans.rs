@@ -66,6 +66,7 @@ async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease:
         messages::apply(&mut tx, &changes, RULES).await.unwrap();
     }
     sweep::lapsed(&mut tx, 100).await.unwrap();
+    sweep::closed(&mut tx, 100).await.unwrap();
     sweep::parked_expired(&mut tx, 100).await.unwrap();
     sweep::unpark_due(&mut tx, 100).await.unwrap();
     unsure::due(&mut tx, 100).await.unwrap();

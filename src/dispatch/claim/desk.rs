@@ -141,9 +141,11 @@ impl Desk {
         let Some(number) = self.number(message.number()) else {
             return settle(settle::in_a_moment(key, attempt));
         };
-        if facts.cancelled || facts.expired {
-            let event = if facts.cancelled { MessageEvent::Cancelled } else { MessageEvent::Expired };
-            return settle(Change::new(key, attempt, event));
+        if facts.cancelled {
+            return settle(Change::new(key, attempt, MessageEvent::Cancelled));
+        }
+        if let Some(late) = message.late() {
+            return settle(Change::expired(key, attempt, late));
         }
         let snapshot = self.shared.directory.current();
         let (Some(row), Some(template)) =

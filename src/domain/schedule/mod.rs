@@ -4,6 +4,7 @@
 //! of the two and not again. So an expression never fires twice at one instant, and never backwards.
 
 mod cron;
+mod hours;
 mod window;
 
 use std::collections::BTreeSet;
@@ -13,7 +14,8 @@ use chrono_tz::Tz;
 
 pub use self::{
     cron::{Cron, CronError},
-    window::{Span, Windows},
+    hours::{Finder, Hours, Opening},
+    window::{Span, Window, WindowFault, Windows},
 };
 use crate::domain::named;
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    domain::{forecast::Load, ids::NumberId, lane::Lane},
+    domain::{address::Address, forecast::Load, ids::NumberId, lane::Lane},
     store::{Doing as _, StoreError},
 };
 
@@ -44,6 +45,20 @@ pub async fn of_number(connection: &mut PgConnection, number: NumberId) -> Resul
         })
     });
     Ok(loads.collect())
+}
+
+/// Reads whom an import is for, holding one at a time: address and zone.
+pub async fn visit_import(
+    connection: &mut PgConnection,
+    import: Uuid,
+    mut see: impl FnMut(Address, Option<String>),
+) -> Result<(), StoreError> {
+    let mut rows =
+        sqlx::query!("SELECT recipient, time_zone FROM import_row WHERE import_id = $1", import).fetch(connection);
+    while let Some(row) = rows.try_next().await.doing("go through an import")? {
+        see(Address::from_store(row.recipient), row.time_zone);
+    }
+    Ok(())
 }
 
 /// The refused rows of an import by reason, the most frequent first.

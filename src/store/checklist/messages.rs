@@ -114,6 +114,8 @@ pub struct MessageRow {
     pub ended_at: Option<DateTime<Utc>>,
     pub stage: Option<String>,
     pub due_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    pub window_closes_at: Option<DateTime<Utc>>,
     pub hold_id: Option<i64>,
     pub class: Option<String>,
     pub reason: Option<String>,
@@ -170,7 +172,7 @@ pub struct Doubt {
 const SHOWN: &str = "v.batch_id, v.seq, v.producer, v.job_id, v.campaign, v.channel, v.account, v.business_number,
     v.template, v.language, v.category, v.recipient, v.ref, v.state, v.attempt, v.provider_message_id, v.code, v.send_at,
     v.expires_at, v.accepted_at, v.sent_at, v.delivered_at, v.read_at, v.ended_at, w.stage::text AS stage,
-    w.wake_at AS due_at, w.hold_id, f.class, f.reason, f.failed_at";
+    w.wake_at AS due_at, nullif(w.until, 'epoch'::timestamptz) AS window_closes_at, w.hold_id, f.class, f.reason, f.failed_at";
 /// The rows of `k`, whole. OFFSET 0 keeps the view from being joined before the page is cut.
 const WHOLE: &str = " CROSS JOIN LATERAL
     (SELECT * FROM checklist.messages m WHERE m.batch_id = k.batch_id AND m.seq = k.seq OFFSET 0) v

@@ -27,7 +27,8 @@ pub(super) async fn lock_work(
     let (batches, seqs) = columns(keys.iter());
     let rows = sqlx::query!(
         r#"
-        SELECT w.batch_id, w.seq, w.stage::text AS "stage!", w.attempt, w.charged, w.number_id
+        SELECT w.batch_id, w.seq, w.stage::text AS "stage!", w.attempt, w.charged, w.number_id,
+               extract(epoch FROM w.until - now())::float8 AS left
         FROM unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
         JOIN work w ON w.batch_id = u.batch_id AND w.seq = u.seq
         ORDER BY w.batch_id, w.seq FOR UPDATE OF w
@@ -46,7 +47,9 @@ pub(super) async fn lock_work(
             _ => Stage::Unsure,
         };
         let key = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq };
-        (key, WorkRow { stage, attempt: row.attempt, charged: row.charged, number: NumberId(row.number_id) })
+        let left = row.left.map(|left| Duration::try_from_secs_f64(left).unwrap_or(Duration::ZERO));
+        let number = NumberId(row.number_id);
+        (key, WorkRow { stage, attempt: row.attempt, charged: row.charged, number, left })
     });
     Ok(rows.collect())
 }
@@ -90,7 +93,7 @@ pub(super) async fn read_batches(
         r#"
         SELECT b.batch_id, b.tenant_id, b.account_id, b.number_id, b.template_id, b.lane::text AS "lane!",
                b.import_id IS NOT NULL OR t.batch_id IS NOT NULL AS "own_turn!", a.provider, a.portfolio,
-               extract(epoch FROM b.expires_at - now())::float8 AS "left!"
+               extract(epoch FROM b.expires_at - now())::float8 AS "left!", b.windows IS NOT NULL AS "has_hours!"
         FROM unnest($1::uuid[]) AS u(batch_id)
         JOIN batch b ON b.batch_id = u.batch_id
         JOIN account a ON a.id = b.account_id
@@ -115,6 +118,7 @@ pub(super) async fn read_batches(
             route,
             left: Duration::try_from_secs_f64(row.left).unwrap_or(Duration::ZERO),
             group: if row.own_turn { row.batch_id } else { Uuid::nil() },
+            has_hours: row.has_hours,
         };
         (BatchId(row.batch_id), batch)
     });

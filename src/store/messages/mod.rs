@@ -27,10 +27,10 @@ use crate::{
         failure::{FailureClass, FaultScope},
         hold::{HoldScope, Resume},
         ids::{HoldId, MessageKey, NumberId, TenantId},
-        message::{MessageEvent, MessageState},
+        message::{Late, MessageEvent, MessageState},
     },
     fault::{self, Point},
-    store::{Doing as _, StoreError, commit},
+    store::{Doing as _, StoreError, commit, work::windows},
 };
 
 /// Something that happened to a message.
@@ -79,6 +79,11 @@ impl Change {
             only_numbers: None,
             ruling: None,
         }
+    }
+
+    /// It expires before it is called.
+    pub fn expired(key: MessageKey, attempt: i16, late: Late) -> Self {
+        Self { failure: Some(rows::expired(late)), ..Self::new(key, attempt, MessageEvent::Expired) }
     }
 }
 
@@ -231,6 +236,7 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     writes::delete_work(&mut tx, &plan.done).await?;
     writes::update_work(&mut tx, &plan.again).await?;
     writes::insert_work(&mut tx, &plan.revived).await?;
+    windows::restore(&mut tx, &plan.with_hours).await?;
     writes::add_tallies(&mut tx, &plan.tallies).await?;
     fault::pass(Point::ChangesBefore)?;
     commit(tx, "commit a group of changes").await?;

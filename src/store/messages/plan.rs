@@ -15,7 +15,7 @@ use super::{
 use crate::domain::{
     hold::Resume,
     ids::{BatchId, MessageKey},
-    message::{Age, MessageEvent, MessageState, Transition},
+    message::{Age, Late, MessageEvent, MessageState, Transition},
 };
 
 /// Whether a change may need to know its batch: everything but a clean acceptance or a plain return.
@@ -156,7 +156,8 @@ impl Plan {
         if let (Transition::To(_), Some(ruling)) = (transition, &change.ruling) {
             self.decisions.push(DecisionWrite { key, attempt, ruling: Arc::clone(ruling) });
         }
-        let Some(failure) = failure.filter(|_| transition != Transition::Wait) else {
+        // One that expires was not called.
+        let Some(failure) = failure.filter(|_| transition != Transition::Wait && event != MessageEvent::Expired) else {
             return;
         };
         if let (Transition::To(_), Some(fault), Some(batch)) =
@@ -168,9 +169,10 @@ impl Plan {
         self.attempts.push(if event == MessageEvent::Recovered { passed_over(attempt) } else { attempt });
     }
 
-    /// A retry that would end after the message's life is no retry: it fails with what the provider said.
+    /// A retry that would end after the message's life, or its recipient's window, is no retry: it fails with what the provider said.
     fn within_life(&self, change: &Change) -> (MessageEvent, Option<Failure>) {
-        let left = self.batches.get(&change.key.batch_id).map_or(Duration::MAX, |b| b.left);
+        let life = self.batches.get(&change.key.batch_id).map_or(Duration::MAX, |b| b.left);
+        let left = self.work.get(&change.key).and_then(|work| work.left).map_or(life, |window| window.min(life));
         match (change.event, &change.next) {
             // Of one that was not called the provider said nothing: it expires when its time has come.
             (MessageEvent::Returned, Next::Wait { after, .. }) if *after >= left && change.failure.is_some() => {
@@ -228,7 +230,7 @@ impl Plan {
                 writes.lifted.push(key);
             }
             if let (true, false, Some(batch)) = (is_failed, was_failed, self.batches.get(&key.batch_id)) {
-                let (failure, at) = entry.failure.clone().unwrap_or_else(|| (expired(), None));
+                let (failure, at) = entry.failure.clone().unwrap_or_else(|| (expired(Late::Life), None));
                 let (attempt, number, template) = (entry.write.attempt, batch.route.number, batch.route.template);
                 writes.failed.push(FailedWrite { key, attempt, number, template, failure, at });
             }
@@ -306,7 +308,7 @@ impl Entered {
         self.write.state = Some(to);
         match to {
             MessageState::Failed | MessageState::Expired => {
-                let failure = failure.unwrap_or_else(expired);
+                let failure = failure.unwrap_or_else(|| expired(Late::Life));
                 self.write.code = Some(failure.code.clone());
                 self.write.ended = Some(change.at);
                 self.failure = Some((failure, change.at));
@@ -367,6 +369,7 @@ fn write_work(
         writes.again.push(write);
     } else if let Some(batch) = batch {
         let attempt = entry.write.attempt;
+        writes.with_hours.extend(batch.has_hours.then_some(key));
         writes.revived.push(WorkInsert {
             write,
             number: batch.route.number,

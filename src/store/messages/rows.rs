@@ -14,7 +14,7 @@ use crate::domain::{
     hold::{HoldScope, Route},
     ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
     lane::Lane,
-    message::{MessageEvent, MessageState},
+    message::{Late, MessageEvent, MessageState},
 };
 
 /// Longer waits than this are "until something else happens".
@@ -46,6 +46,8 @@ pub(super) struct WorkRow {
     pub(super) attempt: i16,
     pub(super) charged: i16,
     pub(super) number: NumberId,
+    /// Until the window of its recipient closes.
+    pub(super) left: Option<Duration>,
 }
 
 /// A locked message row.
@@ -65,6 +67,8 @@ pub(super) struct BatchRow {
     /// Until the messages' end; zero when it is past.
     pub(super) left: Duration,
     pub(super) group: Uuid,
+    /// Whether each recipient has its own hours.
+    pub(super) has_hours: bool,
 }
 
 /// Times and texts of a message to be written; absent leaves the column as it is.
@@ -164,6 +168,8 @@ pub(super) struct Writes {
     pub(super) done: Vec<MessageKey>,
     pub(super) again: Vec<WorkWrite>,
     pub(super) revived: Vec<WorkInsert>,
+    /// Those of them whose recipients have hours.
+    pub(super) with_hours: Vec<MessageKey>,
     pub(super) tallies: Tallies,
     pub(super) woken: Vec<NumberId>,
 }
@@ -189,11 +195,12 @@ pub(super) fn unexplained() -> Failure {
     }
 }
 
-/// What is said of a message whose life ended before it was called.
-pub(super) fn expired() -> Failure {
-    Failure {
-        code: "expired".to_owned(),
-        class: FailureClass::Message,
-        reason: "its expires_at passed before it could be sent".to_owned(),
-    }
+/// What is said of a message that came too late to be called.
+pub(super) fn expired(late: Late) -> Failure {
+    let (code, reason) = match late {
+        Late::Life => ("expired", "its expires_at passed before it could be sent"),
+        Late::Window => ("window_closed", "the window of its recipient's hours closed before it could be sent"),
+        Late::NoWindow => ("window", "no window of its recipient's hours opens between its send_at and its expires_at"),
+    };
+    Failure { code: code.to_owned(), class: FailureClass::Message, reason: reason.to_owned() }
 }

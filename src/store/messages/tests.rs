@@ -99,9 +99,15 @@ impl World {
             template: TemplateId(1),
             lane: Lane::Marketing,
         };
-        let batch = BatchRow { tenant: TenantId(1), route, left: Duration::from_hours(1), group: uuid::Uuid::nil() };
+        let batch = BatchRow {
+            tenant: TenantId(1),
+            route,
+            left: Duration::from_hours(1),
+            group: uuid::Uuid::nil(),
+            has_hours: false,
+        };
         let message = MessageRow { state: MessageState::Pending, attempt: 0, dropped: 0, number };
-        let work = WorkRow { stage: Stage::Ready, attempt: 0, charged: 0, number };
+        let work = WorkRow { stage: Stage::Ready, attempt: 0, charged: 0, number, left: None };
         let mut tally = [0; 10];
         tally[MessageState::Pending as usize] = MESSAGES;
         Self {
@@ -154,6 +160,7 @@ impl World {
                 attempt: insert.attempt,
                 charged: insert.write.charged,
                 number: insert.number,
+                left: None,
             };
             assert!(self.work.insert(insert.write.key, row).is_none(), "a message has one work row");
         }

@@ -1,11 +1,13 @@
 //! Work: finding what is due, and claiming it under a lease. [`sweep`] repairs it and gives it back, [`unsure`] is about
-//! calls in doubt, [`open`] about batches that have work left, [`recover`] about work of a lost timeline.
+//! calls in doubt, [`open`] about batches that have work left, [`recover`] about work of a lost timeline, [`windows`] about
+//! hours of the recipients.
 
 pub mod open;
 pub mod recover;
 pub mod sweep;
 pub mod through;
 pub mod unsure;
+pub mod windows;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,6 +19,7 @@ use crate::{
         address::Address,
         ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId},
         lane::Lane,
+        message::Late,
         template::Params,
     },
     store::{Doing as _, StoreError},
@@ -49,6 +52,7 @@ pub struct ClaimedMessage {
     group: Uuid,
     recipient: Address,
     params: Params,
+    late: Option<Late>,
 }
 
 impl ClaimedMessage {
@@ -91,6 +95,11 @@ impl ClaimedMessage {
     pub const fn params(&self) -> &Params {
         &self.params
     }
+
+    /// Why it is too late to be called, if it is.
+    pub const fn late(&self) -> Option<Late> {
+        self.late
+    }
 }
 
 /// What a claim took.
@@ -117,7 +126,7 @@ struct Row {
     template_id: i32,
     /// With one row of each batch at least.
     defaults: Option<Json<Params>>,
-    expired: bool,
+    late: Option<String>,
     cancelled: bool,
 }
 
@@ -129,7 +138,6 @@ impl FromIterator<Row> for Claimed {
                 let facts = BatchFacts {
                     template: TemplateId(row.template_id),
                     defaults: defaults.0,
-                    expired: row.expired,
                     cancelled: row.cancelled,
                 };
                 claimed.batches.insert(BatchId(row.batch_id), facts);
@@ -151,6 +159,7 @@ impl From<Row> for ClaimedMessage {
             group: row.turn_group,
             recipient: Address::from_store(row.recipient),
             params: row.params.map(|params| params.0).unwrap_or_default(),
+            late: row.late.and_then(|late| late.parse().ok()),
         }
     }
 }
@@ -162,8 +171,6 @@ pub struct BatchFacts {
     pub template: TemplateId,
     /// Slot values for all recipients.
     pub defaults: Params,
-    /// Too late to be called.
-    pub expired: bool,
     /// Somebody cancelled it.
     pub cancelled: bool,
 }
@@ -311,12 +318,12 @@ pub async fn claim(
             UPDATE work w
             SET stage = 'calling', attempt = w.attempt + 1, claim_id = $6, wake_at = now() + make_interval(secs => $7)
             FROM due WHERE w.batch_id = due.batch_id AND w.seq = due.seq
-            RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group
+            RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group, w.until
         )
         SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
                m.recipient, m.params AS "params: Json<Params>", b.template_id,
                CASE WHEN row_number() OVER (PARTITION BY c.batch_id) = 1 THEN b.params END AS "defaults: Json<Params>",
-               b.expires_at <= now() AS "expired!", b.cancelled_at IS NOT NULL AS "cancelled!"
+               work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!"
         FROM claimed c
         JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq
         JOIN batch b ON b.batch_id = c.batch_id

@@ -3,7 +3,10 @@
 use sqlx::PgConnection;
 
 use crate::{
-    domain::ids::{BatchId, HoldId, MessageKey, NumberId},
+    domain::{
+        ids::{BatchId, HoldId, MessageKey, NumberId},
+        message::Late,
+    },
     fault::{self, Point},
     store::{Doing as _, StoreError},
 };
@@ -48,6 +51,24 @@ pub async fn parked_expired(connection: &mut PgConnection, most: i64) -> Result<
         .into_iter()
         .map(|row| Lapsed { key: MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq }, attempt: row.attempt });
     Ok(expired.collect())
+}
+
+/// Uncalled work whose recipient's window has closed, or never opens, at most `most`: to be settled as expired.
+pub async fn closed(connection: &mut PgConnection, most: i64) -> Result<Vec<(MessageKey, i16, Late)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT w.batch_id, w.seq, w.attempt, work_late(w.until, b.expires_at) AS "late!"
+           FROM (SELECT * FROM work WHERE until <= now() AND stage IN ('ready', 'parked') ORDER BY until LIMIT $1) w
+           JOIN batch b ON b.batch_id = w.batch_id"#,
+        most
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for closed windows")?;
+    let closed = rows.into_iter().map(|row| {
+        let key = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq };
+        (key, row.attempt, row.late.parse().unwrap_or(Late::Window))
+    });
+    Ok(closed.collect())
 }
 
 /// Gives parked work back whose hold has ended by the clock; the claim parks it again if another covers it. The numbers

@@ -71,11 +71,11 @@ pub async fn probe(
             UPDATE work w
             SET stage = 'calling', hold_id = NULL, attempt = w.attempt + 1, claim_id = $8, wake_at = now() + make_interval(secs => $9)
             FROM one, passed WHERE w.batch_id = one.batch_id AND w.seq = one.seq
-            RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group
+            RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group, w.until
         )
         SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
                m.recipient, m.params AS "params: Json<Params>", b.template_id, b.params AS "defaults: Json<Params>",
-               b.expires_at <= now() AS "expired!", b.cancelled_at IS NOT NULL AS "cancelled!"
+               work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!"
         FROM claimed c
         JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq JOIN batch b ON b.batch_id = c.batch_id
         "#,
@@ -128,11 +128,11 @@ pub async fn canary(
             UPDATE work w
             SET stage = 'calling', attempt = w.attempt + 1, claim_id = $7, wake_at = now() + make_interval(secs => $8)
             FROM due, taken WHERE w.batch_id = due.batch_id AND w.seq = due.seq
-            RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group
+            RETURNING w.batch_id, w.seq, w.attempt, w.charged, w.number_id, w.lane, w.turn_group, w.until
         )
         SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
                m.recipient, m.params AS "params: Json<Params>", b.template_id, b.params AS "defaults: Json<Params>",
-               b.expires_at <= now() AS "expired!", b.cancelled_at IS NOT NULL AS "cancelled!"
+               work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!"
         FROM claimed c
         JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq JOIN batch b ON b.batch_id = c.batch_id
         "#,

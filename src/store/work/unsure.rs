@@ -25,7 +25,7 @@ pub struct Unsure {
     pub lane: Lane,
     /// Since the call.
     pub age: Duration,
-    /// Until the end of the message's life; zero when it is past.
+    /// Until the end of the message's life, or of its recipient's window; zero when it is past.
     pub left: Duration,
     /// The account's own policies.
     pub overrides: UncertainOverrides,
@@ -38,7 +38,7 @@ pub async fn due(connection: &mut PgConnection, most: i64) -> Result<Vec<Unsure>
         SELECT w.batch_id, w.seq, w.attempt, w.lane::text AS "lane!",
                -- There always is a row of the attempt; without one nothing was called before the batch was due.
                extract(epoch FROM now() - coalesce(a.at, b.send_at))::float8 AS "age!",
-               extract(epoch FROM b.expires_at - now())::float8 AS "left!",
+               extract(epoch FROM least(b.expires_at, w.until) - now())::float8 AS "left!",
                ac.uncertain AS "overrides: Json<UncertainOverrides>"
         FROM (
             SELECT * FROM work WHERE stage <> 'ready' AND stage = 'unsure' AND wake_at <= now() ORDER BY wake_at LIMIT $1

@@ -20,7 +20,7 @@ use crate::support::{eventually::eventually, soon};
 const TENANT: TenantId = TenantId(1);
 
 /// Makes a group of WhatsApp.
-async fn group(world: &World, name: &str) -> members::Target {
+pub(super) async fn group(world: &World, name: &str) -> members::Target {
     let new =
         NewAudience { name, channel: Channel::Whatsapp.as_str(), time_zone: Some("Asia/Tokyo"), country: Some("JP") };
     let mut connection = world.db.store.acquire().await.unwrap();
@@ -28,12 +28,12 @@ async fn group(world: &World, name: &str) -> members::Target {
     members::Target::new(&made, None).unwrap()
 }
 
-async fn add(world: &World, target: members::Target, members: &[Value]) {
+pub(super) async fn add(world: &World, target: members::Target, members: &[Value]) {
     let report = members::add(&world.db.store, target, members).await.unwrap();
     assert_eq!(report.bad, 0, "{report:?}");
 }
 
-fn named(id: &str, group: &str) -> Value {
+pub(super) fn named(id: &str, group: &str) -> Value {
     let mut body = job(id, &[]);
     body.as_object_mut().unwrap().remove("recipients");
     body["audience"] = json!({ "group": group });
@@ -60,7 +60,7 @@ async fn give_to(intake: &Intake, lane: &mut IntakeLane, body: &Value) -> JobAns
     }
 }
 
-async fn give(world: &mut World, body: &Value) -> JobAnswer {
+pub(super) async fn give(world: &mut World, body: &Value) -> JobAnswer {
     give_to(&world.intake, &mut world.lanes[0], body).await
 }
 
@@ -68,7 +68,7 @@ async fn rehearse(world: &World, body: &Value) -> JobAnswer {
     world.intake.submit(Road::Bulk, submission(body, true)).await.unwrap()
 }
 
-async fn planned(world: &World) {
+pub(super) async fn planned(world: &World) {
     let mut planner = world.intake.planner();
     while planner.step().await.unwrap() != plan::Step::Idle {}
 }
