@@ -81,7 +81,6 @@ synchronous_commit = on
 wal_compression = $compression
 max_wal_size = 4GB
 checkpoint_timeout = 15min
-autovacuum_naptime = 10s
 autovacuum_vacuum_cost_limit = 2000
 autovacuum_vacuum_scale_factor = 0.05
 autovacuum_analyze_scale_factor = 0.05
