@@ -89,6 +89,7 @@ latency_of_authentication() {
   read_calls
   read_published "$WORK/idle"
   read -r idle_n idle_p50 idle_p99 idle_max _ < <(latencies 0 1e15)
+  say "idle, ms = until intake had it + until its transaction + until the call: $(longest 1e15)"
   read_published "$WORK/busy"
   busy_to=$(sql -c "SELECT extract(epoch FROM max(created_at)) * 1000 FROM batch WHERE job_id LIKE 'bulk-%'")
   allowed=$(calc "$idle_p99 + ($idle_p99 > 50 ? $idle_p99 / 10 : 5)" %.2f)

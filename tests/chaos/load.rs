@@ -30,6 +30,8 @@ pub(crate) struct Job {
     pub(crate) template: &'static str,
     pub(crate) number: usize,
     pub(crate) recipients: u32,
+    /// Not before, as the contract has it.
+    pub(crate) send_at: Option<String>,
     first: u32,
     over_http: bool,
     again: bool,
@@ -45,7 +47,7 @@ impl Job {
         });
         json!({"schema": "send-job/v1", "job_id": self.id, "producer": "chaos",
                "business_number": numbers[self.number].business(),
-               "template": {"name": self.template, "language": "ja"}, "recipients": recipients.collect::<Vec<_>>()})
+               "template": {"name": self.template, "language": "ja"}, "send_at": self.send_at, "recipients": recipients.collect::<Vec<_>>()})
     }
 }
 
@@ -65,7 +67,7 @@ pub(crate) fn plan(numbers: &[Number], messages: u32, seed: u64) -> Vec<Job> {
             let recipients = u32::try_from(left.min(most)).unwrap_or(1);
             let (over_http, again) = (rng.random_bool(0.3), rng.random_bool(0.1));
             let id = format!("job-{}", jobs.len());
-            jobs.push(Job { id, template, number: number.index, recipients, first, over_http, again });
+            jobs.push(Job { id, template, number: number.index, recipients, send_at: None, first, over_http, again });
             (first, left) = (first + recipients, left - u64::from(recipients));
         }
     }
@@ -75,7 +77,7 @@ pub(crate) fn plan(numbers: &[Number], messages: u32, seed: u64) -> Vec<Job> {
 
 /// One job for one number, over AMQP.
 pub(crate) fn bulk(id: &str, template: &'static str, number: usize, recipients: u32, first: u32) -> Job {
-    Job { id: id.to_owned(), template, number, recipients, first, over_http: false, again: false }
+    Job { id: id.to_owned(), template, number, recipients, send_at: None, first, over_http: false, again: false }
 }
 
 /// What was answered: the batch of each job, and how many of its recipients were accepted.

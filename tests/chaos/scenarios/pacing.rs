@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{calls, close, ended, jobs, publish, used, world};
-use crate::{Arguments, rare::Counters, world::World};
+use crate::{Arguments, load::Job, rare::Counters, world::World};
 
+/// A number whose holder is gone has another by then.
 const TAKEN_WITHIN_S: f64 = 12.0;
+/// The jobs are taken by then.
+const TAKEN_IN: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut ok = true;
@@ -19,14 +22,14 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 /// One worker and one number for half a minute.
 async fn alone(arguments: &Arguments, limit: u32) -> anyhow::Result<bool> {
     let world = world(arguments, 1, vec![(limit, 0)]).await?;
-    let publishing = publish(&world, jobs(0..1, limit * 30));
+    let publishing = publish(&world, due_together(jobs(0..1, limit * 30)));
     report(world, publishing, limit, 1).await
 }
 
 /// Four workers and two numbers: the holder of one is killed, later the holder of another is frozen beyond its lease.
 async fn four(arguments: &Arguments, limit: u32) -> anyhow::Result<bool> {
     let world = world(arguments, 4, vec![(limit, 0); 2]).await?;
-    let publishing = publish(&world, jobs(0..2, limit * 40));
+    let publishing = publish(&world, due_together(jobs(0..2, limit * 40)));
     calls(&world, u64::from(limit) * 2 * 6).await?;
     let killed = holder(&world, None).await?;
     world.say(&format!("kill -9 serve-{killed}"));
@@ -38,6 +41,12 @@ async fn four(arguments: &Arguments, limit: u32) -> anyhow::Result<bool> {
     tokio::time::sleep(Duration::from_secs(15)).await;
     world.serves[frozen].process.thaw().await?;
     report(world, publishing, limit, 4).await
+}
+
+/// All become due in one moment, when they are taken: the pace is judged while there is work, and nothing else to do.
+fn due_together(jobs: Vec<Job>) -> Vec<Job> {
+    let due = (chrono::Utc::now() + TAKEN_IN).to_rfc3339();
+    jobs.into_iter().map(|job| Job { send_at: Some(due.clone()), ..job }).collect()
 }
 
 /// A worker that holds a number.
