@@ -30,14 +30,18 @@ pub(crate) struct Job {
     pub(crate) template: &'static str,
     pub(crate) number: usize,
     pub(crate) recipients: u32,
-    /// Not before, as the contract has it.
-    pub(crate) send_at: Option<String>,
+    send_at: Option<String>,
     first: u32,
     over_http: bool,
     again: bool,
 }
 
 impl Job {
+    /// Not before this time, as the contract has it.
+    pub(crate) fn due(self, at: &str) -> Self {
+        Self { send_at: Some(at.to_owned()), ..self }
+    }
+
     fn body(&self, numbers: &[Number]) -> Value {
         let is_code = self.template == "code";
         let recipients = (self.first..self.first + self.recipients).map(|i| {

@@ -46,7 +46,7 @@ async fn four(arguments: &Arguments, limit: u32) -> anyhow::Result<bool> {
 /// All become due in one moment, when they are taken: the pace is judged while there is work, and nothing else to do.
 fn due_together(jobs: Vec<Job>) -> Vec<Job> {
     let due = (chrono::Utc::now() + TAKEN_IN).to_rfc3339();
-    jobs.into_iter().map(|job| Job { send_at: Some(due.clone()), ..job }).collect()
+    jobs.into_iter().map(|job| job.due(&due)).collect()
 }
 
 /// A worker that holds a number.
