@@ -8,14 +8,12 @@ use chrono_tz::Tz;
 use super::document::{CAMPAIGN, CampaignDocument, Schedule, WindowZone};
 use crate::domain::{
     campaign::{Rules, Timing, period},
-    nearest::nearest,
-    schedule::{Calendar, Cron, Windows},
+    schedule::{Calendar, Cron, EXCEPT_DATES, Windows},
+    zones,
 };
 
 /// Longest key, so that the job ids made of it are short enough.
 const KEY_CHARS: usize = 64;
-/// What is far more than anybody's holidays.
-const EXCEPT_DATES: usize = 1000;
 /// How long messages may live at most, as in a job.
 const LIFE: TimeDelta = TimeDelta::days(180);
 
@@ -122,13 +120,13 @@ fn form(document: &CampaignDocument, flaws: &mut Vec<Flaw>) {
 }
 
 fn zone(name: &str, flaws: &mut Vec<Flaw>) -> Option<Tz> {
-    let zone = name.parse().ok();
-    if zone.is_none() {
-        let mut flaw = Flaw::new("/time_zone", "unknown_time_zone", format!("`{name}` is not an IANA time zone"));
-        flaw.did_you_mean = nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()));
-        flaws.push(flaw);
-    }
-    zone
+    zones::named(name)
+        .map_err(|unknown| {
+            let mut flaw = Flaw::new("/time_zone", "unknown_time_zone", unknown.to_string());
+            flaw.did_you_mean = unknown.near();
+            flaws.push(flaw);
+        })
+        .ok()
 }
 
 /// When firings go out. Of windows in the recipients' zones each message has its own, which intake finds.

@@ -1,11 +1,11 @@
-//! Whose clock a recipient lives by, as far as an address tells.
+//! Time zones: by their names, and whose clock a recipient lives by as far as an address tells.
 
 use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
 use chrono_tz::Tz;
 use phonenumber::metadata::DATABASE;
 
-use crate::domain::address::Address;
+use crate::domain::{address::Address, nearest::nearest};
 
 /// Zones by country.
 static COUNTRIES: LazyLock<HashMap<&'static str, Vec<Tz>>> = LazyLock::new(|| {
@@ -25,6 +25,26 @@ static CODES: LazyLock<HashMap<u16, Vec<Tz>>> = LazyLock::new(|| {
     codes
 });
 
+/// No zone has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an IANA time zone")]
+pub struct UnknownZone(String);
+
+impl UnknownZone {
+    /// What was probably meant.
+    pub fn near(&self) -> Vec<String> {
+        nearest(&self.0, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()))
+    }
+}
+
+/// The zone with an IANA name.
+///
+/// # Errors
+/// When there is none.
+pub fn named(name: &str) -> Result<Tz, UnknownZone> {
+    name.parse().map_err(|_| UnknownZone(name.to_owned()))
+}
+
 /// The zones that a recipient may live in: the one that is named, else those of the country. Empty when nothing says.
 ///
 /// ```
@@ -35,8 +55,8 @@ static CODES: LazyLock<HashMap<u16, Vec<Tz>>> = LazyLock::new(|| {
 /// assert!(of("+12125552368", None).contains(&chrono_tz::Pacific::Honolulu));
 /// assert_eq!(of("sato@example.jp", None), []);
 /// ```
-pub fn of(recipient: &Address, named: Option<&str>) -> Cow<'static, [Tz]> {
-    if let Some(zone) = named.and_then(|name| name.parse().ok()) {
+pub fn of(recipient: &Address, own: Option<&str>) -> Cow<'static, [Tz]> {
+    if let Some(zone) = own.and_then(|name| named(name).ok()) {
         return Cow::Owned(vec![zone]);
     }
     let text = recipient.as_str();

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     checklist::{self, Page},
-    domain::{Channel, address::Address, nearest::nearest},
+    domain::{Channel, address::Address, zones},
     http::{
         HttpState,
         changes::small,
@@ -110,11 +110,9 @@ fn flaws(request: &AudienceRequest) -> Vec<Problem> {
     if name.is_empty() || name.len() > NAME_CHARS || !name.chars().all(is_name) || matches!(name.as_str(), "." | "..") {
         flaws.push(Problem::new("/name", "ill_formed", "must have 1 to 64 of a-z, 0-9, `.`, `_` and `-`"));
     }
-    if let Some(zone) = time_zone
-        && zone.parse::<chrono_tz::Tz>().is_err()
-    {
-        let mut flaw = Problem::new("/time_zone", "unknown_time_zone", format!("`{zone}` is not an IANA time zone"));
-        flaw.did_you_mean = nearest(zone, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()));
+    if let Some(unknown) = time_zone.as_deref().and_then(|zone| zones::named(zone).err()) {
+        let mut flaw = Problem::new("/time_zone", "unknown_time_zone", unknown.to_string());
+        flaw.did_you_mean = unknown.near();
         flaws.push(flaw);
     }
     flaws.extend(country.as_deref().and_then(|code| read_country(code).err()).map(problem));

@@ -15,9 +15,9 @@ use crate::{
         address::Address,
         ids::{BatchId, TenantId},
         lane::Lane,
-        nearest::nearest,
         schedule::Hours,
         template::{Params, SlotProblem},
+        zones,
     },
     intake::{
         fields::pointer,
@@ -271,13 +271,11 @@ fn check_row(
 }
 
 pub(super) fn zone(name: &str, at: String, errors: &mut Vec<JobError>) -> Option<chrono_tz::Tz> {
-    let zone = name.parse().ok();
-    if zone.is_none() {
-        let near = nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()));
-        let reason = format!("`{name}` is not an IANA time zone");
-        errors.push(JobError::new(at, "unknown_time_zone", reason).meant(near));
-    }
-    zone
+    zones::named(name)
+        .map_err(|unknown| {
+            errors.push(JobError::new(at, "unknown_time_zone", unknown.to_string()).meant(unknown.near()));
+        })
+        .ok()
 }
 
 /// The code of an address that is none, by what the channel takes.

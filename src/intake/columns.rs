@@ -10,6 +10,7 @@ use crate::{
         address::{Address, AddressError},
         nearest::nearest,
         template::{Params, Template},
+        zones,
     },
     intake::{
         check::address_code,
@@ -171,11 +172,8 @@ impl Checker {
             let reason = format!("has more than {REF_CHARS} characters");
             faults.add("ref", "too_long", reason);
         }
-        if let Some(zone) = cells.time_zone
-            && zone.parse::<chrono_tz::Tz>().is_err()
-        {
-            let reason = format!("`{zone}` is not an IANA time zone");
-            faults.add("time_zone", "unknown_time_zone", reason);
+        if let Some(unknown) = cells.time_zone.and_then(|zone| zones::named(zone).err()) {
+            faults.add("time_zone", "unknown_time_zone", unknown.to_string());
         }
         // A slot without a column has its value in the job, which is checked when that comes.
         for problem in self.template.check_names(&cells.params) {

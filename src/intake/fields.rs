@@ -122,6 +122,26 @@ impl Reader {
         }
         time.ok()
     }
+
+    /// The values of a list, each with its pointer; none where there is no list.
+    pub(super) fn list<'a>(
+        &mut self,
+        fields: &'a Map<String, Value>,
+        at: &str,
+        name: &str,
+    ) -> Vec<(&'a Value, String)> {
+        let at = pointer(at, name);
+        match given(fields, name).map(|value| value.as_array()) {
+            None => Vec::new(),
+            Some(None) => {
+                self.wrong_type(at, "must be a list");
+                Vec::new()
+            }
+            Some(Some(values)) => {
+                values.iter().enumerate().map(|(place, value)| (value, format!("{at}/{place}"))).collect()
+            }
+        }
+    }
 }
 
 /// A field that is there and not null.

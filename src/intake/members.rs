@@ -17,6 +17,7 @@ use crate::{
         Channel,
         address::{Address, AddressError},
         template::Params,
+        zones,
     },
     intake::{
         check::address_code,
@@ -119,10 +120,8 @@ impl Target {
         if given.reference.as_ref().is_some_and(|text| !is_good_text(text, REF_CHARS)) {
             fault("ref", "ill_formed", format!("must have 1 to {REF_CHARS} characters and no NUL"));
         }
-        if let Some(zone) = &given.time_zone
-            && zone.parse::<chrono_tz::Tz>().is_err()
-        {
-            fault("time_zone", "unknown_time_zone", format!("`{zone}` is not an IANA time zone"));
+        if let Some(unknown) = given.time_zone.as_deref().and_then(|zone| zones::named(zone).err()) {
+            fault("time_zone", "unknown_time_zone", unknown.to_string());
         }
         let params: Params = given.params.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
         if params.len() > PARAMS {

@@ -161,20 +161,11 @@ impl Reader {
     }
 
     fn notify(&mut self, fields: &Map<String, Value>) -> Vec<Notify> {
-        let Some(value) = given(fields, "notify") else {
-            return Vec::new();
-        };
-        let Some(words) = value.as_array() else {
-            self.wrong_type("/notify", "must be a list");
-            return Vec::new();
-        };
         let mut notify = Vec::new();
-        for (index, word) in words.iter().enumerate() {
+        for (word, at) in self.list(fields, "", "notify") {
             match word.as_str() {
-                Some(text) => {
-                    notify.extend(self.parse_word::<Notify>(text, format!("/notify/{index}")));
-                }
-                None => self.wrong_type(format!("/notify/{index}"), "must be text"),
+                Some(text) => notify.extend(self.parse_word::<Notify>(text, at)),
+                None => self.wrong_type(at, "must be text"),
             }
         }
         notify.sort_unstable();

@@ -4,15 +4,12 @@ use chrono::NaiveDate;
 use serde_json::{Map, Value};
 
 use crate::{
-    domain::schedule::Window,
+    domain::schedule::{EXCEPT_DATES, Window},
     intake::{
-        fields::{Reader, TEXT_CHARS, given, pointer},
+        fields::{Reader, TEXT_CHARS, pointer},
         job::{JobError, JobWindows},
     },
 };
-
-/// What is far more than anybody's holidays.
-const EXCEPT_DATES: usize = 1000;
 
 impl Reader {
     pub(super) fn windows(&mut self, value: &Value) -> Option<JobWindows> {
@@ -61,20 +58,5 @@ impl Reader {
             }
         }
         texts
-    }
-
-    /// The values of a list, each with its pointer; none where there is no list.
-    fn list<'a>(&mut self, fields: &'a Map<String, Value>, at: &str, name: &str) -> Vec<(&'a Value, String)> {
-        let at = pointer(at, name);
-        match given(fields, name).map(|value| value.as_array()) {
-            None => Vec::new(),
-            Some(None) => {
-                self.wrong_type(at, "must be a list");
-                Vec::new()
-            }
-            Some(Some(values)) => {
-                values.iter().enumerate().map(|(place, value)| (value, format!("{at}/{place}"))).collect()
-            }
-        }
     }
 }

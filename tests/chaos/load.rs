@@ -51,7 +51,8 @@ impl Job {
         });
         json!({"schema": "send-job/v1", "job_id": self.id, "producer": "chaos",
                "business_number": numbers[self.number].business(),
-               "template": {"name": self.template, "language": "ja"}, "send_at": self.send_at, "recipients": recipients.collect::<Vec<_>>()})
+               "template": {"name": self.template, "language": "ja"}, "send_at": self.send_at,
+               "recipients": recipients.collect::<Vec<_>>()})
     }
 }
 

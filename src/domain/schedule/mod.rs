@@ -15,7 +15,7 @@ use chrono_tz::Tz;
 pub use self::{
     cron::{Cron, CronError},
     hours::{Finder, Hours, Opening},
-    window::{Span, Window, WindowFault, Windows},
+    window::{EXCEPT_DATES, Span, Window, WindowFault, Windows},
 };
 use crate::domain::named;
 

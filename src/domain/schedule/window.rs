@@ -13,6 +13,8 @@ use super::instant;
 /// Days that are looked at: windows come again every week.
 const LOOK_AHEAD: u64 = 9;
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+/// What is far more than anybody's holidays.
+pub const EXCEPT_DATES: usize = 1000;
 /// What is far more than the hours of anybody's week.
 const SPANS: usize = 100;
 
