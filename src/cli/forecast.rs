@@ -21,6 +21,7 @@ pub(super) fn show(common: &Common, value: &serde_json::Value) -> anyhow::Result
         ("number", format!("{}, {rate}", forecast.number_status)),
         ("template", forecast.template_status),
         ("beside", format!("{} messages", forecast.beside)),
+        ("canary", forecast.canary.map(|first| format!("the first {first} go out alone")).unwrap_or_default()),
         ("start", output::time(forecast.start)),
         ("finish", finish),
         ("too late", if forecast.too_late > 0 { format!("{} would expire", forecast.too_late) } else { String::new() }),

@@ -13,6 +13,7 @@ use crate::{
     domain::{
         Category, Channel,
         address::Address,
+        canary::CanaryTerms,
         ids::{BatchId, TenantId},
         lane::Lane,
         nearest::nearest,
@@ -20,6 +21,7 @@ use crate::{
         template::{Params, SlotProblem},
     },
     intake::{
+        canary,
         fields::pointer,
         hours,
         job::{Audience, JobError, Recipient, Rejection, SendJob},
@@ -73,6 +75,8 @@ pub struct Checked {
     pub life: TimeDelta,
     /// When each recipient may be written to; absent is always.
     pub hours: Option<Hours>,
+    /// What it says about its first messages; absent is as in the settings.
+    pub canary: Option<CanaryTerms>,
     /// Who gets it.
     pub recipients: Vec<Good>,
     /// Who does not.
@@ -120,7 +124,7 @@ pub fn check(
     let mut errors = Vec::new();
     let (number, template) = reference::references(context, tenant, job, &mut errors);
     let (send_at, expires_at) = times(context, job, &mut errors);
-    let hours = hours::check(job, &mut errors);
+    let (hours, canary) = (hours::check(job, &mut errors), canary::check(job, &mut errors));
     errors.extend(audience(context, rows.len() + refused.len()));
     let (Some(number), Some(template)) = (number, template) else {
         return Err(errors);
@@ -154,6 +158,7 @@ pub fn check(
         send_at,
         expires_at,
         hours,
+        canary,
         recipients,
         rejections,
         import,

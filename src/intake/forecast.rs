@@ -38,6 +38,8 @@ pub struct Forecast {
     pub template_status: String,
     /// What it would wait for before anything is sent; start and finish are as if it were gone.
     pub holds: Vec<MetHold>,
+    /// Messages that would go out first, whose outcomes decide about the rest; start and finish are as if they fared well.
+    pub canary: Option<i32>,
     /// Messages a second that the number sends at now; absent when it has no limit.
     pub rate_per_s: Option<f64>,
     /// Messages that the number has to send already.
@@ -55,6 +57,8 @@ pub struct Forecast {
 pub struct Asked<'a> {
     /// What intake would answer.
     pub answer: AcceptedJob,
+    /// Messages that go out first.
+    pub canary: Option<i32>,
     /// Its number.
     pub number: &'a Number,
     /// Its template.
@@ -79,7 +83,7 @@ struct Part {
 
 /// Looks at what the number has to send, and puts the job beside it.
 pub async fn forecast_job(store: &Store, asked: Asked<'_>) -> Result<Forecast, StoreError> {
-    let Asked { answer, number, template, import, send_at, expires_at, reach } = asked;
+    let Asked { answer, canary, number, template, import, send_at, expires_at, reach } = asked;
     let mut connection = store.acquire().await?;
     let mut left_out = by_code(&answer);
     if let Some(import) = import {
@@ -120,6 +124,7 @@ pub async fn forecast_job(store: &Store, asked: Asked<'_>) -> Result<Forecast, S
         number_status: number.status.clone(),
         template_status: template.status.clone(),
         holds: answer.holds,
+        canary,
         rate_per_s: rate,
         beside: others.iter().map(|load| i64::from(load.messages)).sum(),
         start: at(start),

@@ -37,7 +37,7 @@ use crate::{
 pub struct Sizes<'a> {
     /// Up to this, batches take one turn together.
     pub small_batch: usize,
-    /// Which marketing batches open with a few messages.
+    /// Which marketing batches open with a few messages, where a job does not say it itself.
     pub canary: &'a settings::Canary,
 }
 

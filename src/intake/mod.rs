@@ -13,6 +13,7 @@ mod answer;
 mod apart;
 mod audience;
 mod campaign;
+mod canary;
 pub mod canonical;
 pub mod check;
 mod columns;
@@ -203,5 +204,9 @@ impl Intake {
 impl Shared {
     pub(crate) fn context<'a>(&'a self, snapshot: &'a Snapshot, road: Road) -> check::Context<'a> {
         check::Context { snapshot, settings: &self.settings, now: Utc::now(), road }
+    }
+
+    pub(crate) fn sizes(&self) -> group::Sizes<'_> {
+        group::Sizes { small_batch: self.settings.small_batch, canary: &self.canary }
     }
 }

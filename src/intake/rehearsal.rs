@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::{
     domain::lane::Lane,
     intake::{
-        Claim, Road, Shared, Submission,
+        Claim, Road, Shared, Submission, canary,
         group::{self, Job},
         hours::{self, Reach},
         job::JobAnswer,
@@ -22,6 +22,8 @@ use crate::{
 pub struct Outlook {
     /// What would be answered.
     pub answer: JobAnswer,
+    /// Messages that would go out first, before the rest.
+    pub canary: Option<i32>,
     /// Of a job with hours of the recipients, how many would have which window.
     pub reach: Option<Reach>,
 }
@@ -40,11 +42,12 @@ pub(super) async fn dry_run(
 pub(super) async fn outlook(shared: &Arc<Shared>, road: Road, submission: &Submission) -> Result<Outlook, StoreError> {
     let mut session = Session::new(shared.store.clone(), "intake outlook");
     let (answer, jobs) = rehearse(shared, road, submission, &mut session).await?;
-    let reach = match jobs.first().map(|job| &job.prepared.verdict) {
-        Some(Verdict::Send(checked)) => hours::reach(session.connection().await?, checked).await?,
-        _ => None,
+    let Some(Verdict::Send(checked)) = jobs.first().map(|job| &job.prepared.verdict) else {
+        return Ok(Outlook { answer, canary: None, reach: None });
     };
-    Ok(Outlook { answer, reach })
+    let canary = canary::rule(checked, shared.sizes()).map(|rule| rule.messages);
+    let reach = hours::reach(session.connection().await?, checked).await?;
+    Ok(Outlook { answer, canary, reach })
 }
 
 async fn rehearse(

@@ -9,7 +9,7 @@ use crate::{
     domain::retry::RetryPolicy,
     intake::{
         Shared, audience, freeze,
-        group::{self, Job, Outcome, Sizes},
+        group::{self, Job, Outcome},
         job::{JobAnswer, JobError},
         prepare::Verdict,
     },
@@ -107,7 +107,7 @@ impl Writer {
 
     async fn write_once(&mut self, snapshot: &Snapshot, group: &mut [Job]) -> Result<Outcome, StoreError> {
         audience::resolve_imports(self.session.connection().await?, group).await?;
-        let sizes = Sizes { small_batch: self.shared.settings.small_batch, canary: &self.shared.canary };
+        let sizes = self.shared.sizes();
         match group {
             [job] if job.names_group() => freeze::write(&mut self.session, snapshot, sizes, job).await,
             group => group::write(&mut self.session, snapshot, sizes, group).await,

@@ -1,5 +1,6 @@
 //! Campaigns: each occurrence once whoever ticks and whatever dies, and what people do to them.
 
+mod canary;
 mod groups;
 mod operator;
 mod stop;

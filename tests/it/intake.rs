@@ -2,6 +2,7 @@
 
 mod audience_groups;
 mod audiences;
+mod canary;
 mod refusals;
 mod windows;
 
