@@ -181,6 +181,7 @@ pub(super) async fn write_in(
 
 /// The answer a job would get, without writing anything.
 pub async fn rehearse(session: &mut Session, snapshot: &Snapshot, jobs: &mut [Job]) -> Result<JobAnswer, StoreError> {
+    campaign::admit(session.connection().await?, jobs).await?;
     audience::resolve_imports(session.connection().await?, jobs).await?;
     freeze::rehearse(session.connection().await?, jobs).await?;
     let Some(job) = jobs.first() else {

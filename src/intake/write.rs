@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::retry::RetryPolicy,
     intake::{
-        Shared, audience, freeze,
+        Shared, audience, campaign, freeze,
         group::{self, Job, Outcome},
         job::{JobAnswer, JobError},
         prepare::Verdict,
@@ -106,6 +106,7 @@ impl Writer {
     }
 
     async fn write_once(&mut self, snapshot: &Snapshot, group: &mut [Job]) -> Result<Outcome, StoreError> {
+        campaign::admit(self.session.connection().await?, group).await?;
         audience::resolve_imports(self.session.connection().await?, group).await?;
         let sizes = self.shared.sizes();
         match group {

@@ -3,6 +3,7 @@
 mod audience_groups;
 mod audiences;
 mod canary;
+mod firings;
 mod refusals;
 mod windows;
 
