@@ -9,10 +9,10 @@ use crate::{
     intake::{
         Claim, Road, Shared, Submission, canary,
         group::{self, Job},
-        hours::{self, Reach},
         job::JobAnswer,
         lane::check_all,
         prepare::{Prepared, Verdict},
+        reach::{self, Reach},
     },
     store::{StoreError, registry::Snapshot, session::Session},
 };
@@ -24,7 +24,7 @@ pub struct Outlook {
     pub answer: JobAnswer,
     /// Messages that would go out first, before the rest.
     pub canary: Option<i32>,
-    /// Of a job with hours of the recipients, how many would have which window.
+    /// Of a job with hours of the recipients, or of an account with terms, what its recipients are like.
     pub reach: Option<Reach>,
 }
 
@@ -38,7 +38,7 @@ pub(super) async fn dry_run(
     Ok(rehearse(shared, road, submission, &mut session).await?.0)
 }
 
-/// As [`dry_run`], and goes through the recipients when they have hours.
+/// As [`dry_run`], and goes through the recipients where that says more.
 pub(super) async fn outlook(shared: &Arc<Shared>, road: Road, submission: &Submission) -> Result<Outlook, StoreError> {
     let mut session = Session::new(shared.store.clone(), "intake outlook");
     let (answer, jobs) = rehearse(shared, road, submission, &mut session).await?;
@@ -46,7 +46,7 @@ pub(super) async fn outlook(shared: &Arc<Shared>, road: Road, submission: &Submi
         return Ok(Outlook { answer, canary: None, reach: None });
     };
     let canary = canary::rule(checked, shared.sizes()).map(|rule| rule.messages);
-    let reach = hours::reach(session.connection().await?, checked).await?;
+    let reach = reach::reach(session.connection().await?, checked).await?;
     Ok(Outlook { answer, canary, reach })
 }
 
