@@ -167,7 +167,7 @@ impl Topology {
             end(self.dead(), "drained into the list of refused jobs"),
             end(self.unrouted(), "kept for a person: its depth is an alarm"),
             taken(Self::JOBS_KEY, "send and cancel jobs"),
-            taken(Self::URGENT_KEY, "authentication jobs, and nothing else"),
+            taken(Self::URGENT_KEY, "authentication jobs, from upstream and from campaigns"),
             taken(Self::CALLBACKS_KEY, "what providers told us"),
         ];
         Description { exchanges, queues }

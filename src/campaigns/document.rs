@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::domain::{Channel, campaign::Overlap, schedule::Window, template::Params};
+use crate::domain::{Channel, campaign::Overlap, canary::CanaryWish, schedule::Window, template::Params};
 
 /// The value of `schema` of a campaign.
 pub const CAMPAIGN: &str = "campaign/v1";
@@ -74,6 +74,10 @@ pub struct CampaignDocument {
     /// stricter).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval_over: Option<i64>,
+    /// How many messages of a firing go out first, whose outcomes decide about the rest; `false` for none. By default as in
+    /// the settings, which concern large marketing batches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryWish>,
 }
 
 fn late_within() -> String {
@@ -160,6 +164,9 @@ impl CampaignDocument {
             let windows =
                 json!({"spans": self.windows, "except_dates": self.except_dates, "time_zone": self.time_zone});
             set("windows", windows);
+        }
+        if let Some(canary) = &self.canary {
+            set("canary", json!(canary));
         }
         match &self.audience {
             Audience::Recipients(recipients) => set("recipients", json!(recipients)),

@@ -3,10 +3,16 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use uuid::Uuid;
 
-use super::read::{Definition, Flaw};
+use super::{
+    document::CampaignDocument,
+    read::{Definition, Flaw},
+};
 use crate::{
     broker::Topology,
-    domain::campaign::{Decision, JOB_PREFIX, LATE_ALARM, OccurrenceState, SkipReason},
+    domain::{
+        Category,
+        campaign::{Decision, JOB_PREFIX, LATE_ALARM, OccurrenceState, SkipReason},
+    },
     store::{
         Connection, StoreError,
         campaigns::{
@@ -175,7 +181,7 @@ impl<'a> Firing<'a> {
         Ok(ticked)
     }
 
-    /// The job goes where every job goes.
+    /// The job goes where every job goes: a one-time password not behind the others.
     async fn owe(
         &self,
         connection: &mut Connection,
@@ -183,9 +189,12 @@ impl<'a> Firing<'a> {
         send_at: Option<DateTime<Utc>>,
         expires_at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
+        let CampaignDocument { business_number, template, .. } = &self.definition.document;
+        let named = (business_number.as_str(), template.name.as_str(), template.language.as_str());
+        let is_urgent = campaigns::is_of(connection, self.campaign.tenant, named, Category::Authentication).await?;
         let message = OutboxMessage {
             to: Destination::Entry,
-            key: Topology::JOBS_KEY.to_owned(),
+            key: if is_urgent { Topology::URGENT_KEY } else { Topology::JOBS_KEY }.to_owned(),
             id: Uuid::new_v4().to_string(),
             correlation_id: None,
             body: self.definition.document.job(&self.campaign.producer, job_id, send_at, expires_at),

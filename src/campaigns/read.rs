@@ -108,6 +108,11 @@ fn form(document: &CampaignDocument, flaws: &mut Vec<Flaw>) {
     if document.approval_over.is_some_and(|over| over < 0) {
         flaws.push(Flaw::new("/approval_over", "ill_formed", "must be 0 or more"));
     }
+    if let Some(canary) = &document.canary {
+        let mut faults = Vec::new();
+        canary.read(&mut faults);
+        flaws.extend(faults.into_iter().map(|f| Flaw::new(format!("/canary{}", f.at), "ill_formed", f.reason)));
+    }
     let is_cron = matches!(document.schedule, Schedule::Cron(_));
     for (field, given) in [("/start", document.start), ("/end", document.end)] {
         if given.is_some() && !is_cron {
@@ -198,6 +203,7 @@ mod tests {
             d["key"] = json!("Spring sale");
             d["time_zone"] = json!("Asia/Tokio");
             d["late_within"] = json!("soon");
+            d["canary"] = json!({"messages": 0, "wait": "2d"});
             d["windows"] =
                 json!([{"days": ["monday"], "from": "9:00", "until": "25:00"}, {"from": "18:00", "until": "09:00"}]);
         });
@@ -205,6 +211,8 @@ mod tests {
         let expected = [
             ("/schema", "unknown_schema"),
             ("/key", "ill_formed"),
+            ("/canary/messages", "ill_formed"),
+            ("/canary/wait", "ill_formed"),
             ("/time_zone", "unknown_time_zone"),
             ("/windows/0/days/0", "unknown_word"),
             ("/windows/0/from", "ill_formed"),
@@ -230,6 +238,14 @@ mod tests {
         assert_eq!(job["windows"], expected);
         let none = told(|d| d["window_zone"] = json!("recipient"));
         assert_eq!(none, [("/window_zone".to_owned(), "contradiction")]);
+    }
+
+    #[test]
+    fn a_canary_of_its_own_goes_with_the_job() {
+        for canary in [json!(false), json!({"messages": 3, "wait": "10m"})] {
+            let definition = read(document(|d| d["canary"] = canary.clone())).unwrap();
+            assert_eq!(definition.document.job("shop", "1", None, Utc::now())["canary"], canary);
+        }
     }
 
     #[test]

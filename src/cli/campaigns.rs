@@ -215,6 +215,16 @@ fn schedule(document: &Value) -> String {
     }
 }
 
+/// The canary of its own, in words.
+fn canary(canary: &Value) -> String {
+    let faults = canary["fault_percent"].as_i64().map(|percent| format!(", {percent} % of faults")).unwrap_or_default();
+    match canary {
+        Value::Bool(_) => "none: all go at once".to_owned(),
+        Value::Object(_) => format!("the first {}, within {}{faults}", canary["messages"], text(&canary["wait"])),
+        _ => String::new(),
+    }
+}
+
 async fn list(common: &Common, client: &Client, all: bool) -> anyhow::Result<()> {
     let value = client.get("/v1/campaigns", &vec![("all", all.to_string())]).await?;
     told(common, &value, || {
@@ -257,6 +267,7 @@ async fn show(common: &Common, client: &Client, key: &str) -> anyhow::Result<()>
         ("expires after", text(&document["expires_after"]).to_owned()),
         ("windows", document["windows"].as_array().map(|w| json!(w).to_string()).unwrap_or_default()),
         ("window zone", text(&document["window_zone"]).to_owned()),
+        ("canary", canary(&document["canary"])),
         ("applied", format!("by {} {}", campaign.applied_by, output::time(campaign.applied_at))),
     ])?;
     let rows: Vec<OccurrenceRow> = read(&fired)?;

@@ -2,7 +2,11 @@
 
 use crate::{
     cli::{Common, output, read},
-    intake::forecast::Forecast,
+    domain::{
+        money::Money,
+        terms::{Cost, CountryCost},
+    },
+    intake::forecast::{Forecast, TierUse},
 };
 
 /// Shows what the API answered.
@@ -18,15 +22,36 @@ pub(super) fn show(common: &Common, value: &serde_json::Value) -> anyhow::Result
     output::fields(&[
         ("recipients", forecast.recipients.to_string()),
         ("left out", left_out.join(", ")),
+        ("tier", forecast.tier.map(tier).unwrap_or_default()),
+        ("cost", forecast.cost.as_ref().map(cost).unwrap_or_default()),
         ("number", format!("{}, {rate}", forecast.number_status)),
         ("template", forecast.template_status),
         ("beside", format!("{} messages", forecast.beside)),
+        ("canary", forecast.canary.map(|first| format!("the first {first} go out alone")).unwrap_or_default()),
         ("start", output::time(forecast.start)),
         ("finish", finish),
         ("too late", if forecast.too_late > 0 { format!("{} would expire", forecast.too_late) } else { String::new() }),
     ])?;
+    if let Some(cost) = &forecast.cost {
+        let amount = |amount: Option<Money>| amount.map_or_else(|| "no rate".to_owned(), |amount| amount.to_string());
+        let row = |c: &CountryCost| {
+            let country = c.country.clone().unwrap_or_else(|| "none".to_owned());
+            vec![country, c.recipients.to_string(), amount(c.each), amount(c.sum)]
+        };
+        let rows: Vec<_> = cost.by_country.iter().map(row).collect();
+        output::table(&["COUNTRY", "RECIPIENTS", "EACH", cost.currency.as_str()], &rows)?;
+    }
     for hold in forecast.holds {
         output::line(&format!("it would wait for hold {} on {} ({})", hold.id, hold.scope, hold.cause))?;
     }
     Ok(())
+}
+
+fn tier(tier: TierUse) -> String {
+    format!("{} people in 24 h, of whom {} are used", tier.limit, tier.used)
+}
+
+fn cost(cost: &Cost) -> String {
+    let unpriced = if cost.unpriced > 0 { format!(", and {} without a rate", cost.unpriced) } else { String::new() };
+    format!("{} {}{unpriced}", cost.total, cost.currency)
 }

@@ -148,6 +148,9 @@ async fn accounts(common: &Common, name: Option<String>) -> anyhow::Result<()> {
             ),
             ("callback path", a.hook_path.clone()),
             ("uncertain", uncertain(a.uncertain)),
+            ("tier", a.tier.map(|tier| format!("{tier} people in 24 h")).unwrap_or_default()),
+            ("countries", a.countries.iter().cloned().collect::<Vec<_>>().join(", ")),
+            ("rates", a.rates.as_ref().map(|rates| format!("in {}", rates.currency)).unwrap_or_default()),
             ("numbers", a.numbers.to_string()),
             ("templates", a.templates.to_string()),
         ])?;

@@ -122,6 +122,41 @@ impl Address {
         self.0.starts_with('+')
     }
 
+    /// The country of a phone number or of a business-scoped id, as ISO 3166-1 writes it. Of a calling code that several
+    /// countries share the number says which.
+    ///
+    /// ```
+    /// use campaign_dispatch::domain::address::Address;
+    /// let of = |to: &str| Address::from_store(to.to_owned()).country().map(str::to_owned);
+    /// assert_eq!([of("+819012345678"), of("+13459492311")], [Some("JP".to_owned()), Some("KY".to_owned())]);
+    /// assert_eq!([of("+80012345678"), of("sato@example.jp")], [None, None]);
+    /// ```
+    pub fn country(&self) -> Option<&str> {
+        let Some((_, regions)) = self.regions() else {
+            return self.0.split_once('.').map(|(country, _)| country).filter(|_| is_business_scoped(&self.0));
+        };
+        let country = match regions.as_slice() {
+            [only] => *only,
+            // Reading the whole number takes long; most codes belong to one country.
+            _ => DATABASE.by_id(phonenumber::parse(None, &self.0).ok()?.country().id()?.as_ref())?.id(),
+        };
+        // Numbers of no country have a code too.
+        (country != "001").then_some(country)
+    }
+
+    /// The calling code of a phone number.
+    pub fn calling_code(&self) -> Option<u16> {
+        self.regions().map(|(code, _)| code)
+    }
+
+    /// The calling code with the countries that share it.
+    fn regions(&self) -> Option<(u16, Vec<&'static str>)> {
+        let digits = self.0.strip_prefix('+')?;
+        // No calling code begins with another.
+        let mut codes = (1..=3).filter_map(|length| digits.get(..length)?.parse::<u16>().ok());
+        codes.find_map(|code| Some((code, DATABASE.region(&code)?)))
+    }
+
     /// The form that may be shown without the scope `pii`: enough to recognise it, too little to call it.
     pub fn masked(&self) -> String {
         let count = self.0.chars().count();
@@ -140,6 +175,11 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.masked())
     }
+}
+
+/// Whether it is a country as ISO 3166-1 writes it, as far as it has phone numbers.
+pub fn is_country(text: &str) -> bool {
+    text.parse::<country::Id>().is_ok()
 }
 
 /// Loads the numbering plans, which takes tens of milliseconds; called at start so that no first job waits for it.

@@ -59,33 +59,13 @@ pub fn of(recipient: &Address, own: Option<&str>) -> Cow<'static, [Tz]> {
     if let Some(zone) = own.and_then(|name| named(name).ok()) {
         return Cow::Owned(vec![zone]);
     }
-    let text = recipient.as_str();
-    Cow::Borrowed(match text.strip_prefix('+') {
-        Some(digits) => of_number(text, digits),
-        // A business-scoped user id begins with its country.
-        None => text.split_once('.').map_or(&[], |(country, _)| of_country(country)),
-    })
+    let country = recipient.country().map_or(&[][..], of_country);
+    let of_code = || recipient.calling_code().and_then(|code| CODES.get(&code)).map_or(&[][..], Vec::as_slice);
+    Cow::Borrowed(if country.is_empty() { of_code() } else { country })
 }
 
 fn of_country(country: &str) -> &'static [Tz] {
     COUNTRIES.get(country).map_or(&[], Vec::as_slice)
-}
-
-fn of_number(text: &str, digits: &str) -> &'static [Tz] {
-    // No calling code begins with another.
-    let mut codes = (1..=3).filter_map(|length| digits.get(..length)?.parse::<u16>().ok());
-    let Some((code, regions)) = codes.find_map(|code| Some((code, DATABASE.region(&code)?))) else {
-        return &[];
-    };
-    let country = match regions.as_slice() {
-        [only] => of_country(only),
-        // Reading the whole number takes long; most codes belong to one country.
-        _ => phonenumber::parse(None, text)
-            .ok()
-            .and_then(|number| number.country().id())
-            .map_or(&[][..], |country| of_country(country.as_ref())),
-    };
-    if country.is_empty() { CODES.get(&code).map_or(&[], Vec::as_slice) } else { country }
 }
 
 #[cfg(test)]

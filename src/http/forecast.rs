@@ -107,6 +107,7 @@ async fn forecast(state: &HttpState, caller: &Caller, job: Value) -> Result<Fore
     let (number, template) = route.ok_or_else(|| invalid("the registry was changed meanwhile: ask again"))?;
     let import = outline.audience.and_then(|audience| audience.import);
     let (send_at, expires_at) = (outline.send_at, outline.expires_at);
-    let asked = Asked { answer, number, template, import, send_at, expires_at, reach: outlook.reach };
+    let (canary, reach) = (outlook.canary, outlook.reach);
+    let asked = Asked { answer, canary, number, template, import, send_at, expires_at, reach };
     Ok(forecast_job(&state.store, asked).await?)
 }

@@ -1,18 +1,39 @@
 //! Jobs that come from our own campaigns: their batches are tied to the firings, and wait where the campaign was paused
 //! meanwhile or another person has to agree; those of a firing that was given up are cancelled.
+//!
+//! A firing's job goes by the urgent road when its template is of authentication at that moment. Where the category
+//! changes before the job is taken, it is taken all the same: refused, the firing would be lost. What a job calls itself
+//! proves nothing; that there is a firing of that name does.
 
 use crate::{
     domain::{
         campaign::{CampaignState, JOB_PREFIX},
         ids::BatchId,
     },
-    intake::group::{Holds, Sending},
+    intake::{
+        check,
+        group::{Holds, Job, Sending},
+        prepare::Verdict,
+    },
     store::{
         StoreError,
         campaigns::batches::{self, APPROVAL, BatchHold, PAUSED, Tied},
         session::Connection,
     },
 };
+
+/// Refuses what came by the urgent road, is not of its kind, and was published by no firing.
+pub(super) async fn admit(connection: &mut Connection, jobs: &mut [Job]) -> Result<(), StoreError> {
+    for job in jobs {
+        let (Some(key), Verdict::Send(checked)) = (job.key(), &job.prepared.verdict) else {
+            continue;
+        };
+        if checked.must_be_fired && !batches::is_fired(connection, &key).await? {
+            job.prepared.verdict = Verdict::Refuse(vec![check::not_urgent(&checked.template)]);
+        }
+    }
+    Ok(())
+}
 
 /// Costs nothing for the jobs of others. The batches that are to be cancelled as soon as they are written.
 pub(super) async fn tie(

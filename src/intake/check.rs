@@ -13,6 +13,8 @@ use crate::{
     domain::{
         Category, Channel,
         address::Address,
+        campaign::JOB_PREFIX,
+        canary::CanaryTerms,
         ids::{BatchId, TenantId},
         lane::Lane,
         schedule::Hours,
@@ -20,6 +22,7 @@ use crate::{
         zones,
     },
     intake::{
+        canary,
         fields::pointer,
         hours,
         job::{Audience, JobError, Recipient, Rejection, SendJob},
@@ -35,7 +38,7 @@ use std::sync::Arc;
 pub enum Road {
     /// Everything.
     Bulk,
-    /// Authentication only, so that no campaign is in front.
+    /// Authentication only, so that no campaign is in front; and firings that were so when they fired.
     Urgent,
 }
 
@@ -73,6 +76,8 @@ pub struct Checked {
     pub life: TimeDelta,
     /// When each recipient may be written to; absent is always.
     pub hours: Option<Hours>,
+    /// What it says about its first messages; absent is as in the settings.
+    pub canary: Option<CanaryTerms>,
     /// Who gets it.
     pub recipients: Vec<Good>,
     /// Who does not.
@@ -81,6 +86,8 @@ pub struct Checked {
     pub import: Option<(Uuid, i64)>,
     /// The audience group that is frozen into the import.
     pub group: Option<Group>,
+    /// It came by the urgent road, is not of its kind, and is taken only if a firing published it.
+    pub must_be_fired: bool,
 }
 
 /// An audience group that a job names.
@@ -120,12 +127,17 @@ pub fn check(
     let mut errors = Vec::new();
     let (number, template) = reference::references(context, tenant, job, &mut errors);
     let (send_at, expires_at) = times(context, job, &mut errors);
-    let hours = hours::check(job, &mut errors);
+    let (hours, canary) = (hours::check(job, &mut errors), canary::check(job, &mut errors));
     errors.extend(audience(context, rows.len() + refused.len()));
     let (Some(number), Some(template)) = (number, template) else {
         return Err(errors);
     };
-    errors.extend(statuses(context.road, &template));
+    errors.extend(unusable(&template));
+    let is_astray = context.road == Road::Urgent && !Lane::from(template.template.category).is_urgent();
+    let must_be_fired = is_astray && job.job_id.starts_with(JOB_PREFIX);
+    if is_astray && !must_be_fired {
+        errors.push(not_urgent(&template));
+    }
     for problem in template.template.check_names(&job.params) {
         errors.push(slot_error(problem, "/params"));
     }
@@ -154,10 +166,12 @@ pub fn check(
         send_at,
         expires_at,
         hours,
+        canary,
         recipients,
         rejections,
         import,
         group,
+        must_be_fired,
     })
 }
 
@@ -179,20 +193,20 @@ fn life(settings: &settings::Intake, category: Category) -> TimeDelta {
 }
 
 /// What is paused or in review is accepted and waits under its hold; what will never be sent again is refused.
-fn statuses(road: Road, template: &RegisteredTemplate) -> Option<JobError> {
+fn unusable(template: &RegisteredTemplate) -> Option<JobError> {
     let (name, status) = (&template.template.name, template.status.to_lowercase());
-    if matches!(status.as_str(), "rejected" | "disabled" | "deleted" | "pending_deletion") {
-        let reason = format!("the template `{name}` cannot be sent: the provider says {status}");
-        return Some(JobError::new("/template/name", "template_unusable", reason));
-    }
-    let lane = Lane::from(template.template.category);
-    if road == Road::Urgent && !lane.is_urgent() {
-        let reason = format!(
-            "the urgent queue takes authentication templates only, and `{name}` is {lane}: publish it as `jobs`"
-        );
-        return Some(JobError::new("/template/name", "not_urgent", reason));
-    }
-    None
+    let is_dead = matches!(status.as_str(), "rejected" | "disabled" | "deleted" | "pending_deletion");
+    let reason = || format!("the template `{name}` cannot be sent: the provider says {status}");
+    is_dead.then(|| JobError::new("/template/name", "template_unusable", reason()))
+}
+
+/// What is said of a job that came by the urgent road and may not.
+pub(super) fn not_urgent(template: &RegisteredTemplate) -> JobError {
+    let (name, category) = (&template.template.name, template.template.category);
+    let reason = format!(
+        "the urgent queue takes authentication templates only, and `{name}` is {category}: publish it as `jobs`"
+    );
+    JobError::new("/template/name", "not_urgent", reason)
 }
 
 /// `send_at` when it lies ahead, and `expires_at`.

@@ -65,6 +65,15 @@ impl Reader {
         Some(text.to_owned())
     }
 
+    /// A whole number, where one is given.
+    pub(super) fn whole(&mut self, fields: &Map<String, Value>, at: &str, name: &str) -> Option<i32> {
+        let number = given(fields, name)?.as_i64().and_then(|number| i32::try_from(number).ok());
+        if number.is_none() {
+            self.wrong_type(pointer(at, name), "must be a whole number");
+        }
+        number
+    }
+
     /// One of a closed set of words.
     pub(super) fn word<T: std::str::FromStr<Err = crate::domain::UnknownName>>(
         &mut self,

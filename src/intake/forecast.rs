@@ -12,13 +12,15 @@ use crate::{
         forecast::{Load, SHARE, Times, forecast},
         ids::NumberId,
         lane::Lane,
+        schedule::Opening,
+        terms::{Cost, Tier},
     },
     intake::{
-        hours::Reach,
         job::{AcceptedJob, MetHold},
+        reach::Reach,
     },
     store::{
-        Store, StoreError,
+        Connection, Store, StoreError,
         checklist::load::{self, LeftOut},
         leases,
         registry::{Number, RegisteredTemplate},
@@ -28,16 +30,24 @@ use crate::{
 /// What would become of a job that is published now.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Forecast {
-    /// Recipients that it would be sent to.
+    /// Recipients that it would reach.
     pub recipients: i64,
-    /// Recipients that it would not, by reason: `window` are those in whose hours no window opens while it lives.
+    /// Recipients that it would not, by reason. `window`: in whose hours no window opens while it lives. `country`: in
+    /// countries that the list of the account leaves out, and `tier`: beyond what its portfolio may reach in 24 hours, as
+    /// if all went now; these are called all the same, and it is the provider who refuses them.
     pub left_out: Vec<LeftOut>,
+    /// How much of its tier the portfolio has used, where the registry names one.
+    pub tier: Option<TierUse>,
+    /// What it would cost, where the account has rates.
+    pub cost: Option<Cost>,
     /// The provider's word for the state of the number.
     pub number_status: String,
     /// The provider's word for the state of the template.
     pub template_status: String,
     /// What it would wait for before anything is sent; start and finish are as if it were gone.
     pub holds: Vec<MetHold>,
+    /// Messages that would go out first, whose outcomes decide about the rest; start and finish are as if they fared well.
+    pub canary: Option<i32>,
     /// Messages a second that the number sends at now; absent when it has no limit.
     pub rate_per_s: Option<f64>,
     /// Messages that the number has to send already.
@@ -50,11 +60,23 @@ pub struct Forecast {
     pub too_late: i64,
 }
 
+/// A portfolio's messaging limit.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TierUse {
+    /// How many people it may begin to write to within 24 hours.
+    pub limit: Tier,
+    /// How many it has written to in the last 24 hours, counted up to the limit; answers within a conversation are among
+    /// them, which the provider does not count.
+    pub used: usize,
+}
+
 /// A job that intake would accept.
 #[derive(Debug)]
 pub struct Asked<'a> {
     /// What intake would answer.
     pub answer: AcceptedJob,
+    /// Messages that go out first.
+    pub canary: Option<i32>,
     /// Its number.
     pub number: &'a Number,
     /// Its template.
@@ -65,7 +87,7 @@ pub struct Asked<'a> {
     pub send_at: Option<DateTime<Utc>>,
     /// Not after.
     pub expires_at: Option<DateTime<Utc>>,
-    /// Which windows its recipients have, when they have hours.
+    /// What its recipients are like, when they have hours or the account has terms.
     pub reach: Option<Reach>,
 }
 
@@ -79,53 +101,74 @@ struct Part {
 
 /// Looks at what the number has to send, and puts the job beside it.
 pub async fn forecast_job(store: &Store, asked: Asked<'_>) -> Result<Forecast, StoreError> {
-    let Asked { answer, number, template, import, send_at, expires_at, reach } = asked;
+    let Asked { number, template, .. } = asked;
     let mut connection = store.acquire().await?;
-    let mut left_out = by_code(&answer);
-    if let Some(import) = import {
-        left_out.extend(load::refused_rows(&mut connection, import).await?);
-    }
+    let left_out = left_out(&mut connection, &asked).await?;
     let others = load::of_number(&mut connection, number.id).await?;
     drop(connection);
     let now = Utc::now();
-    let until = |at: DateTime<Utc>| (at - now).to_std().unwrap_or_default();
-    let (due_in, end) = (send_at.map(until).unwrap_or_default(), expires_at.map(until));
-    let whole = Load {
-        lane: Lane::from(template.template.category),
-        messages: u32::try_from(answer.accepted).unwrap_or(u32::MAX),
-        due_in,
-    };
-    let without = reach.as_ref().map_or(0, |reach| i64::from(reach.without));
-    if without > 0 {
-        left_out.push(LeftOut { code: SkipReason::Window.as_str().to_owned(), recipients: without });
-    }
-    let parts: Vec<Part> = match reach {
-        None => vec![Part { load: whole, end }],
-        Some(Reach { windows, .. }) => windows
-            .into_iter()
-            .map(|(window, messages)| Part {
-                load: Load { messages, due_in: until(window.at), ..whole },
-                end: window.until.map(until).or(end),
-            })
-            .collect(),
-    };
+    let parts = parts(&asked, now);
     let rate = rate(store, number.id, number.limit_per_s).await?;
     let (times, too_late) = rate.map(|rate| put_beside(rate, &others, &parts)).unzip();
     let at = |wait: Duration| chrono::TimeDelta::from_std(wait).map_or(DateTime::<Utc>::MAX_UTC, |wait| now + wait);
-    let first = parts.iter().map(|part| part.load.due_in).min().unwrap_or(due_in);
+    let first = parts.iter().map(|part| part.load.due_in).min().unwrap_or_else(|| until(now, asked.send_at));
     let start = times.map_or(first, |times| times.start);
+    let Asked { answer, canary, reach, .. } = asked;
+    let reach = reach.unwrap_or_default();
+    let terms = &number.account.terms;
+    let limit = terms.tier.filter(|tier| tier.people().is_some());
     Ok(Forecast {
-        recipients: answer.accepted - without,
+        recipients: answer.accepted - reach.without - reach.abroad - reach.beyond,
         left_out,
+        tier: limit.map(|limit| TierUse { limit, used: reach.written }),
+        cost: terms.rates.as_ref().map(|rates| rates.cost(template.template.category, &reach.countries)),
         number_status: number.status.clone(),
         template_status: template.status.clone(),
         holds: answer.holds,
+        canary,
         rate_per_s: rate,
         beside: others.iter().map(|load| i64::from(load.messages)).sum(),
         start: at(start),
         finish: times.map(|times| at(times.finish)),
         too_late: too_late.unwrap_or_default(),
     })
+}
+
+/// How long until then; what is past or absent is now.
+fn until(now: DateTime<Utc>, at: Option<DateTime<Utc>>) -> Duration {
+    at.and_then(|at| (at - now).to_std().ok()).unwrap_or_default()
+}
+
+/// The messages by when they become due.
+fn parts(asked: &Asked<'_>, now: DateTime<Utc>) -> Vec<Part> {
+    let end = asked.expires_at.map(|at| until(now, Some(at)));
+    let whole = Load {
+        lane: Lane::from(asked.template.template.category),
+        messages: u32::try_from(asked.answer.accepted).unwrap_or(u32::MAX),
+        due_in: until(now, asked.send_at),
+    };
+    let part = |(window, messages): (&Opening, &u32)| Part {
+        load: Load { messages: *messages, due_in: until(now, Some(window.at)), ..whole },
+        end: window.until.map(|at| until(now, Some(at))).or(end),
+    };
+    match asked.reach.as_ref().and_then(|reach| reach.windows.as_ref()) {
+        None => vec![Part { load: whole, end }],
+        Some(windows) => windows.iter().map(part).collect(),
+    }
+}
+
+/// Whom it would not reach.
+async fn left_out(connection: &mut Connection, asked: &Asked<'_>) -> Result<Vec<LeftOut>, StoreError> {
+    let mut left_out = by_code(&asked.answer);
+    if let Some(import) = asked.import {
+        left_out.extend(load::refused_rows(connection, import).await?);
+    }
+    if let Some(reach) = &asked.reach {
+        let counted = [(SkipReason::Window.as_str(), reach.without), ("country", reach.abroad), ("tier", reach.beyond)];
+        let some = counted.into_iter().filter(|(_, recipients)| *recipients > 0);
+        left_out.extend(some.map(|(code, recipients)| LeftOut { code: code.to_owned(), recipients }));
+    }
+    Ok(left_out)
 }
 
 /// When the first part starts and the last is through, and how many messages are too late. Each is put beside the others as

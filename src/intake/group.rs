@@ -37,7 +37,7 @@ use crate::{
 pub struct Sizes<'a> {
     /// Up to this, batches take one turn together.
     pub small_batch: usize,
-    /// Which marketing batches open with a few messages.
+    /// Which marketing batches open with a few messages, where a job does not say it itself.
     pub canary: &'a settings::Canary,
 }
 
@@ -181,6 +181,7 @@ pub(super) async fn write_in(
 
 /// The answer a job would get, without writing anything.
 pub async fn rehearse(session: &mut Session, snapshot: &Snapshot, jobs: &mut [Job]) -> Result<JobAnswer, StoreError> {
+    campaign::admit(session.connection().await?, jobs).await?;
     audience::resolve_imports(session.connection().await?, jobs).await?;
     freeze::rehearse(session.connection().await?, jobs).await?;
     let Some(job) = jobs.first() else {

@@ -1,31 +1,16 @@
 //! Hours of the recipients: what a job says of them, and what becomes of its messages by them.
 
-use std::collections::HashMap;
-
-use chrono::Utc;
-
 use crate::{
     domain::{
-        address::Address,
         ids::BatchId,
-        schedule::{Finder, Hours, Opening, Windows},
+        schedule::{Hours, Windows},
     },
     intake::{
-        check::{self, Checked},
-        freeze,
+        check,
         job::{JobError, SendJob},
     },
-    store::{StoreError, checklist::load, session::Connection, work::windows},
+    store::{StoreError, session::Connection, work::windows},
 };
-
-/// How many recipients have which window.
-#[derive(Debug, Default)]
-pub struct Reach {
-    /// Recipients by their windows.
-    pub windows: HashMap<Opening, u32>,
-    /// Recipients who have none while their messages would live.
-    pub without: u32,
-}
 
 /// What a job says of them; adds to `errors` what is wrong with it.
 pub(super) fn check(job: &SendJob, errors: &mut Vec<JobError>) -> Option<Hours> {
@@ -56,26 +41,4 @@ pub(super) async fn place(connection: &mut Connection, batch: BatchId, after: i3
         },
     };
     windows::write(connection, &placed).await
-}
-
-/// How many recipients of a job would have which window; nothing of a job without hours.
-pub(super) async fn reach(connection: &mut Connection, checked: &Checked) -> Result<Option<Reach>, StoreError> {
-    let Some(hours) = &checked.hours else {
-        return Ok(None);
-    };
-    let send_at = checked.send_at.unwrap_or_else(Utc::now);
-    let mut finder = Finder::new(hours, send_at, checked.expires_at.unwrap_or(send_at + checked.life));
-    let mut reach = Reach::default();
-    let mut see = |recipient: &Address, time_zone: Option<&str>| match finder.find(recipient, time_zone) {
-        Some(opening) => *reach.windows.entry(opening).or_default() += 1,
-        None => reach.without += 1,
-    };
-    match (&checked.group, checked.import) {
-        (Some(_), _) => freeze::visit(connection, checked, |to, zone| see(&to, zone.as_deref())).await?,
-        (None, Some((import, _))) => {
-            load::visit_import(connection, import, |to, zone| see(&to, zone.as_deref())).await?;
-        }
-        (None, None) => checked.recipients.iter().for_each(|good| see(&good.to, good.time_zone.as_deref())),
-    }
-    Ok(Some(reach))
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::{
     Channel,
+    canary::CanaryWish,
     ids::{BatchId, HoldId},
     named,
     schedule::Window,
@@ -59,6 +60,10 @@ pub struct SendJob {
     /// before `expires_at`, and expires when that closes; one that has none is not sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<JobWindows>,
+    /// How many go out first, whose outcomes decide about the rest; `false` for none. By default as in the settings, which
+    /// concern large marketing batches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryWish>,
     /// Which events are wanted beside failures, which are always told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<Notify>,

@@ -13,6 +13,7 @@ mod answer;
 mod apart;
 mod audience;
 mod campaign;
+mod canary;
 pub mod canonical;
 pub mod check;
 mod columns;
@@ -24,7 +25,7 @@ pub mod form;
 mod freeze;
 pub mod group;
 mod head;
-pub mod hours;
+mod hours;
 pub mod import;
 pub mod job;
 pub mod lane;
@@ -34,6 +35,7 @@ pub mod members;
 mod number_file;
 pub mod plan;
 pub mod prepare;
+pub mod reach;
 pub mod read;
 mod reference;
 mod rehearsal;
@@ -203,5 +205,9 @@ impl Intake {
 impl Shared {
     pub(crate) fn context<'a>(&'a self, snapshot: &'a Snapshot, road: Road) -> check::Context<'a> {
         check::Context { snapshot, settings: &self.settings, now: Utc::now(), road }
+    }
+
+    pub(crate) fn sizes(&self) -> group::Sizes<'_> {
+        group::Sizes { small_batch: self.settings.small_batch, canary: &self.canary }
     }
 }

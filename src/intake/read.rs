@@ -85,6 +85,7 @@ const SEND_FIELDS: &[&str] = &[
     "send_at",
     "expires_at",
     "windows",
+    "canary",
     "notify",
     "recipients",
     "audience",
@@ -102,6 +103,7 @@ impl Reader {
         let channel = self.word(fields, "channel");
         let (send_at, expires_at) = (self.time(fields, "send_at"), self.time(fields, "expires_at"));
         let windows = given(fields, "windows").and_then(|value| self.windows(value));
+        let canary = given(fields, "canary").and_then(|value| self.canary(value));
         let notify = self.notify(fields);
         let (recipients, audience) = (given(fields, "recipients"), given(fields, "audience"));
         if recipients.is_some() == audience.is_some() {
@@ -123,6 +125,7 @@ impl Reader {
                 send_at,
                 expires_at,
                 windows,
+                canary,
                 notify,
                 recipients: None,
                 audience,

@@ -7,12 +7,12 @@ use serde::Deserialize;
 use crate::{
     domain::lane::Lane,
     intake::{
-        Claim, Road, Shared, Submission,
+        Claim, Road, Shared, Submission, canary,
         group::{self, Job},
-        hours::{self, Reach},
         job::JobAnswer,
         lane::check_all,
         prepare::{Prepared, Verdict},
+        reach::{self, Reach},
     },
     store::{StoreError, registry::Snapshot, session::Session},
 };
@@ -22,7 +22,9 @@ use crate::{
 pub struct Outlook {
     /// What would be answered.
     pub answer: JobAnswer,
-    /// Of a job with hours of the recipients, how many would have which window.
+    /// Messages that would go out first, before the rest.
+    pub canary: Option<i32>,
+    /// Of a job with hours of the recipients, or of an account with terms, what its recipients are like.
     pub reach: Option<Reach>,
 }
 
@@ -36,15 +38,16 @@ pub(super) async fn dry_run(
     Ok(rehearse(shared, road, submission, &mut session).await?.0)
 }
 
-/// As [`dry_run`], and goes through the recipients when they have hours.
+/// As [`dry_run`], and goes through the recipients where that says more.
 pub(super) async fn outlook(shared: &Arc<Shared>, road: Road, submission: &Submission) -> Result<Outlook, StoreError> {
     let mut session = Session::new(shared.store.clone(), "intake outlook");
     let (answer, jobs) = rehearse(shared, road, submission, &mut session).await?;
-    let reach = match jobs.first().map(|job| &job.prepared.verdict) {
-        Some(Verdict::Send(checked)) => hours::reach(session.connection().await?, checked).await?,
-        _ => None,
+    let Some(Verdict::Send(checked)) = jobs.first().map(|job| &job.prepared.verdict) else {
+        return Ok(Outlook { answer, canary: None, reach: None });
     };
-    Ok(Outlook { answer, reach })
+    let canary = canary::rule(checked, shared.sizes()).map(|rule| rule.messages);
+    let reach = reach::reach(session.connection().await?, checked).await?;
+    Ok(Outlook { answer, canary, reach })
 }
 
 async fn rehearse(

@@ -4,19 +4,16 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    domain::{
-        ids::{BatchId, NumberId, TenantId},
-        lane::Lane,
-    },
+    domain::lane::Lane,
     intake::{
+        canary,
         check::Checked,
         group::{Holds, Sending, Sizes, rejected_rows},
         hours,
     },
-    settings::Canary,
     store::{
         StoreError,
-        jobs::{self, CanaryRule, NewBatch, NewMessage},
+        jobs::{self, NewBatch, NewCanary, NewMessage},
         refusals::{self, RefusedRecipient},
         session::Connection,
     },
@@ -31,11 +28,10 @@ pub(super) async fn insert(
     if new.is_empty() {
         return Ok(());
     }
-    let batches: Vec<NewBatch<'_>> = new.iter().map(|send| new_batch(send, sizes.small_batch, holds)).collect();
+    let batches: Vec<NewBatch<'_>> = new.iter().map(|send| new_batch(send, sizes, holds)).collect();
     jobs::insert_batches(connection, &batches).await?;
-    let Canary { messages, fault_percent, wait_s, .. } = *sizes.canary;
-    let watched: Vec<_> = new.iter().filter(|send| opens_with_canary(send, sizes)).map(|send| watched(send)).collect();
-    jobs::open_canaries(connection, &watched, CanaryRule { messages, fault_percent, wait_s }).await?;
+    let watched: Vec<NewCanary> = new.iter().filter_map(|send| watched(send, sizes)).collect();
+    jobs::open_canaries(connection, &watched).await?;
     let messages: Vec<NewMessage<'_>> = new.iter().flat_map(|send| new_messages(send.checked)).collect();
     if !messages.is_empty() {
         jobs::insert_messages(connection, &messages).await?;
@@ -60,21 +56,18 @@ pub(super) async fn insert(
     refusals::insert_refused(connection, &refused).await
 }
 
-/// A small batch shares its turn with others and cannot be held by it: it has no canary whatever the settings say.
-fn opens_with_canary(send: &Sending<'_>, sizes: Sizes<'_>) -> bool {
-    let checked = send.checked;
-    let recipients = checked.import.map_or(checked.recipients.len(), |(_, good)| usize::try_from(good).unwrap_or(0));
-    Lane::from(checked.template.template.category) == Lane::Marketing
-        && recipients > sizes.canary.over.max(sizes.small_batch)
+fn watched(send: &Sending<'_>, sizes: Sizes<'_>) -> Option<NewCanary> {
+    let Checked { tenant, batch, number, .. } = send.checked;
+    let rule = canary::rule(send.checked, sizes)?;
+    Some(NewCanary { tenant: *tenant, batch: *batch, number: number.id, rule })
 }
 
-fn watched(send: &Sending<'_>) -> (TenantId, BatchId, NumberId) {
-    (send.checked.tenant, send.checked.batch, send.checked.number.id)
-}
-
-fn new_batch<'a>(send: &'a Sending<'_>, small_batch: usize, holds: &'a Holds) -> NewBatch<'a> {
+fn new_batch<'a>(send: &'a Sending<'_>, sizes: Sizes<'_>, holds: &'a Holds) -> NewBatch<'a> {
     let checked = send.checked;
-    let is_large = checked.import.is_some() || checked.recipients.len() > small_batch;
+    // What shares its turn with others cannot be held by it.
+    let has_turn = checked.import.is_some()
+        || checked.recipients.len() > sizes.small_batch
+        || canary::rule(checked, sizes).is_some();
     // What is not due yet is met by its holds when it is: parked, it would be due as soon as they end.
     let is_due = checked.send_at.is_none() && checked.hours.is_none();
     let notify: Vec<&str> = checked.job.notify.iter().map(|word| word.as_str()).collect();
@@ -96,7 +89,7 @@ fn new_batch<'a>(send: &'a Sending<'_>, small_batch: usize, holds: &'a Holds) ->
         life_s: checked.life.num_seconds(),
         windows: checked.hours.as_ref().map(|hours| json!(hours)),
         // Small batches take one turn together, or a thousand of them would starve a large one.
-        turn_group: if is_large { checked.batch.0 } else { Uuid::nil() },
+        turn_group: if has_turn { checked.batch.0 } else { Uuid::nil() },
         hold: holds.get(&send.index).and_then(|holds| holds.first()).filter(|_| is_due),
     }
 }

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::retry::RetryPolicy,
     intake::{
-        Shared, audience, freeze,
-        group::{self, Job, Outcome, Sizes},
+        Shared, audience, campaign, freeze,
+        group::{self, Job, Outcome},
         job::{JobAnswer, JobError},
         prepare::Verdict,
     },
@@ -106,8 +106,9 @@ impl Writer {
     }
 
     async fn write_once(&mut self, snapshot: &Snapshot, group: &mut [Job]) -> Result<Outcome, StoreError> {
+        campaign::admit(self.session.connection().await?, group).await?;
         audience::resolve_imports(self.session.connection().await?, group).await?;
-        let sizes = Sizes { small_batch: self.shared.settings.small_batch, canary: &self.shared.canary };
+        let sizes = self.shared.sizes();
         match group {
             [job] if job.names_group() => freeze::write(&mut self.session, snapshot, sizes, job).await,
             group => group::write(&mut self.session, snapshot, sizes, group).await,

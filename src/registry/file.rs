@@ -21,7 +21,11 @@ pub use crate::{
     registry::credential::{CredentialError, CredentialSource},
 };
 use crate::{
-    domain::{Category, Channel, uncertain::UncertainOverrides},
+    domain::{
+        Category, Channel,
+        terms::{AccountTerms, RateCard, Tier},
+        uncertain::UncertainOverrides,
+    },
     providers::Credentials,
 };
 
@@ -91,6 +95,15 @@ pub struct AccountEntry {
     /// What is done about calls whose outcome nobody knows, by category; what is absent is as in the settings.
     #[serde(default, skip_serializing_if = "UncertainOverrides::is_empty")]
     pub uncertain: UncertainOverrides,
+    /// How many people its portfolio may begin to write to within 24 hours, for forecasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+    /// The only countries it may send to, as ISO 3166-1 (`JP`), for forecasts; none is everywhere.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub countries: BTreeSet<String>,
+    /// What a message costs, for forecasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<RateCard>,
 }
 
 /// A business number.
@@ -270,6 +283,14 @@ impl AccountEntry {
                 found.add(&format!("{at}/credentials/{name}"), "names no source");
             }
         }
+        for (field, reason) in self.terms().problems() {
+            found.add(&format!("{at}{field}"), &reason);
+        }
+    }
+
+    /// What forecasts go by.
+    pub fn terms(&self) -> AccountTerms {
+        AccountTerms { tier: self.tier, countries: self.countries.clone(), rates: self.rates.clone() }
     }
 
     /// Fetches every secret of the account, or says of all that could not be fetched why.
@@ -397,6 +418,12 @@ mod tests {
         api_version = "v25.0"
         waba_id = "2001"
         credentials = { access_token = { env = "PATH" }, app_secret = { file = "secret.txt" } }
+        tier = "10k"
+        countries = ["JP", "US"]
+        [accounts.rates]
+        currency = "USD"
+        default = "0.1"
+        marketing = { default = "0.05", countries = { JP = "0.0618" } }
         [[numbers]]
         account = "main"
         tenant = "shop"
@@ -446,12 +473,18 @@ mod tests {
     #[test]
     fn all_problems_are_told_at_once() {
         let text = TOML.replace("+15550001111", "+1 555").replace("name = \"orders\"", "name = \"Orders\"");
-        let text = text.replace("https://", "") + "[[tenants]]\nname = \"shop\"\n";
+        let text = text.replace("https://", "").replace("\"US\"]", "\"USA\"]") + "[[tenants]]\nname = \"shop\"\n";
         let Err(RegistryFileError::Invalid { problems, .. }) = read("registry.toml", &text) else {
             panic!("should be refused")
         };
         let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
-        let expected = ["/tenants/1/name", "/producers/0/name", "/accounts/0/base_url", "/numbers/0/business_number"];
+        let expected = [
+            "/tenants/1/name",
+            "/producers/0/name",
+            "/accounts/0/base_url",
+            "/accounts/0/countries",
+            "/numbers/0/business_number",
+        ];
         assert_eq!(fields, expected);
     }
 

@@ -1,6 +1,6 @@
 //! The registry as people see it: no secrets, names in the place of ids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -9,6 +9,7 @@ use crate::{
     domain::{
         ids::{NumberId, TenantId},
         template::{Slot, Template},
+        terms::{RateCard, Tier},
         uncertain::UncertainOverrides,
     },
     store::registry::{Account, Number, RegisteredTemplate, Snapshot},
@@ -38,6 +39,16 @@ pub struct AccountInfo {
     /// Its own policies for uncertain messages, by category.
     #[serde(default)]
     pub uncertain: UncertainOverrides,
+    /// How many people its portfolio may begin to write to within 24 hours.
+    #[serde(default)]
+    pub tier: Option<Tier>,
+    /// The only countries it may send to; none is everywhere.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub countries: BTreeSet<String>,
+    /// What a message costs.
+    #[serde(default)]
+    pub rates: Option<RateCard>,
     /// Where the provider must send callbacks, below our public address.
     pub hook_path: String,
     /// How many numbers it has.
@@ -167,6 +178,9 @@ fn account_info(snapshot: &Snapshot, account: &Account) -> AccountInfo {
         credentials: access.map_or_else(Vec::new, |a| a.credentials.0.keys().cloned().collect()),
         usable: access.is_some(),
         uncertain: account.uncertain,
+        tier: account.terms.tier,
+        countries: account.terms.countries.clone(),
+        rates: account.terms.rates.clone(),
         hook_path: hook_path(&account.provider, account.hook),
         numbers: snapshot.numbers.values().filter(|n| n.account.id == account.id).count(),
         templates: snapshot.templates_of(account.id).count(),

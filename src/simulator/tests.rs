@@ -34,6 +34,9 @@ fn registry(limit: Option<u32>) -> RegistryFile {
             api_version: "v25.0".to_owned(),
             waba_id: "2001".to_owned(),
             uncertain: crate::domain::uncertain::UncertainOverrides::default(),
+            tier: None,
+            countries: std::collections::BTreeSet::new(),
+            rates: None,
             credentials: ["access_token", "app_secret", "verify_token"].map(secret).into(),
         }],
         numbers: vec![NumberEntry {

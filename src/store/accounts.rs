@@ -5,6 +5,7 @@ use sqlx::{PgConnection, types::Json};
 use crate::{
     domain::{
         ids::{AccountId, NumberId, TemplateId, TenantId},
+        terms::AccountTerms,
         uncertain::UncertainOverrides,
     },
     store::{Doing as _, StoreError},
@@ -27,6 +28,8 @@ pub struct AccountFields {
     pub waba_id: String,
     /// Its own policies for uncertain messages.
     pub uncertain: UncertainOverrides,
+    /// What forecasts go by.
+    pub terms: AccountTerms,
 }
 
 /// An account as it stands.
@@ -125,7 +128,7 @@ pub async fn find_account(
 ) -> Result<Option<AccountRecord>, StoreError> {
     let row = sqlx::query!(
         r#"SELECT id, portfolio, channel, provider, base_url, api_version, waba_id, credentials,
-                  uncertain AS "uncertain: Json<UncertainOverrides>"
+                  uncertain AS "uncertain: Json<UncertainOverrides>", terms AS "terms: Json<AccountTerms>"
            FROM account WHERE tenant_id = $1 AND name = $2"#,
         tenant.0,
         name
@@ -143,6 +146,7 @@ pub async fn find_account(
             api_version: row.api_version,
             waba_id: row.waba_id,
             uncertain: row.uncertain.0,
+            terms: row.terms.0,
         },
         credentials: row.credentials,
     }))
@@ -159,8 +163,8 @@ pub async fn insert_account(
 ) -> Result<AccountId, StoreError> {
     sqlx::query_scalar!(
         "INSERT INTO account (tenant_id, name, portfolio, channel, provider, base_url, api_version, waba_id,
-                              credentials, app_digest, uncertain)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id",
+                              credentials, app_digest, uncertain, terms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
         tenant.0,
         name,
         fields.portfolio,
@@ -171,7 +175,8 @@ pub async fn insert_account(
         fields.waba_id,
         credentials,
         app_digest,
-        Json(fields.uncertain) as _
+        Json(fields.uncertain) as _,
+        Json(&fields.terms) as _
     )
     .fetch_one(connection)
     .await
@@ -189,7 +194,8 @@ pub async fn update_account(
     let (credentials, app_digest) = secrets.unzip();
     sqlx::query!(
         "UPDATE account SET portfolio = $2, base_url = $3, api_version = $4, waba_id = $5, updated_at = now(),
-                credentials = coalesce($6, credentials), app_digest = coalesce($7, app_digest), uncertain = $8
+                credentials = coalesce($6, credentials), app_digest = coalesce($7, app_digest), uncertain = $8,
+                terms = $9
          WHERE id = $1",
         id.0,
         fields.portfolio,
@@ -198,7 +204,8 @@ pub async fn update_account(
         fields.waba_id,
         credentials,
         app_digest,
-        Json(fields.uncertain) as _
+        Json(fields.uncertain) as _,
+        Json(&fields.terms) as _
     )
     .execute(connection)
     .await

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
+        canary::CanaryRule,
         hold::{OpenHold, Resume},
         ids::{AccountId, BatchId, HoldId, NumberId, TemplateId, TenantId},
         lane::Lane,
@@ -285,42 +286,42 @@ async fn insert_work(connection: &mut PgConnection, batches: &[NewBatch<'_>]) ->
     Ok(())
 }
 
-/// The first messages of large batches are to be watched: how many, and what keeps a batch for a person.
+/// A batch whose first messages are watched.
 #[derive(Debug, Clone, Copy)]
-pub struct CanaryRule {
-    /// So many messages go out first.
-    pub messages: i32,
-    /// This share of faults among them keeps the batch.
-    pub fault_percent: i32,
-    /// And so does an outcome that is missing after this.
-    pub wait_s: i32,
+pub struct NewCanary {
+    /// Whose batch.
+    pub tenant: TenantId,
+    /// Which.
+    pub batch: BatchId,
+    /// From which number.
+    pub number: NumberId,
+    /// How.
+    pub rule: CanaryRule,
 }
 
 /// Opens the hold of each of these batches that lets only its first messages through.
-pub async fn open_canaries(
-    connection: &mut PgConnection,
-    batches: &[(TenantId, BatchId, NumberId)],
-    rule: CanaryRule,
-) -> Result<(), StoreError> {
-    if batches.is_empty() {
+pub async fn open_canaries(connection: &mut PgConnection, canaries: &[NewCanary]) -> Result<(), StoreError> {
+    if canaries.is_empty() {
         return Ok(());
     }
     sqlx::query!(
         "WITH new AS (
-             SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[]) AS u(tenant_id, batch_id, number_id)
+             SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[], $4::int[], $5::int[], $6::int[])
+                 AS u(tenant_id, batch_id, number_id, messages, fault_percent, wait_s)
          ), opened AS (
              INSERT INTO hold (tenant_id, scope, cause, detail, resume)
-             SELECT tenant_id, 'batch:' || batch_id, 'canary', format('the first %s messages go out alone', $4::int), $7
+             SELECT tenant_id, 'batch:' || batch_id, 'canary', format('the first %s messages go out alone', messages), $7
              FROM new RETURNING id, scope
          )
          INSERT INTO canary (hold_id, batch_id, number_id, messages, fault_percent, wait_s)
-         SELECT o.id, n.batch_id, n.number_id, $4, $5, $6 FROM opened o JOIN new n ON o.scope = 'batch:' || n.batch_id",
-        &batches.iter().map(|b| b.0.0).collect::<Vec<_>>(),
-        &batches.iter().map(|b| b.1.0).collect::<Vec<_>>(),
-        &batches.iter().map(|b| b.2.0).collect::<Vec<_>>(),
-        rule.messages,
-        rule.fault_percent,
-        rule.wait_s,
+         SELECT o.id, n.batch_id, n.number_id, n.messages, n.fault_percent, n.wait_s
+         FROM opened o JOIN new n ON o.scope = 'batch:' || n.batch_id",
+        &canaries.iter().map(|c| c.tenant.0).collect::<Vec<_>>(),
+        &canaries.iter().map(|c| c.batch.0).collect::<Vec<_>>(),
+        &canaries.iter().map(|c| c.number.0).collect::<Vec<_>>(),
+        &canaries.iter().map(|c| c.rule.messages).collect::<Vec<_>>(),
+        &canaries.iter().map(|c| c.rule.fault_percent).collect::<Vec<_>>(),
+        &canaries.iter().map(|c| c.rule.wait_s).collect::<Vec<_>>(),
         Resume::Canary.as_str(),
     )
     .execute(connection)

@@ -15,6 +15,7 @@ use crate::{
         ids::{AccountId, Installation, NumberId, TemplateId, TenantId},
         lane::Lane,
         template::Template,
+        terms::AccountTerms,
         uncertain::UncertainOverrides,
     },
     providers::Access,
@@ -46,6 +47,8 @@ pub struct Account {
     pub hook: Uuid,
     /// Its own policies for uncertain messages.
     pub uncertain: UncertainOverrides,
+    /// What forecasts go by.
+    pub terms: AccountTerms,
 }
 
 /// A business number.
@@ -223,7 +226,7 @@ async fn load_accounts(
 ) -> Result<HashMap<AccountId, Arc<Account>>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT id, tenant_id, name, portfolio, channel, provider, base_url, api_version, waba_id, credentials, app_digest,
-                  hook, uncertain AS "uncertain: Json<UncertainOverrides>"
+                  hook, uncertain AS "uncertain: Json<UncertainOverrides>", terms AS "terms: Json<AccountTerms>"
            FROM account"#
     )
     .fetch_all(connection)
@@ -251,6 +254,7 @@ async fn load_accounts(
             app_digest: row.app_digest,
             hook: row.hook,
             uncertain: row.uncertain.0,
+            terms: row.terms.0,
         };
         accounts.insert(account.id, Arc::new(account));
     }

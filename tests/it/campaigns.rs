@@ -1,5 +1,6 @@
 //! Campaigns: each occurrence once whoever ticks and whatever dies, and what people do to them.
 
+mod canary;
 mod groups;
 mod operator;
 mod stop;
@@ -124,6 +125,33 @@ async fn each_occurrence_fires_once_whoever_ticks() {
                 .unwrap();
         assert_eq!(campaigns, 20, "every campaign fired");
     }
+    drop(connection);
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_firing_of_an_authentication_template_goes_by_the_urgent_road() {
+    let world = World::start(Plan::default()).await;
+    let mut connection = world.database.connect().await;
+    sqlx::query("UPDATE template SET category = 'authentication' WHERE name = 'order'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    for template in ["order", "offer"] {
+        let mut document = document(template, &json!({"cron": "* * * * *"}));
+        document["template"]["name"] = json!(template);
+        apply(&world, document).await;
+    }
+    due_since(&mut connection, 0).await;
+    ticker(&world).step().await.unwrap();
+    let keys: Vec<(String, String)> = sqlx::query_as(
+        "SELECT m -> 'body' ->> 'campaign', m ->> 'key' FROM outbox, jsonb_array_elements(messages) m ORDER BY 1",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let expected = [("offer", "jobs"), ("order", "jobs.urgent")];
+    assert_eq!(keys, expected.map(|(campaign, key)| (campaign.to_owned(), key.to_owned())));
     drop(connection);
     world.finish().await;
 }

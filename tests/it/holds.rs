@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use campaign_dispatch::{
-    domain::ids::{BatchId, TenantId},
+    domain::{
+        canary::CanaryRule,
+        ids::{BatchId, TenantId},
+    },
     registry::tokens::Scope,
     simulator::{Fault, FaultAction, FaultMatch},
     store::{
         holds,
-        jobs::{self, CanaryRule},
+        jobs::{self, NewCanary},
     },
 };
 use reqwest::{Method, StatusCode};
@@ -186,7 +189,8 @@ async fn watched(world: &World, first: u32, count: i32) -> BatchId {
     let number = world.number(1);
     let batch = world.batch(number, "offer", first, count).await;
     let mut connection = world.database.connect().await;
-    jobs::open_canaries(&mut connection, &[(TenantId(1), batch, number)], RULE).await.unwrap();
+    let canary = NewCanary { tenant: TenantId(1), batch, number, rule: RULE };
+    jobs::open_canaries(&mut connection, &[canary]).await.unwrap();
     batch
 }
 

@@ -2,6 +2,8 @@
 
 mod audience_groups;
 mod audiences;
+mod canary;
+mod firings;
 mod refusals;
 mod windows;
 

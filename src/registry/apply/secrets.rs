@@ -46,6 +46,7 @@ impl Applying<'_> {
             api_version: entry.api_version.clone(),
             waba_id: entry.waba_id.clone(),
             uncertain: entry.uncertain,
+            terms: entry.terms(),
         };
         let (id, became) = match found {
             None => {

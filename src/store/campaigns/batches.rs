@@ -82,6 +82,20 @@ pub async fn tie(connection: &mut PgConnection, jobs: &[(&JobKey, BatchId)]) -> 
     Ok(tied.collect())
 }
 
+/// Whether a job is one that a firing published.
+pub async fn is_fired(connection: &mut PgConnection, job: &JobKey) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM occurrence
+                          WHERE tenant_id = $1 AND producer = $2 AND job_id = $3 AND state = 'fired') AS "is_fired!""#,
+        job.tenant.0,
+        job.producer,
+        job.job_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("look for the firing of a job")
+}
+
 /// A hold that a batch of a campaign opens with.
 #[derive(Debug, Clone)]
 pub struct BatchHold {

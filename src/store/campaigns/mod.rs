@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    domain::{campaign::CampaignState, ids::TenantId},
+    domain::{Category, campaign::CampaignState, ids::TenantId},
     store::{Doing as _, StoreError},
 };
 
@@ -238,4 +238,30 @@ pub async fn set_state(
     .await
     .doing("change the state of a campaign")?;
     Ok(())
+}
+
+/// Whether the template that a number, its name and its language stand for is of this category now. Of a number on several
+/// channels, whether one of them is.
+pub async fn is_of(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    (business_number, name, language): (&str, &str, &str),
+    category: Category,
+) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM business_number n
+               JOIN account a ON a.id = n.account_id
+               JOIN template t ON t.account_id = a.id
+               WHERE a.tenant_id = $1 AND n.business_number = $2 AND t.name = $3 AND t.language = $4 AND t.category = $5
+           ) AS "is_of!""#,
+        tenant.0,
+        business_number,
+        name,
+        language,
+        category.as_str()
+    )
+    .fetch_one(connection)
+    .await
+    .doing("read the category of a campaign's template")
 }

@@ -1,6 +1,6 @@
 //! What a number has to send, and what of an import will not be.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::TryStreamExt as _;
 use sqlx::PgConnection;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{address::Address, forecast::Load, ids::NumberId, lane::Lane},
-    store::{Doing as _, StoreError},
+    store::{Doing as _, StoreError, registry::Account},
 };
 
 /// Recipients that get nothing, for one reason.
@@ -59,6 +59,37 @@ pub async fn visit_import(
         see(Address::from_store(row.recipient), row.time_zone);
     }
     Ok(())
+}
+
+/// The people whom the numbers of an account's portfolio have written to in the last 24 hours, at most so many. Of batches
+/// that were due in the last three days: few live longer.
+pub async fn written_to(
+    connection: &mut PgConnection,
+    account: &Account,
+    most: usize,
+) -> Result<HashSet<Address>, StoreError> {
+    let mut people = HashSet::new();
+    let mut rows = sqlx::query_scalar!(
+        "SELECT m.recipient
+         FROM account a
+         JOIN business_number n ON n.account_id = a.id
+         JOIN batch b ON b.number_id = n.id AND b.batch_id >= uuid_floor(now() - interval '3 days')
+         JOIN message m ON m.batch_id = b.batch_id
+         WHERE a.tenant_id = $1 AND (a.id = $2 OR a.portfolio = $3) AND m.accepted_at > now() - interval '24 hours'
+         -- what is left unread when there are enough is read to the end all the same
+         LIMIT 1000000",
+        account.tenant.0,
+        account.id.0,
+        account.portfolio
+    )
+    .fetch(connection);
+    while people.len() < most {
+        let Some(recipient) = rows.try_next().await.doing("read whom a portfolio has written to")? else {
+            break;
+        };
+        people.insert(Address::from_store(recipient));
+    }
+    Ok(people)
 }
 
 /// The refused rows of an import by reason, the most frequent first.

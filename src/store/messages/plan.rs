@@ -89,8 +89,10 @@ impl Plan {
         // Its call is open as long as its work is: run again, a group that was committed counts nothing twice.
         let is_open =
             self.work.get(&change.key).is_some_and(|w| w.stage == Stage::Calling && w.attempt == change.attempt);
-        if let (Some(under), true) = (&change.under, is_open) {
-            self.under.take(under, change);
+        match &change.under {
+            Some(under) if is_open => self.under.take(under, change),
+            None if is_open && matches!(applied, Applied::Moved { .. }) => self.under.take_callback(change),
+            Some(_) | None => {}
         }
         applied
     }

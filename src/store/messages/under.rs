@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{Change, Next, Under};
 use crate::{
     domain::{
         canary::{Says, Verdict, says, verdict},
-        ids::{HoldId, NumberId},
+        ids::{HoldId, MessageKey, NumberId},
         message::MessageEvent,
     },
     store::{Doing as _, StoreError},
@@ -20,6 +21,8 @@ use crate::{
 pub(super) struct Let {
     accepted: BTreeSet<HoldId>,
     canaries: BTreeMap<HoldId, Counts>,
+    /// Calls that a callback ended before their answer was settled.
+    called_back: BTreeSet<MessageKey>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -57,6 +60,41 @@ impl Let {
     }
 }
 
+impl Let {
+    /// Counts a callback that is faster than the answer to its call, whose settle will find no open call any more: there is
+    /// none for a call that the provider has not taken.
+    pub(super) fn take_callback(&mut self, change: &Change) {
+        use MessageEvent::{Delivered, Failed, FailedForNow, Read, Sent};
+        if matches!(change.event, Sent | Delivered | Read | Failed | FailedForNow) {
+            self.called_back.insert(change.key);
+        }
+    }
+
+    /// The counts with those of the callbacks, whose batches may have a canary.
+    async fn counts(&self, tx: &mut PgConnection) -> Result<BTreeMap<HoldId, Counts>, StoreError> {
+        let mut canaries = self.canaries.clone();
+        if self.called_back.is_empty() {
+            return Ok(canaries);
+        }
+        let batches: Vec<Uuid> = self.called_back.iter().map(|key| key.batch_id.0).collect();
+        let rows = sqlx::query!(
+            r#"SELECT c.hold_id, count(*)::integer AS "good!"
+               FROM unnest($1::uuid[]) AS u(batch_id)
+               JOIN canary c USING (batch_id)
+               JOIN hold h ON h.id = c.hold_id AND h.closed_at IS NULL AND h.resume = 'canary'
+               GROUP BY c.hold_id"#,
+            &batches
+        )
+        .fetch_all(tx)
+        .await
+        .doing("look for the canaries of callbacks")?;
+        for row in rows {
+            canaries.entry(HoldId(row.hold_id)).or_default().good += row.good;
+        }
+        Ok(canaries)
+    }
+}
+
 fn said_by(change: &Change) -> Says {
     match (change.event, &change.next, &change.failure) {
         (MessageEvent::Accepted, ..) => Says::Good,
@@ -70,7 +108,7 @@ fn said_by(change: &Change) -> Says {
 /// Writes the counts, each hold by key, and ends the holds that are decided.
 pub(super) async fn write(tx: &mut PgConnection, found: &Let) -> Result<Ended, StoreError> {
     let mut ended = Ended::default();
-    for (hold, counts) in &found.canaries {
+    for (hold, counts) in &found.counts(tx).await? {
         let row = sqlx::query!(
             "UPDATE canary SET let_through = greatest(let_through - $2, 0), good = good + $3, faulty = faulty + $4
              WHERE hold_id = $1 RETURNING number_id, messages, fault_percent, good, faulty",

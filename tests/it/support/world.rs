@@ -1,6 +1,11 @@
 //! A small world to send in: a database, a simulator, a registry that both know.
 
-use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 
 use campaign_dispatch::{
     broker::Wakes,
@@ -112,6 +117,9 @@ pub(crate) fn registry(plan: &Plan, base_url: &str) -> RegistryFile {
             api_version: "v25.0".to_owned(),
             waba_id: "2001".to_owned(),
             uncertain: UncertainOverrides::default(),
+            tier: None,
+            countries: BTreeSet::new(),
+            rates: None,
             credentials: BTreeMap::from([
                 ("access_token".to_owned(), secret("TEST_ACCESS_TOKEN")),
                 ("app_secret".to_owned(), secret("TEST_APP_SECRET")),
