@@ -111,6 +111,11 @@ impl Consumer {
         }
     }
 
+    /// Whether its channel stands, as far as it knows.
+    pub fn is_open(&self) -> bool {
+        self.live.is_some()
+    }
+
     /// Empty when the channel is lost and nothing was taken from it.
     async fn attempt(&mut self, max: usize) -> Result<Vec<Delivery>, BrokerError> {
         if self.live.is_none() {

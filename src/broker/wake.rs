@@ -98,9 +98,7 @@ async fn tell(link: Link, exchange: String, origin: Uuid, mut outgoing: mpsc::Un
     while let Some(first) = outgoing.recv().await {
         let mut wake = Arc::unwrap_or_clone(first);
         while let Ok(more) = outgoing.try_recv() {
-            wake.numbers.extend(&more.numbers);
-            wake.urgent.extend(&more.urgent);
-            wake.free.extend(&more.free);
+            wake.merge(&more);
         }
         if !link.is_connected() {
             channel = None;

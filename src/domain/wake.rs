@@ -19,6 +19,15 @@ pub struct Wake {
     pub free: BTreeSet<NumberId>,
 }
 
+impl Wake {
+    /// Adds another word.
+    pub fn merge(&mut self, other: &Self) {
+        self.numbers.extend(&other.numbers);
+        self.urgent.extend(&other.urgent);
+        self.free.extend(&other.free);
+    }
+}
+
 impl FromIterator<NumberId> for Wake {
     fn from_iter<I: IntoIterator<Item = NumberId>>(numbers: I) -> Self {
         Self { numbers: numbers.into_iter().collect(), ..Self::default() }

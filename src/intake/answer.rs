@@ -56,21 +56,18 @@ pub(super) fn refused(job: &Job, errors: Vec<JobError>) -> JobAnswer {
     JobAnswer::refused(job.prepared.producer.as_deref(), job.prepared.job_id.as_deref(), errors)
 }
 
-/// The event of each job, and the replies that were asked for.
-pub(super) fn told(snapshot: &Snapshot, group: &[Job], answers: &[JobAnswer]) -> Vec<OutboxMessage> {
-    let mut messages = Vec::with_capacity(group.len());
-    for (job, answer) in group.iter().zip(answers) {
-        let tenant = snapshot.tenants.get(&job.prepared.tenant).map_or("default", String::as_str);
-        let body = json!(answer);
-        let (kind, id) = match answer {
-            JobAnswer::Accepted(accepted) => ("job.accepted.v1", accepted_event_id(accepted)),
-            JobAnswer::Rejected(_) => ("job.rejected.v1", Uuid::new_v4()),
-        };
-        messages.push(OutboxMessage::event(id, kind, tenant, answer.producer(), &body));
-        if let Some(queue) = &job.reply_to {
-            messages.push(OutboxMessage::reply(queue.clone(), job.correlation_id.clone(), body));
-        }
-    }
+/// The event of a job, and the reply if one was asked for.
+pub(super) fn told(snapshot: &Snapshot, job: &Job, answer: &JobAnswer) -> Vec<OutboxMessage> {
+    let tenant = snapshot.tenants.get(&job.prepared.tenant).map_or("default", String::as_str);
+    let body = json!(answer);
+    let (kind, id) = match answer {
+        JobAnswer::Accepted(accepted) => ("job.accepted.v1", accepted_event_id(accepted)),
+        JobAnswer::Rejected(_) => ("job.rejected.v1", Uuid::new_v4()),
+    };
+    let mut messages = vec![OutboxMessage::event(id, kind, tenant, answer.producer(), &body)];
+    messages.extend(
+        job.reply_to.iter().map(|queue| OutboxMessage::reply(queue.clone(), job.correlation_id.clone(), body.clone())),
+    );
     messages
 }
 

@@ -40,10 +40,15 @@ impl Courtesy {
         *self.last_urgent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
+    /// Whether another urgent job is expected.
+    pub(crate) fn is_urgent_about(&self) -> bool {
+        let last = *self.last_urgent.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() < LATELY)
+    }
+
     /// Rests after a group of bulk if urgent jobs are about. The most jobs to take now, up to `max`.
     pub(crate) async fn stand_back(&self, turn: &mut Turn, max: usize) -> usize {
-        let last = *self.last_urgent.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= LATELY) {
+        if !self.is_urgent_about() {
             return max;
         }
         if let Some(taken) = turn.taken.take() {

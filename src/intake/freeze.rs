@@ -70,7 +70,7 @@ pub(super) async fn write(
     let mut work = session.begin().await?;
     let frozen = freeze(&mut work, job).await?;
     if matches!(frozen, Frozen::Ready) {
-        return group::write_in(work, snapshot, sizes, std::slice::from_ref(job), Keys::Taken).await;
+        return group::write_in(work, snapshot, sizes, &[&*job], Keys::Taken).await;
     }
     forget(work).await?;
     if let Frozen::Refused(errors) = frozen {

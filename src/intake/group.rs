@@ -18,6 +18,7 @@ use crate::{
         check::Checked,
         freeze,
         job::{AcceptedJob, JOB_ANSWER, JobAnswer, MetHold, REJECTIONS_SHOWN},
+        plain,
         prepare::{Prepared, Verdict},
         rows,
     },
@@ -25,7 +26,7 @@ use crate::{
     store::{
         StoreError, control,
         jobs::{self, FirstAnswer, JobKey, NewJob},
-        outbox,
+        outbox::{self, OutboxMessage},
         refusals::{self, RefusedJob},
         registry::Snapshot,
         session::{Connection, Session, Work, commit},
@@ -99,7 +100,7 @@ pub(super) fn key(tenant: TenantId, producer: &str, job_id: &str) -> JobKey {
     JobKey { tenant, producer: producer.to_owned(), job_id: job_id.to_owned() }
 }
 
-/// Writes a group. No two of its jobs may have the same key. Nothing is written unless all of it is.
+/// Writes a group. No two of its jobs may have the same key. No job is written unless all of it is.
 ///
 /// # Errors
 /// A transient one may hide a commit; run again, the group finds its own keys and answers the same.
@@ -109,8 +110,19 @@ pub async fn write(
     sizes: Sizes<'_>,
     group: &[Job],
 ) -> Result<Outcome, StoreError> {
-    let transaction = session.begin().await?;
-    write_in(transaction, snapshot, sizes, group, Keys::Free).await
+    let jobs: Vec<&Job> = group.iter().collect();
+    let mut done = plain::write(session.connection().await?, snapshot, sizes, &jobs).await?;
+    let is_left = |index: &usize| !done.answers.contains_key(index);
+    let left: Vec<usize> = (0..jobs.len()).filter(is_left).collect();
+    let mut outcome = Outcome::default();
+    if !left.is_empty() {
+        let rest: Vec<&Job> = left.iter().map(|index| jobs[*index]).collect();
+        outcome = write_in(session.begin().await?, snapshot, sizes, &rest, Keys::Free).await?;
+    }
+    done.answers.extend(left.into_iter().zip(outcome.answers));
+    outcome.answers = (0..jobs.len()).filter_map(|index| done.answers.remove(&index)).collect();
+    outcome.woken.merge(&done.woken);
+    Ok(outcome)
 }
 
 /// Whether the keys of a group are still to be taken.
@@ -127,7 +139,7 @@ pub(super) async fn write_in(
     mut transaction: Work<'_>,
     snapshot: &Snapshot,
     sizes: Sizes<'_>,
-    group: &[Job],
+    group: &[&Job],
     keys: Keys,
 ) -> Result<Outcome, StoreError> {
     let mut answers: HashMap<usize, JobAnswer> = HashMap::new();
@@ -168,7 +180,9 @@ pub(super) async fn write_in(
     }
     let answers: Vec<JobAnswer> = (0..group.len()).filter_map(|index| answers.remove(&index)).collect();
     list_refused(&mut transaction, group, &answers).await?;
-    outbox::insert(&mut transaction, &told(snapshot, group, &answers)).await?;
+    let told: Vec<OutboxMessage> =
+        group.iter().zip(&answers).flat_map(|(job, answer)| told(snapshot, job, answer)).collect();
+    outbox::insert(&mut transaction, &told).await?;
     fault::pass(Point::JobsBefore)?;
     commit(transaction, "commit a group of jobs").await?;
     fault::pass(Point::JobsAfter)?;
@@ -216,7 +230,7 @@ pub(super) struct Sending<'a> {
 }
 
 impl<'a> Sending<'a> {
-    fn of(index: usize, job: &'a Job) -> Option<Self> {
+    pub(super) fn of(index: usize, job: &'a Job) -> Option<Self> {
         let Verdict::Send(checked) = &job.prepared.verdict else {
             return None;
         };
@@ -228,7 +242,7 @@ impl<'a> Sending<'a> {
         self.checked.import.map_or_else(|| count(self.checked.recipients.len()), |(_, good)| good)
     }
 
-    fn answer(&self, hold: Option<&Vec<OpenHold>>) -> JobAnswer {
+    pub(super) fn answer(&self, hold: Option<&Vec<OpenHold>>) -> JobAnswer {
         let (checked, accepted) = (self.checked, self.recipients());
         let holds = hold.into_iter().flatten().map(|hold| MetHold {
             id: hold.id,
@@ -298,21 +312,28 @@ async fn take_new<'a>(
     Ok(new)
 }
 
+/// Every scope of a hold that may be over one of the jobs, once.
+pub(super) fn scopes(snapshot: &Snapshot, sends: &[&Sending<'_>]) -> Vec<String> {
+    let mut scopes: Vec<String> = sends.iter().flat_map(|send| scopes_of(snapshot, send)).collect();
+    scopes.sort_unstable();
+    scopes.dedup();
+    scopes
+}
+
+fn scopes_of(snapshot: &Snapshot, send: &Sending<'_>) -> Vec<String> {
+    let checked = send.checked;
+    let scopes = snapshot.route(&checked.number, &checked.template).scopes(checked.batch);
+    scopes.iter().map(HoldScope::to_string).collect()
+}
+
 /// The open holds over each new job, by its place in the group, the oldest first.
 async fn open_holds(
     connection: &mut Connection,
     snapshot: &Snapshot,
     new: &[&Sending<'_>],
 ) -> Result<Holds, StoreError> {
-    let scopes_of = |send: &Sending<'_>| -> Vec<String> {
-        let checked = send.checked;
-        let scopes = snapshot.route(&checked.number, &checked.template).scopes(checked.batch);
-        scopes.iter().map(HoldScope::to_string).collect()
-    };
-    let by_send: Vec<(usize, Vec<String>)> = new.iter().map(|send| (send.index, scopes_of(send))).collect();
-    let mut scopes: Vec<String> = by_send.iter().flat_map(|(_, scopes)| scopes.iter().cloned()).collect();
-    scopes.sort_unstable();
-    scopes.dedup();
+    let by_send: Vec<(usize, Vec<String>)> = new.iter().map(|send| (send.index, scopes_of(snapshot, send))).collect();
+    let scopes = scopes(snapshot, new);
     if scopes.is_empty() {
         return Ok(Holds::new());
     }
@@ -324,7 +345,7 @@ async fn open_holds(
     Ok(by_send.into_iter().map(|(index, scopes)| (index, covering(&scopes))).collect())
 }
 
-fn woken(new: &[&Sending<'_>], holds: &Holds, small_batch: usize) -> Wake {
+pub(super) fn woken(new: &[&Sending<'_>], holds: &Holds, small_batch: usize) -> Wake {
     let is_due = |send: &&&Sending<'_>| {
         send.checked.send_at.is_none()
             && send.checked.import.is_none()
@@ -340,7 +361,7 @@ fn woken(new: &[&Sending<'_>], holds: &Holds, small_batch: usize) -> Wake {
     wake
 }
 
-async fn list_refused(connection: &mut Connection, group: &[Job], answers: &[JobAnswer]) -> Result<(), StoreError> {
+async fn list_refused(connection: &mut Connection, group: &[&Job], answers: &[JobAnswer]) -> Result<(), StoreError> {
     let refused = group.iter().zip(answers).filter_map(|(job, answer)| {
         let JobAnswer::Rejected(refused) = answer else {
             return None;

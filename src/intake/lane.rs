@@ -3,7 +3,7 @@
 //! There are two, for jobs and for urgent jobs, with nothing in common: channel, task and database connection are each
 //! lane's own, so that an authentication job never waits for a campaign to be checked or written.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,10 @@ use crate::{
 const MESSAGES_MAX: usize = 5000;
 /// Bodies of more than this together are checked beside the async threads: some µs a phone number.
 const INLINE_CHECK_BYTES: usize = 64 * 1024;
+
+/// While urgent jobs are about, how often none is written. The database forgets the plan of a statement whenever a table in
+/// it is vacuumed, and planning takes longer than writing one job: whoever comes next need not wait for it.
+const REHEARSE: Duration = Duration::from_millis(25);
 
 /// Takes jobs of one road. See [`crate::intake::Intake::new`].
 #[derive(Debug)]
@@ -102,20 +106,25 @@ impl IntakeLane {
                 max = self.shared.courtesy.stand_back(&mut self.turn, max) => max,
             };
         }
-        let arrivals = tokio::select! {
-            () = shutdown.cancelled() => return Step::Stopping,
-            ticket = self.tickets.recv() => match ticket {
-                Some(first) => {
-                    let more = std::iter::from_fn(|| self.tickets.try_recv().ok()).take(max.saturating_sub(1));
-                    std::iter::once(first).chain(more).map(Arrival::submitted).collect()
+        let arrivals = loop {
+            // While the channel is being opened nothing must cut in.
+            let is_to_rehearse =
+                self.road == Road::Urgent && self.consumer.is_open() && self.shared.courtesy.is_urgent_about();
+            tokio::select! {
+                () = shutdown.cancelled() => return Step::Stopping,
+                ticket = self.tickets.recv() => match ticket {
+                    Some(first) => {
+                        let more = std::iter::from_fn(|| self.tickets.try_recv().ok()).take(max.saturating_sub(1));
+                        break std::iter::once(first).chain(more).map(Arrival::submitted).collect();
+                    }
+                    None => return Step::Stopping,
+                },
+                done = self.apart.next() => return self.end_apart(done, shutdown).await,
+                batch = self.consumer.next_batch(max), if self.is_fed_by_queue => {
+                    let arrived = batch.into_iter().map(|delivery| Arrival::delivered(delivery, &self.queue));
+                    break arrived.collect::<Vec<_>>();
                 }
-                None => return Step::Stopping,
-            },
-            done = self.apart.next() => {
-                return self.end_apart(done, shutdown).await;
-            }
-            batch = self.consumer.next_batch(max), if self.is_fed_by_queue => {
-                batch.into_iter().map(|delivery| Arrival::delivered(delivery, &self.queue)).collect::<Vec<_>>()
+                () = time::sleep(REHEARSE), if is_to_rehearse => self.writer.rehearse().await,
             }
         };
         if arrivals.is_empty() {

@@ -33,6 +33,7 @@ mod lines;
 mod member_file;
 pub mod members;
 mod number_file;
+mod plain;
 pub mod plan;
 pub mod prepare;
 pub mod reach;

@@ -19,6 +19,7 @@ use crate::{
     },
 };
 
+/// Writes a group whose keys are taken.
 pub(super) async fn insert(
     connection: &mut Connection,
     sizes: Sizes<'_>,
@@ -28,14 +29,10 @@ pub(super) async fn insert(
     if new.is_empty() {
         return Ok(());
     }
-    let batches: Vec<NewBatch<'_>> = new.iter().map(|send| new_batch(send, sizes, holds)).collect();
-    jobs::insert_batches(connection, &batches).await?;
+    let rows = Rows::of(new, sizes, holds);
+    jobs::insert(connection, &rows.batches, &rows.messages).await?;
     let watched: Vec<NewCanary> = new.iter().filter_map(|send| watched(send, sizes)).collect();
     jobs::open_canaries(connection, &watched).await?;
-    let messages: Vec<NewMessage<'_>> = new.iter().flat_map(|send| new_messages(send.checked)).collect();
-    if !messages.is_empty() {
-        jobs::insert_messages(connection, &messages).await?;
-    }
     for send in new.iter().filter(|send| send.checked.hours.is_some() && send.checked.import.is_none()) {
         hours::place(connection, send.checked.batch, 0).await?;
     }
@@ -54,6 +51,21 @@ pub(super) async fn insert(
         })
         .collect();
     refusals::insert_refused(connection, &refused).await
+}
+
+/// What is written for every group.
+pub(super) struct Rows<'a> {
+    pub(super) batches: Vec<NewBatch<'a>>,
+    pub(super) messages: Vec<NewMessage<'a>>,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn of(new: &[&'a Sending<'a>], sizes: Sizes<'_>, holds: &'a Holds) -> Self {
+        Self {
+            batches: new.iter().map(|send| new_batch(send, sizes, holds)).collect(),
+            messages: new.iter().flat_map(|send| new_messages(send.checked)).collect(),
+        }
+    }
 }
 
 fn watched(send: &Sending<'_>, sizes: Sizes<'_>) -> Option<NewCanary> {

@@ -11,6 +11,7 @@ use crate::{
         Shared, audience, campaign, freeze,
         group::{self, Job, Outcome},
         job::{JobAnswer, JobError},
+        plain,
         prepare::Verdict,
     },
     store::{StoreError, registry::Snapshot, session::Session},
@@ -77,6 +78,17 @@ impl Writer {
         }
     }
 
+    /// While nothing is to be written: does what the next job would have to wait for.
+    pub(super) async fn rehearse(&mut self) {
+        let done = match self.session.connection().await {
+            Ok(connection) => plain::rehearse(connection).await,
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            self.session.reset();
+        }
+    }
+
     /// `None` when the process stops.
     async fn try_write(
         &mut self,
@@ -86,7 +98,7 @@ impl Writer {
     ) -> Option<Result<Outcome, StoreError>> {
         let mut tries = 0;
         loop {
-            let error = match self.write_once(snapshot, group).await {
+            let error = match Box::pin(self.write_once(snapshot, group)).await {
                 Ok(outcome) => return Some(Ok(outcome)),
                 Err(error) => error,
             };

@@ -102,9 +102,13 @@ pub async fn forget(work: Work<'_>) -> Result<(), StoreError> {
 /// Ends a transaction so that what it did stays. An error may hide a commit.
 pub async fn commit(work: Work<'_>, what: &'static str) -> Result<(), StoreError> {
     let done = work.commit().await;
-    // No answer came: it may have happened.
+    count_unanswered(&done);
+    done.doing(what)
+}
+
+/// Counts commits of which no answer came: they may have happened.
+pub(super) fn count_unanswered<T>(done: &Result<T, sqlx::Error>) {
     if matches!(done, Err(sqlx::Error::Io(_) | sqlx::Error::Protocol(_))) {
         metrics::counter!("store_commits_unanswered_total").increment(1);
     }
-    done.doing(what)
 }
