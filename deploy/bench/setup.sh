@@ -41,8 +41,19 @@ prepare() {
   export DATABASE_URL AMQP_URL BENCH_SECRET=bench DISPATCH__BROKER__PREFIX=dispatch-bench
   export DISPATCH__SECRETS__KEY=0000000000000000000000000000000000000000000000000000000000000000
   export DISPATCH__LOG__FILTER=${DISPATCH__LOG__FILTER:-warn} DISPATCH__HTTP__REQUESTS_PER_S=1000
+  if [[ -n $POSTMASTER ]]; then fill_log; fi
   new_database bench_$$
   machine_is
+}
+
+# A server that has run for a while writes over old files of its log. A new one makes each of them, 16 MiB, in front of the
+# commit that comes to it: every commit of that moment waits for 0.1 to 0.5 s.
+fill_log() {
+  local files
+  files=$(psql -qXAt "$ADMIN_URL" -c 'SELECT count(*) FROM pg_ls_waldir()')
+  if ((files >= 64)); then return; fi
+  psql -qXAt "$ADMIN_URL" -c "SELECT count(pg_logical_emit_message(false, 'bench', repeat('x', 1000000)))
+    FROM generate_series(1, 1300)" -c CHECKPOINT >/dev/null
 }
 
 # A database of its own, migrated, with a token that also registers the producer.
