@@ -236,6 +236,41 @@ async fn an_accepted_job_is_answered_by_event_and_reply_and_a_repeat_by_the_same
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_group_the_new_jobs_are_written_and_the_repeated_answered_as_at_first() {
+    let mut world = World::new().await;
+    let body = |n: usize| job(&format!("order-{n}"), &[to(&phone(n)), to(&phone(n + 10))]);
+    let first = accepted(world.give(body(2)).await);
+    let submit = |n| {
+        let claim = Claim::Token { tenant: campaign_dispatch::domain::ids::TenantId(1), producer: None };
+        world.intake.submit(Road::Bulk, Submission { claim, body: body(n).to_string().into(), is_dry_run: false })
+    };
+    let group = futures_util::future::join3(submit(1), submit(2), submit(3));
+    let (answers, step) = tokio::join!(group, world.lanes[0].step(&world.stop));
+    assert_eq!(step, Step::Answered(3));
+    let [one, two, three] = [answers.0, answers.1, answers.2].map(|answer| accepted(answer.unwrap()));
+    assert_eq!((two.batch_id, two.accepted), (first.batch_id, 2));
+    assert_eq!([one.job_id, two.job_id, three.job_id], ["order-1", "order-2", "order-3"]);
+    let told: String = world
+        .db
+        .one(
+            "SELECT string_agg(times::text, ' ' ORDER BY batch) FROM (
+                 SELECT m -> 'body' -> 'data' ->> 'job_id' AS batch, count(*) || '/' || count(DISTINCT m ->> 'id') AS times
+                 FROM outbox, jsonb_array_elements(messages) m GROUP BY 1) told",
+        )
+        .await;
+    assert_eq!(told, "1/1 2/1 1/1", "a repeat is told again under the same id");
+    let rows: String = world
+        .db
+        .one(
+            "SELECT concat_ws(' ', (SELECT count(*) FROM job), (SELECT count(*) FROM batch), (SELECT count(*) FROM message),
+                    (SELECT count(*) FROM work), (SELECT sum(pending) FROM batch_tally))",
+        )
+        .await;
+    assert_eq!(rows, "3 3 6 6 6");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reply_queue_that_is_gone_is_no_error() {
     let mut world = World::new().await;
     let asked = BasicProperties::default().with_reply_to("it-nobody-listens".into());
