@@ -76,7 +76,7 @@ pub(super) async fn write(
     if let Frozen::Refused(errors) = frozen {
         job.prepared.verdict = Verdict::Refuse(errors);
     }
-    group::write(session, snapshot, sizes, std::slice::from_ref(job)).await
+    group::write(session, snapshot, sizes, std::slice::from_ref(job), None).await
 }
 
 async fn freeze(connection: &mut Connection, job: &mut Job) -> Result<Frozen, StoreError> {

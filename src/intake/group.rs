@@ -5,6 +5,7 @@ use std::{borrow::Cow, collections::HashMap};
 use serde_json::json;
 
 use crate::{
+    broker::Wakes,
     domain::{
         hold::{HoldScope, OpenHold},
         ids::TenantId,
@@ -45,12 +46,15 @@ pub struct Sizes<'a> {
 /// The open holds over jobs, by their place in the group.
 pub(super) type Holds = HashMap<usize, Vec<OpenHold>>;
 
+/// Where jobs come from that came by no queue.
+pub(super) const HTTP: &str = "http";
+
 /// A job with how it came and how it wants its answer.
 #[derive(Debug)]
 pub struct Job {
     /// What was decided about it.
     pub prepared: Prepared,
-    /// `http`, or the queue it came by.
+    /// [`HTTP`], or the queue it came by.
     pub source: String,
     /// Digest of the body as it came.
     pub raw_digest: [u8; 32],
@@ -100,7 +104,8 @@ pub(super) fn key(tenant: TenantId, producer: &str, job_id: &str) -> JobKey {
     JobKey { tenant, producer: producer.to_owned(), job_id: job_id.to_owned() }
 }
 
-/// Writes a group. No two of its jobs may have the same key. No job is written unless all of it is.
+/// Writes a group. No two of its jobs may have the same key. No job is written unless all of it is. With `hurry`, which is
+/// for jobs that come again until they are acknowledged, it wakes whom they concern as early as it can.
 ///
 /// # Errors
 /// A transient one may hide a commit; run again, the group finds its own keys and answers the same.
@@ -109,9 +114,10 @@ pub async fn write(
     snapshot: &Snapshot,
     sizes: Sizes<'_>,
     group: &[Job],
+    hurry: Option<&Wakes>,
 ) -> Result<Outcome, StoreError> {
     let jobs: Vec<&Job> = group.iter().collect();
-    let mut done = plain::write(session.connection().await?, snapshot, sizes, &jobs).await?;
+    let mut done = plain::write(session.connection().await?, snapshot, sizes, &jobs, hurry).await?;
     let is_left = |index: &usize| !done.answers.contains_key(index);
     let left: Vec<usize> = (0..jobs.len()).filter(is_left).collect();
     let mut outcome = Outcome::default();

@@ -15,7 +15,7 @@ use crate::{
         apart::{Apart, Done},
         canonical::raw_digest,
         courtesy::Turn,
-        group::Job,
+        group::{HTTP, Job},
         job::JobAnswer,
         prepare::{self, Prepared, Verdict},
         write::{RETRY, Writer},
@@ -76,12 +76,11 @@ pub(super) struct Arrival {
 
 impl IntakeLane {
     pub(super) fn new(shared: Arc<Shared>, broker: &Broker, road: Road, tickets: mpsc::Receiver<Ticket>) -> Self {
-        let (queue, name) = match road {
-            Road::Bulk => (broker.topology().jobs(), "intake jobs"),
-            Road::Urgent => (broker.topology().urgent(), "intake urgent"),
+        let (queue, writer) = match road {
+            Road::Bulk => (broker.topology().jobs(), Writer::new(Arc::clone(&shared), "intake jobs")),
+            Road::Urgent => (broker.topology().urgent(), Writer::urgent(Arc::clone(&shared))),
         };
         let consumer = broker.consumer(queue.clone(), shared.settings.prefetch);
-        let writer = Writer::new(Arc::clone(&shared), name);
         let (apart, turn) = (Apart::new(Arc::clone(&shared)), Turn::default());
         Self { shared, road, queue, consumer, tickets, writer, apart, is_fed_by_queue: true, turn }
     }
@@ -240,7 +239,7 @@ impl Arrival {
             body: ticket.submission.body,
             reply_to: None,
             correlation_id: None,
-            source: "http".to_owned(),
+            source: HTTP.to_owned(),
             is_redelivered: false,
         }
     }

@@ -1,13 +1,18 @@
 //! The short way of a group: jobs of which there is nothing to find out are written with their keys and what is told of
-//! them in one statement. An authentication job meets one round trip and one commit this way, instead of eight and one.
+//! them in one statement.
+//!
+//! In a hurry the statement does not wait for the disk. Dispatch hears of the work at once, and its claim is a commit that
+//! does wait: nothing is called that a crash of the database could undo. What is told of the jobs is written only then, by a
+//! second commit that waits too, and only after that they are acknowledged. If the process or the database dies in between,
+//! the queue delivers them again, and they are answered and told as repeated ones: so only jobs from a queue are in a hurry.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use serde_json::json;
 
 use crate::{
-    domain::wake::Wake,
-    domain::{campaign::JOB_PREFIX, ids::BatchId},
+    broker::Wakes,
+    domain::{campaign::JOB_PREFIX, wake::Wake},
     fault::{self, Point},
     intake::{
         answer::told,
@@ -19,6 +24,7 @@ use crate::{
     store::{
         StoreError,
         jobs::{self, Plain},
+        outbox,
         registry::Snapshot,
         session::Connection,
     },
@@ -29,17 +35,18 @@ use crate::{
 pub(super) struct Written {
     /// Answers by the place in the group.
     pub(super) answers: HashMap<usize, JobAnswer>,
-    /// Numbers that have new work now.
+    /// Numbers that have new work now, and have not been woken yet.
     pub(super) woken: Wake,
 }
 
 /// Writes those jobs of a group that go this way: none of them when one is not plain or a hold is open over one, and
-/// otherwise all but the repeated.
+/// otherwise all but the repeated. With `hurry` it wakes whom they concern as soon as they can be claimed.
 pub(super) async fn write(
     connection: &mut Connection,
     snapshot: &Snapshot,
     sizes: Sizes<'_>,
     group: &[&Job],
+    hurry: Option<&Wakes>,
 ) -> Result<Written, StoreError> {
     let mut sends = Vec::with_capacity(group.len());
     for (index, job) in group.iter().enumerate() {
@@ -51,23 +58,28 @@ pub(super) async fn write(
     sends.sort_by(|a, b| a.key.cmp(&b.key));
     let (all, holds): (Vec<&Sending<'_>>, Holds) = (sends.iter().collect(), Holds::new());
     let answers: Vec<JobAnswer> = all.iter().map(|send| send.answer(None)).collect();
+    let told: Vec<_> =
+        all.iter().zip(&answers).map(|(send, answer)| told(snapshot, group[send.index], answer)).collect();
     let plain = Plain {
         digests: all.iter().map(|send| send.digest).collect(),
-        told: all.iter().zip(&answers).map(|(send, answer)| json!(told(snapshot, group[send.index], answer))).collect(),
+        told: hurry.is_none().then(|| told.iter().map(|told| json!(told)).collect()),
         scopes: scopes(snapshot, &all),
+        is_unflushed: hurry.is_some(),
     };
     let rows = Rows::of(&all, sizes, &holds);
     fault::pass(Point::JobsBefore)?;
     let written = jobs::insert_plain(connection, &rows.batches, &rows.messages, &plain).await?;
     fault::pass(Point::JobsAfter)?;
-    let written: BTreeSet<BatchId> = written.into_iter().collect();
     let is_written = |send: &Sending<'_>| written.contains(&send.checked.batch);
     let new: Vec<&Sending<'_>> = all.iter().copied().filter(|send| is_written(send)).collect();
+    let mut woken = woken(&new, &holds, sizes.small_batch);
+    if let Some(wakes) = hurry {
+        wakes.announce(std::mem::take(&mut woken));
+        let told = all.iter().zip(told).filter(|(send, _)| is_written(send)).flat_map(|(_, told)| told);
+        outbox::insert(connection, &told.collect::<Vec<_>>()).await?;
+    }
     let answers = all.iter().zip(answers).filter(|(send, _)| is_written(send));
-    Ok(Written {
-        answers: answers.map(|(send, answer)| (send.index, answer)).collect(),
-        woken: woken(&new, &holds, sizes.small_batch),
-    })
+    Ok(Written { answers: answers.map(|(send, answer)| (send.index, answer)).collect(), woken })
 }
 
 /// Plans the statement anew if it has to be, so that the next job need not wait for that.

@@ -8,7 +8,7 @@ use crate::{
     domain::lane::Lane,
     intake::{
         Claim, Road, Shared, Submission, canary,
-        group::{self, Job},
+        group::{self, HTTP, Job},
         job::JobAnswer,
         lane::check_all,
         prepare::{Prepared, Verdict},
@@ -72,7 +72,7 @@ async fn rehearse(
         .into_iter()
         .map(|prepared| Job {
             prepared,
-            source: "http".to_owned(),
+            source: HTTP.to_owned(),
             raw_digest: [0; 32],
             body_bytes: submission.body.len(),
             reply_to: None,

@@ -9,7 +9,7 @@ use crate::{
     domain::retry::RetryPolicy,
     intake::{
         Shared, audience, campaign, freeze,
-        group::{self, Job, Outcome},
+        group::{self, HTTP, Job, Outcome},
         job::{JobAnswer, JobError},
         plain,
         prepare::Verdict,
@@ -26,12 +26,19 @@ pub(super) const RETRY: RetryPolicy =
 pub(super) struct Writer {
     shared: Arc<Shared>,
     session: Session,
+    /// Of the urgent lane.
+    is_urgent: bool,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, name: &'static str) -> Self {
         let session = Session::new(shared.store.clone(), name);
-        Self { shared, session }
+        Self { shared, session, is_urgent: false }
+    }
+
+    /// One of urgent jobs, for which each millisecond counts.
+    pub(super) fn urgent(shared: Arc<Shared>) -> Self {
+        Self { is_urgent: true, ..Self::new(shared, "intake urgent") }
     }
 
     /// Writes a group and wakes whom it concerns. Retries what may pass, as long as it takes; what does not is tried job
@@ -123,7 +130,11 @@ impl Writer {
         let sizes = self.shared.sizes();
         match group {
             [job] if job.names_group() => freeze::write(&mut self.session, snapshot, sizes, job).await,
-            group => group::write(&mut self.session, snapshot, sizes, group).await,
+            group => {
+                let hurry = self.is_urgent && group.iter().all(|job| job.source != HTTP);
+                let hurry = hurry.then_some(&self.shared.wakes);
+                group::write(&mut self.session, snapshot, sizes, group, hurry).await
+            }
         }
     }
 

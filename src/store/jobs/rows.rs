@@ -78,10 +78,13 @@ pub struct NewMessage<'a> {
 pub struct Plain {
     /// Digests of the canonical bodies.
     pub digests: Vec<[u8; 32]>,
-    /// What is told of each: messages of the outbox, as an array.
-    pub told: Vec<Value>,
+    /// What is told of each: messages of the outbox, as an array; none when that is left to the caller.
+    pub told: Option<Vec<Value>>,
     /// Scopes of holds. Where one is open, nothing is written.
     pub scopes: Vec<String>,
+    /// Whether the commit may wait for the next one to reach the disk. Until there was one, a crash of the database may
+    /// undo it: nobody outside may be told before.
+    pub is_unflushed: bool,
 }
 
 /// Writes batches with their work, their messages, and their tallies where they have more than one message.
@@ -114,11 +117,11 @@ async fn write(
         Some(plain) => plain.digests.iter().map(|digest| Some(digest.as_slice())).collect(),
         None => vec![None; batches.len()],
     };
-    let told: Vec<Option<&Value>> = match plain {
-        Some(plain) => plain.told.iter().map(Some).collect(),
+    let told: Vec<Option<&Value>> = match plain.and_then(|plain| plain.told.as_ref()) {
+        Some(told) => told.iter().map(Some).collect(),
         None => vec![None; batches.len()],
     };
-    let query = sqlx::query_file_scalar!(
+    let query = sqlx::query_file!(
         "src/store/jobs/rows.sql",
         &batches.iter().map(|b| b.batch.0).collect::<Vec<_>>(),
         &batches.iter().map(|b| b.key.tenant.0).collect::<Vec<_>>(),
@@ -149,12 +152,13 @@ async fn write(
         &messages.iter().map(|m| m.recipient).collect::<Vec<_>>() as &[&str],
         &messages.iter().map(|m| m.reference).collect::<Vec<_>>() as &[Option<&str>],
         &messages.iter().map(|m| m.time_zone).collect::<Vec<_>>() as &[Option<&str>],
-        &messages.iter().map(|m| m.params.clone()).collect::<Vec<_>>() as &[Option<Value>]
+        &messages.iter().map(|m| m.params.clone()).collect::<Vec<_>>() as &[Option<Value>],
+        plain.is_some_and(|plain| plain.is_unflushed)
     );
     let written = query.fetch_all(connection).await;
     if plain.is_some() {
         count_unanswered(&written);
     }
     let written = written.doing("write the rows of jobs")?;
-    Ok(written.into_iter().map(BatchId).collect())
+    Ok(written.into_iter().map(|row| BatchId(row.batch_id)).collect())
 }

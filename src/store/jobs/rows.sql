@@ -47,4 +47,4 @@ WITH given AS MATERIALIZED (
     INSERT INTO outbox (messages)
     SELECT jsonb_agg(one) FROM new, jsonb_array_elements(new.told) AS one HAVING count(*) > 0
 )
-SELECT batch_id AS "batch_id!" FROM new
+SELECT batch_id AS "batch_id!", CASE WHEN $31 THEN set_config('synchronous_commit', 'off', true) END AS unflushed FROM new
