@@ -293,6 +293,14 @@ async fn the_urgent_queue_takes_authentication_only() {
     world.take("jobs.urgent", code.to_string().as_bytes(), BasicProperties::default()).await;
     let sql = "SELECT lane::text || extract(epoch FROM expires_at - send_at)::int FROM batch";
     assert_eq!(world.db.one::<String>(sql).await, "authentication600");
+    let told =
+        "SELECT count(*) FROM outbox, jsonb_array_elements(messages) m WHERE m -> 'body' -> 'data' ->> 'job_id' = '2'";
+    assert_eq!(world.db.one::<i64>(told).await, 1);
+    // The process died before it was told and acknowledged: it comes again.
+    world.db.run("DELETE FROM outbox").await;
+    world.take("jobs.urgent", code.to_string().as_bytes(), BasicProperties::default()).await;
+    assert_eq!(world.db.one::<i64>(told).await, 1);
+    assert_eq!(world.db.one::<i64>("SELECT count(*) FROM message").await, 1);
     let claim = Claim::Broker { user: None };
     assert_eq!(world.intake.road_of(&claim, code.to_string().as_bytes()), Road::Urgent);
     world.end().await;
