@@ -12,7 +12,7 @@ use crate::{
     },
     intake::{
         check,
-        group::{Holds, Job, Sending},
+        group::{self, Holds, Job, Sending},
         prepare::Verdict,
     },
     store::{
@@ -25,10 +25,14 @@ use crate::{
 /// Refuses what came by the urgent road, is not of its kind, and was published by no firing.
 pub(super) async fn admit(connection: &mut Connection, jobs: &mut [Job]) -> Result<(), StoreError> {
     for job in jobs {
-        let (Some(key), Verdict::Send(checked)) = (job.key(), &job.prepared.verdict) else {
+        let Verdict::Send(checked) = &job.prepared.verdict else {
             continue;
         };
-        if checked.must_be_fired && !batches::is_fired(connection, &key).await? {
+        if !checked.must_be_fired {
+            continue;
+        }
+        let key = group::key(checked.tenant, &checked.job.producer, &checked.job.job_id);
+        if !batches::is_fired(connection, &key).await? {
             job.prepared.verdict = Verdict::Refuse(vec![check::not_urgent(&checked.template)]);
         }
     }

@@ -338,7 +338,6 @@ async fn open_holds(
     snapshot: &Snapshot,
     new: &[&Sending<'_>],
 ) -> Result<Holds, StoreError> {
-    let by_send: Vec<(usize, Vec<String>)> = new.iter().map(|send| (send.index, scopes_of(snapshot, send))).collect();
     let scopes = scopes(snapshot, new);
     if scopes.is_empty() {
         return Ok(Holds::new());
@@ -347,8 +346,11 @@ async fn open_holds(
     if open.is_empty() {
         return Ok(Holds::new());
     }
-    let covering = |scopes: &[String]| open.iter().filter(|hold| scopes.contains(&hold.scope)).cloned().collect();
-    Ok(by_send.into_iter().map(|(index, scopes)| (index, covering(&scopes))).collect())
+    let covering = |send: &Sending<'_>| {
+        let scopes = scopes_of(snapshot, send);
+        open.iter().filter(|hold| scopes.contains(&hold.scope)).cloned().collect()
+    };
+    Ok(new.iter().map(|send| (send.index, covering(send))).collect())
 }
 
 pub(super) fn woken(new: &[&Sending<'_>], holds: &Holds, small_batch: usize) -> Wake {

@@ -3,7 +3,7 @@
 //! There are two, for jobs and for urgent jobs, with nothing in common: channel, task and database connection are each
 //! lane's own, so that an authentication job never waits for a campaign to be checked or written.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
@@ -20,17 +20,13 @@ use crate::{
         prepare::{self, Prepared, Verdict},
         write::{RETRY, Writer},
     },
-    store::registry::Snapshot,
+    store::{registry::Snapshot, session::REHEARSE},
 };
 
 /// Messages written per transaction; a job of more is a transaction of its own.
 const MESSAGES_MAX: usize = 5000;
 /// Bodies of more than this together are checked beside the async threads: some µs a phone number.
 const INLINE_CHECK_BYTES: usize = 64 * 1024;
-
-/// While urgent jobs are about, how often none is written. The database forgets the plan of a statement whenever a table in
-/// it is vacuumed, and planning takes longer than writing one job: whoever comes next need not wait for it.
-const REHEARSE: Duration = Duration::from_millis(25);
 
 /// Takes jobs of one road. See [`crate::intake::Intake::new`].
 #[derive(Debug)]

@@ -6,13 +6,13 @@
 //! second commit that waits too, and only after that they are acknowledged. If the process or the database dies in between,
 //! the queue delivers them again, and they are answered and told as repeated ones: so only jobs from a queue are in a hurry.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 
 use crate::{
     broker::Wakes,
-    domain::{campaign::JOB_PREFIX, wake::Wake},
+    domain::{campaign::JOB_PREFIX, ids::BatchId, wake::Wake},
     fault::{self, Point},
     intake::{
         answer::told,
@@ -64,22 +64,26 @@ pub(super) async fn write(
         digests: all.iter().map(|send| send.digest).collect(),
         told: hurry.is_none().then(|| told.iter().map(|told| json!(told)).collect()),
         scopes: scopes(snapshot, &all),
-        is_unflushed: hurry.is_some(),
     };
     let rows = Rows::of(&all, sizes, &holds);
     fault::pass(Point::JobsBefore)?;
     let written = jobs::insert_plain(connection, &rows.batches, &rows.messages, &plain).await?;
     fault::pass(Point::JobsAfter)?;
-    let is_written = |send: &Sending<'_>| written.contains(&send.checked.batch);
-    let new: Vec<&Sending<'_>> = all.iter().copied().filter(|send| is_written(send)).collect();
+    let written: HashSet<BatchId> = written.into_iter().collect();
+    let (mut new, mut answered, mut owed) = (Vec::new(), HashMap::new(), Vec::new());
+    for ((send, answer), told) in all.into_iter().zip(answers).zip(told) {
+        if written.contains(&send.checked.batch) {
+            new.push(send);
+            answered.insert(send.index, answer);
+            owed.extend(told);
+        }
+    }
     let mut woken = woken(&new, &holds, sizes.small_batch);
     if let Some(wakes) = hurry {
         wakes.announce(std::mem::take(&mut woken));
-        let told = all.iter().zip(told).filter(|(send, _)| is_written(send)).flat_map(|(_, told)| told);
-        outbox::insert(connection, &told.collect::<Vec<_>>()).await?;
+        outbox::insert(connection, &owed).await?;
     }
-    let answers = all.iter().zip(answers).filter(|(send, _)| is_written(send));
-    Ok(Written { answers: answers.map(|(send, answer)| (send.index, answer)).collect(), woken })
+    Ok(Written { answers: answered, woken })
 }
 
 /// Plans the statement anew if it has to be, so that the next job need not wait for that.

@@ -87,13 +87,7 @@ impl Writer {
 
     /// While nothing is to be written: does what the next job would have to wait for.
     pub(super) async fn rehearse(&mut self) {
-        let done = match self.session.connection().await {
-            Ok(connection) => plain::rehearse(connection).await,
-            Err(error) => Err(error),
-        };
-        if done.is_err() {
-            self.session.reset();
-        }
+        self.session.rehearse(plain::rehearse).await;
     }
 
     /// `None` when the process stops.

@@ -15,6 +15,10 @@ pub type Work<'a> = Transaction<'a, Postgres>;
 /// How often a session looks whether a table has grown.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a statement that is expected any moment is run with nothing to do. The database forgets its plan whenever a
+/// table in it is vacuumed, several times a minute, and planning takes longer than the statement itself: this pays for it.
+pub const REHEARSE: Duration = Duration::from_millis(25);
+
 /// A connection for a hot path, with its name in `pg_stat_activity`.
 ///
 /// Its plans are kept, for planning costs more than a small statement itself: over the partitions, milliseconds. But a plan
@@ -63,6 +67,17 @@ impl Session {
             self.looked = Instant::now();
         }
         Ok(())
+    }
+
+    /// Runs a statement that does nothing, so that whoever needs it next need not wait for a connection or a plan.
+    pub async fn rehearse<T>(&mut self, statement: impl AsyncFnOnce(&mut Connection) -> Result<T, StoreError>) {
+        let done = match self.connection().await {
+            Ok(connection) => statement(connection).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            self.reset();
+        }
     }
 
     /// Begins a transaction.

@@ -15,12 +15,9 @@ use super::desk::Desk;
 use crate::{
     dispatch::clock,
     domain::{ids::NumberId, lane::Lane, pacing::Tick, wake::Wake},
-    store::{self, Session, StoreError, work::Want},
+    store::{self, Session, StoreError, session::REHEARSE, work::Want},
 };
 
-/// While urgent jobs are about, how often nothing is claimed. The database forgets the plan of a claim whenever a table
-/// in it is vacuumed, several times a minute, and planning takes longer than claiming: an empty claim pays for it.
-const REHEARSE: Duration = Duration::from_millis(25);
 /// How long after an urgent job another one is expected.
 const LATELY: Duration = Duration::from_secs(2);
 
@@ -72,13 +69,9 @@ impl Express {
     }
 
     async fn rehearse(&mut self) {
-        let done = match self.session.connection().await {
-            Ok(connection) => store::work::claim(connection, &[], Uuid::nil(), Duration::ZERO).await.map(drop),
-            Err(error) => Err(error),
-        };
-        if done.is_err() {
-            self.session.reset();
-        }
+        self.session
+            .rehearse(async |connection| store::work::claim(connection, &[], Uuid::nil(), Duration::ZERO).await)
+            .await;
         self.rehearse_at = Instant::now() + REHEARSE;
     }
 

@@ -78,13 +78,11 @@ pub struct NewMessage<'a> {
 pub struct Plain {
     /// Digests of the canonical bodies.
     pub digests: Vec<[u8; 32]>,
-    /// What is told of each: messages of the outbox, as an array; none when that is left to the caller.
+    /// What is told of each: messages of the outbox, as an array. Where that is left to the caller, the commit does not wait
+    /// for the disk. Until the next one has, a crash of the database may undo it: nobody outside may be told before.
     pub told: Option<Vec<Value>>,
     /// Scopes of holds. Where one is open, nothing is written.
     pub scopes: Vec<String>,
-    /// Whether the commit may wait for the next one to reach the disk. Until there was one, a crash of the database may
-    /// undo it: nobody outside may be told before.
-    pub is_unflushed: bool,
 }
 
 /// Writes batches with their work, their messages, and their tallies where they have more than one message.
@@ -153,7 +151,7 @@ async fn write(
         &messages.iter().map(|m| m.reference).collect::<Vec<_>>() as &[Option<&str>],
         &messages.iter().map(|m| m.time_zone).collect::<Vec<_>>() as &[Option<&str>],
         &messages.iter().map(|m| m.params.clone()).collect::<Vec<_>>() as &[Option<Value>],
-        plain.is_some_and(|plain| plain.is_unflushed)
+        plain.is_some_and(|plain| plain.told.is_none())
     );
     let written = query.fetch_all(connection).await;
     if plain.is_some() {

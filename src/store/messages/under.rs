@@ -58,9 +58,7 @@ impl Let {
             }
         }
     }
-}
 
-impl Let {
     /// Counts a callback that is faster than the answer to its call, whose settle will find no open call any more: there is
     /// none for a call that the provider has not taken.
     pub(super) fn take_callback(&mut self, change: &Change) {
