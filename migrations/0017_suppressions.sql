@@ -50,6 +50,8 @@ COMMENT ON COLUMN suppression.lifted_at IS 'when that was said: an older stop th
 -- A claim asks it for every message; the first columns are what that knows.
 CREATE UNIQUE INDEX suppression_open_once ON suppression (recipient, tenant_id, account_id, scope) NULLS NOT DISTINCT
     WHERE lifted_at IS NULL;
+-- Whether there is anybody at all whom other messages than marketing concern.
+CREATE INDEX suppression_wide ON suppression (tenant_id) WHERE lifted_at IS NULL AND scope <> 'marketing';
 CREATE INDEX suppression_by_recipient ON suppression (recipient, id);
 CREATE INDEX suppression_by_tenant ON suppression (tenant_id, id);
 CREATE INDEX suppression_by_account ON suppression (account_id, id);

@@ -136,8 +136,8 @@ impl Applier {
         for delivery in deliveries {
             self.read(delivery, &mut events, &mut kept, &mut heard);
         }
-        rows::keep(self.session.connection().await?, &kept).await?;
         hear(&mut self.session, &self.directory.current(), &self.words, &heard).await?;
+        rows::keep(self.session.connection().await?, &kept).await?;
         let most = self.settings.callbacks.apply_max.max(1);
         for group in events.chunks(most) {
             let unsettled = self.apply(group).await?;

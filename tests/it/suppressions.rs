@@ -302,6 +302,7 @@ async fn people_suppress_list_and_lift(_: PgPoolOptions, options: PgConnectOptio
         (json!({"to": ["+819012345678"], "scope": "marketing", "reason": "r"}), "missing_account"),
         (json!({"to": ["+819012345678"], "scope": "account", "account": "mian", "reason": "r"}), "unknown_account"),
         (json!({"to": ["+819012345678"], "scope": "tenant", "account": "main", "reason": "r"}), "not_with_tenant"),
+        (json!({"to": ["+819012345678"], "scope": "tenant", "reason": "\0"}), "ill_formed"),
         (json!({"to": ["+819012345678"], "scope": "tenant", "reason": " "}), "empty"),
         (json!({"to": [], "scope": "tenant", "reason": "r"}), "too_many_addresses"),
     ] {
@@ -338,6 +339,26 @@ async fn people_suppress_list_and_lift(_: PgPoolOptions, options: PgConnectOptio
         (&json!(1), &json!([{"code": "suppressed", "recipients": 1}])),
         "{told}"
     );
+
+    // The same of a group, and of an import.
+    let wish = json!({"name": "vip", "channel": "whatsapp"});
+    assert_eq!(served.call(&operator, Method::POST, "/v1/audiences", Some(wish)).await.0, StatusCode::CREATED);
+    let members = json!({"members": offer["recipients"]});
+    assert_eq!(
+        served.call(&operator, Method::POST, "/v1/audiences/vip/members", Some(members)).await.0,
+        StatusCode::OK
+    );
+    let file = "to,1\n+819012345678,a\n+819012345680,b\n+819012345679,c\n";
+    let path = "/v1/imports?business_number=%2B15550001111&template=spring_offer&language=ja";
+    let made: Value = import(path, file).await.unwrap().json().await.unwrap();
+    for (audience, reached, spared) in [(json!({"group": "vip"}), 1, 1), (json!({"import": made["id"]}), 1, 2)] {
+        let mut job = offer.clone();
+        job.as_object_mut().unwrap().remove("recipients");
+        job["audience"] = audience;
+        let (_, told) = served.call(&operator, Method::POST, "/v1/forecast", Some(job)).await;
+        let left_out = json!([{"code": "suppressed", "recipients": spared}]);
+        assert_eq!((&told["recipients"], &told["left_out"]), (&json!(reached), &left_out), "{told} {made}");
+    }
 
     let path = format!("/v1/suppressions/{}", first["id"]);
     let lift =
