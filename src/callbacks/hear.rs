@@ -163,15 +163,15 @@ impl Wanted {
 }
 
 fn kept(account: &Account, number: Option<NumberId>, message: &InboundCallback, wish: Option<Wish>) -> NewInbound {
-    let text = |text: &Option<String>| text.as_deref().map(|text| storable(text, TEXT_CHARS));
+    let text = |text: Option<&str>| text.map(|text| storable(text, TEXT_CHARS));
     NewInbound {
         account: account.id,
         number,
         provider_message_id: storable(&message.provider_message_id, WORD_CHARS),
         sender: message.sender.as_str().to_owned(),
         kind: storable(&message.kind, WORD_CHARS),
-        text: text(&message.text),
-        payload: text(&message.payload),
+        text: text(message.text.as_deref()),
+        payload: text(message.payload.as_deref()),
         replies_to: message.replies_to.as_deref().map(|id| storable(id, WORD_CHARS)),
         wish,
         at: message.at,

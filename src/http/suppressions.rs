@@ -156,7 +156,8 @@ pub(super) async fn add(
     let limit = BodyLimit { bytes: ADDRESSES_BYTES, time: state.body_timeout(), instead };
     let SuppressRequest { to, scope, account, channel, country, reason } = json(&read(&headers, body, limit).await?)?;
     let request = CoverRequest { scope, account, channel, country, reason };
-    let terms = terms(&*current(&state).await?, &caller, &request)?;
+    let snapshot = current(&state).await?;
+    let terms = terms(&snapshot, &caller, &request)?;
     let report = suppressions::add(&state.store, &terms, &to).await?;
     tell(&caller, scope, &report);
     Ok(Json(report))
@@ -173,7 +174,8 @@ pub(super) async fn import(
     Asked(request): Asked<CoverRequest>,
     body: Body,
 ) -> Result<Json<SuppressionReport>, ApiError> {
-    let terms = terms(&*current(&state).await?, &caller, &request)?;
+    let snapshot = current(&state).await?;
+    let terms = terms(&snapshot, &caller, &request)?;
     let report = suppressions::import(&state.store, &terms, pieces(body, state.body_timeout())).await?;
     tell(&caller, request.scope, &report);
     Ok(Json(report))

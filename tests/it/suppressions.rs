@@ -278,17 +278,33 @@ async fn the_providers_word_makes_one_and_utility_still_goes_out() {
     home.finish().await;
 }
 
-#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
-async fn people_suppress_list_and_lift(_: PgPoolOptions, options: PgConnectOptions) {
-    let served = Served::over(&options).await;
+/// A registry, somebody who operates, and somebody who sees all.
+async fn people(options: &PgConnectOptions) -> (Served, String, String) {
+    let served = Served::over(options).await;
     let admin = served.token(&[Scope::Admin]).await;
     assert_eq!(served.put_registry(&admin, &registry()).await.0, StatusCode::OK);
-    let (operator, whole) = (
-        served.token(&[Scope::Operate, Scope::Publish, Scope::Read]).await,
-        served.token(&[Scope::Read, Scope::Pii]).await,
-    );
+    let operator = served.token(&[Scope::Operate, Scope::Publish, Scope::Read]).await;
+    let whole = served.token(&[Scope::Read, Scope::Pii]).await;
+    (served, operator, whole)
+}
+
+fn marketing(to: &[&str]) -> Value {
+    json!({"to": to, "scope": "marketing", "account": "main", "reason": "phoned"})
+}
+
+async fn upload(served: &Served, token: &str, path: &str, file: &'static str) -> (StatusCode, Value) {
+    let request = served.client().post(format!("{}{path}", served.url)).bearer_auth(token).body(file);
+    let answer = request.send().await.unwrap();
+    (answer.status(), answer.json().await.unwrap())
+}
+
+const FILE: &str = "/v1/suppressions/import?scope=tenant&country=JP&reason=old%20list";
+
+#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
+async fn people_suppress_and_are_told_what_is_wrong(_: PgPoolOptions, options: PgConnectOptions) {
+    let (served, operator, _) = people(&options).await;
     let add = async |body: Value| served.call(&operator, Method::POST, "/v1/suppressions", Some(body)).await;
-    let wish = json!({"to": ["+81 90-1234-5678", "080", "+819012345678"], "scope": "marketing", "account": "main", "reason": "phoned"});
+    let wish = marketing(&["+81 90-1234-5678", "080", "+819012345678"]);
     let (status, told) = add(wish.clone()).await;
     assert_eq!(
         (status, &told["added"], &told["unchanged"], &told["bad"]),
@@ -309,17 +325,25 @@ async fn people_suppress_list_and_lift(_: PgPoolOptions, options: PgConnectOptio
         let (status, told) = add(body).await;
         assert_eq!((status, &told["errors"][0]["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(code)), "{told}");
     }
-    // A file, with a national number and a bad row.
-    let import = |path: &str, file: &'static str| {
-        served.client().post(format!("{}{path}", served.url)).bearer_auth(&operator).body(file).send()
-    };
-    let path = "/v1/suppressions/import?scope=tenant&country=JP&reason=old%20list";
-    let told: Value = import(path, "name,to\n佐藤,090-1234-5679\n鈴木,12\n,\n").await.unwrap().json().await.unwrap();
+}
+
+#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
+async fn a_file_is_taken_row_by_row(_: PgPoolOptions, options: PgConnectOptions) {
+    let (served, operator, _) = people(&options).await;
+    let (_, told) = upload(&served, &operator, FILE, "name,to\n佐藤,090-1234-5679\n鈴木,12\n,\n").await;
     assert_eq!((&told["rows"], &told["added"], &told["bad"]), (&json!(2), &json!(1), &json!(1)), "{told}");
     assert_eq!(told["rejections"][0]["row"], 3);
-    let answer = import(path, "name\nx\n").await.unwrap();
-    assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let (status, told) = upload(&served, &operator, FILE, "name\nx\n").await;
+    assert_eq!((status, &told["errors"][0]["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("missing_column")));
+}
 
+#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
+async fn suppressions_are_listed_and_lifted(_: PgPoolOptions, options: PgConnectOptions) {
+    let (served, operator, whole) = people(&options).await;
+    let body = Some(marketing(&["+819012345678"]));
+    assert_eq!(served.call(&operator, Method::POST, "/v1/suppressions", body).await.0, StatusCode::OK);
+    let (_, told) = upload(&served, &operator, FILE, "to\n09012345679\n").await;
+    assert_eq!(told["added"], 1, "{told}");
     let (_, list) = served.get(&operator, "/v1/suppressions").await;
     assert_eq!(list["items"].as_array().unwrap().len(), 2, "{list}");
     assert!(!list.to_string().contains("+819012345678"), "masked");
@@ -329,7 +353,23 @@ async fn people_suppress_list_and_lift(_: PgPoolOptions, options: PgConnectOptio
         (&first["recipient"], &first["account"], &first["detail"]),
         (&json!("+819012345678"), &json!("main"), &json!("test: phoned"))
     );
+    let path = format!("/v1/suppressions/{}", first["id"]);
+    let lift =
+        async |reason: &str| served.call(&operator, Method::DELETE, &format!("{path}?reason={reason}"), None).await.0;
+    assert_eq!(lift("").await, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(lift("wrote%20again").await, StatusCode::NO_CONTENT);
+    assert_eq!(lift("again").await, StatusCode::CONFLICT);
+    let (_, list) = served.get(&whole, "/v1/suppressions?all=true&recipient=%2B819012345678").await;
+    assert_eq!((&list["items"][0]["lifted_by"], &list["items"][0]["reason"]), (&json!("test"), &json!("wrote again")));
+}
 
+#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
+async fn forecasts_leave_out_who_is_suppressed(_: PgPoolOptions, options: PgConnectOptions) {
+    let (served, operator, _) = people(&options).await;
+    let body = Some(marketing(&["+819012345678"]));
+    assert_eq!(served.call(&operator, Method::POST, "/v1/suppressions", body).await.0, StatusCode::OK);
+    let (_, told) = upload(&served, &operator, FILE, "to\n09012345679\n").await;
+    assert_eq!(told["added"], 1, "{told}");
     let offer = json!({"schema": "send-job/v1", "job_id": "1", "producer": "shop", "business_number": "+15550001111",
         "template": {"name": "spring_offer", "language": "ja"},
         "recipients": [{"to": "+819012345678", "params": {"1": "a"}}, {"to": "+819012345680", "params": {"1": "b"}}]});
@@ -350,7 +390,7 @@ async fn people_suppress_list_and_lift(_: PgPoolOptions, options: PgConnectOptio
     );
     let file = "to,1\n+819012345678,a\n+819012345680,b\n+819012345679,c\n";
     let path = "/v1/imports?business_number=%2B15550001111&template=spring_offer&language=ja";
-    let made: Value = import(path, file).await.unwrap().json().await.unwrap();
+    let (_, made) = upload(&served, &operator, path, file).await;
     for (audience, reached, spared) in [(json!({"group": "vip"}), 1, 1), (json!({"import": made["id"]}), 1, 2)] {
         let mut job = offer.clone();
         job.as_object_mut().unwrap().remove("recipients");
@@ -359,17 +399,6 @@ async fn people_suppress_list_and_lift(_: PgPoolOptions, options: PgConnectOptio
         let left_out = json!([{"code": "suppressed", "recipients": spared}]);
         assert_eq!((&told["recipients"], &told["left_out"]), (&json!(reached), &left_out), "{told} {made}");
     }
-
-    let path = format!("/v1/suppressions/{}", first["id"]);
-    let lift =
-        async |reason: &str| served.call(&operator, Method::DELETE, &format!("{path}?reason={reason}"), None).await.0;
-    assert_eq!(lift("").await, StatusCode::UNPROCESSABLE_ENTITY);
-    assert_eq!(lift("wrote%20again").await, StatusCode::NO_CONTENT);
-    assert_eq!(lift("again").await, StatusCode::CONFLICT);
-    let (_, told) = served.call(&operator, Method::POST, "/v1/forecast", Some(offer)).await;
-    assert_eq!((&told["recipients"], &told["left_out"]), (&json!(2), &json!([])));
-    let (_, list) = served.get(&whole, "/v1/suppressions?all=true&recipient=%2B819012345678").await;
-    assert_eq!((&list["items"][0]["lifted_by"], &list["items"][0]["reason"]), (&json!("test"), &json!("wrote again")));
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]

@@ -285,7 +285,8 @@ pub async fn numbers_with_work(connection: &mut PgConnection) -> Result<Vec<Numb
 /// Claims due messages: stage *calling*, attempt + 1, until `deadline` from now. One statement for all numbers.
 ///
 /// Rows that another transaction holds are left for the next step. After a lost answer, [`claimed_by`] tells what
-/// this `claim_id` took.
+/// this `claim_id` took. Whether anybody at all is suppressed whom the lane concerns is looked at once for all, and only
+/// then each recipient is asked for.
 pub async fn claim(
     connection: &mut PgConnection,
     wants: &[Want],
@@ -333,16 +334,11 @@ pub async fn claim(
                m.recipient, m.params AS "params: Json<Params>", b.template_id,
                CASE WHEN row_number() OVER (PARTITION BY c.batch_id) = 1 THEN b.params END AS "defaults: Json<Params>",
                work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!",
-               -- Whether there is anybody at all that the lane is concerned by is looked at once for all.
-               CASE WHEN EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL AND s.scope <> 'marketing')
-                      OR (c.lane = 'marketing' AND EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL))
-                    THEN (SELECT s.scope FROM suppression s
-                          WHERE s.recipient = m.recipient AND s.tenant_id = b.tenant_id AND s.lifted_at IS NULL
-                            AND (s.account_id IS NULL OR s.account_id = b.account_id)
-                            AND (s.scope <> 'marketing' OR c.lane = 'marketing') LIMIT 1) END AS suppressed
+               CASE WHEN EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL AND s.scope <> 'marketing') OR (c.lane = 'marketing' AND EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL)) THEN
+               (SELECT s.scope FROM suppression s WHERE s.recipient = m.recipient AND s.tenant_id = b.tenant_id AND s.lifted_at IS NULL
+                  AND (s.account_id IS NULL OR s.account_id = b.account_id) AND (s.scope <> 'marketing' OR c.lane = 'marketing') LIMIT 1) END AS suppressed
         FROM claimed c
-        JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq
-        JOIN batch b ON b.batch_id = c.batch_id
+        JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq JOIN batch b ON b.batch_id = c.batch_id
         "#,
         &numbers,
         &leases,
