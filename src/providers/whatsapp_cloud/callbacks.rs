@@ -164,7 +164,7 @@ fn read_change(entry: &Entry<'_, &RawValue>, raw: &RawValue, table: &ErrorTable,
     };
     if change.field == "user_preferences" {
         let account = entry.id.and_then(|id| serde_json::from_str::<String>(id.get()).ok());
-        return match inbound::preferences(account, change.value) {
+        return match inbound::preferences(account.as_deref(), change.value) {
             Some(found) => callbacks.preferences.extend(found),
             None => keep("management", None, &change.field, change.value),
         };

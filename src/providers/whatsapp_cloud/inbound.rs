@@ -119,7 +119,7 @@ struct Preference<'a> {
 }
 
 /// The value of the field `user_preferences`; none when something in it is not known to this version, so that it is kept as a whole.
-pub(super) fn preferences(account: Option<String>, raw: &RawValue) -> Option<Vec<PreferenceCallback>> {
+pub(super) fn preferences(account: Option<&str>, raw: &RawValue) -> Option<Vec<PreferenceCallback>> {
     let value: Preferences<'_> = serde_json::from_str(raw.get()).ok()?;
     let number = value.metadata.map(|metadata| metadata.phone_number_id);
     let read = |preference: Preference<'_>| {
@@ -127,7 +127,7 @@ pub(super) fn preferences(account: Option<String>, raw: &RawValue) -> Option<Vec
         let people = people(preference.wa_id.as_deref(), preference.user_id.as_deref());
         let at = DateTime::from_timestamp(preference.timestamp, 0)?;
         (preference.category == "marketing_messages" && !people.is_empty()).then(|| PreferenceCallback {
-            provider_account_id: account.clone(),
+            provider_account_id: account.map(str::to_owned),
             provider_number_id: number.clone(),
             people,
             wish,
@@ -249,7 +249,7 @@ mod tests {
                 r#"{{"contacts":[],"user_preferences":[{{"wa_id":"819012345678","user_id":"JP.1349","detail":"d",
                     "category":"{category}","value":"{value}","timestamp":1731705721}}]}}"#
             );
-            preferences(Some("2001".to_owned()), &raw(&text))
+            preferences(Some("2001"), &raw(&text))
         };
         for (value, wish) in [("stop", Wish::Stop), ("resume", Wish::Resume)] {
             let found = told("marketing_messages", value).unwrap();
