@@ -152,13 +152,13 @@ async fn only_what_was_said_later_changes_something() {
         .unwrap();
     assert_eq!(suppressions::resume(&mut connection, &[resume(50, false)]).await.unwrap(), 0);
     assert_eq!(suppressions::resume(&mut connection, &[resume(50, true), resume(51, true)]).await.unwrap(), 1);
-    let left: Vec<i64> = sqlx::query_scalar("SELECT id FROM suppression WHERE lifted_at IS NULL ORDER BY id")
+    let open: Vec<i64> = sqlx::query_scalar("SELECT id FROM suppression WHERE lifted_at IS NULL ORDER BY id")
         .fetch_all(&mut *connection)
         .await
         .unwrap();
-    assert_eq!(left.len(), 2);
+    assert_eq!(open.len(), 2);
     let lift = async |connection: &mut _, tenant| {
-        suppressions::lift(connection, tenant, left[0], "me", "asked").await.unwrap()
+        suppressions::lift(connection, tenant, open[0], "me", "asked").await.unwrap()
     };
     assert_eq!(lift(&mut connection, TenantId(2)).await, Lifted::Unknown);
     assert_eq!(lift(&mut connection, TenantId(1)).await, Lifted::Now);
