@@ -135,3 +135,29 @@ FROM work w JOIN checklist.messages m ON m.batch_id = w.batch_id AND m.seq = w.s
 WHERE m.state = 'pending';
 COMMENT ON COLUMN checklist.pending.window_closes_at IS
     'when the window of the recipient''s hours closes, which opens at due_at: not sent after';
+
+CREATE OR REPLACE VIEW checklist.received AS
+SELECT i.id, t.name AS tenant, a.channel, a.name AS account, n.business_number, i.provider_message_id, i.sender, i.kind,
+       i.text, i.payload, i.replies_to, i.wish, i.received_at
+FROM inbound_message i
+JOIN account a ON a.id = i.account_id
+JOIN tenant t ON t.id = a.tenant_id
+LEFT JOIN business_number n ON n.id = i.number_id;
+COMMENT ON COLUMN checklist.received.id IS 'the message here';
+COMMENT ON COLUMN checklist.received.tenant IS 'who owns the account';
+COMMENT ON COLUMN checklist.received.channel IS 'whatsapp, viber, messenger, instagram or email';
+COMMENT ON COLUMN checklist.received.account IS 'the account it came to';
+COMMENT ON COLUMN checklist.received.business_number IS 'the identity it was written to';
+COMMENT ON COLUMN checklist.received.provider_message_id IS 'the provider''s id of the message';
+COMMENT ON COLUMN checklist.received.sender IS 'who wrote it, as the channel gives it';
+COMMENT ON COLUMN checklist.received.kind IS 'the provider''s word: text, button, button_reply, image …';
+COMMENT ON COLUMN checklist.received.text IS 'what it says, or the label of the button';
+COMMENT ON COLUMN checklist.received.payload IS 'what the template gave the button';
+COMMENT ON COLUMN checklist.received.replies_to IS 'the provider''s id of the message it answers';
+COMMENT ON COLUMN checklist.received.wish IS 'stop or resume, when it was taken for that';
+COMMENT ON COLUMN checklist.received.received_at IS 'when the provider received it';
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'dispatch_reader') THEN
+        GRANT SELECT ON checklist.received TO dispatch_reader;
+    END IF;
+END $$;

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::Group;
+use super::{
+    Group,
+    hear::{Heard, hear},
+};
 use crate::{
     broker::{Broker, Consumer, Delivery},
     domain::{
@@ -19,6 +22,7 @@ use crate::{
         ids::{AccountId, MessageKey, NumberId},
         message::MessageEvent,
         retry::{PERSIST, RetryPolicy},
+        suppression::Words,
     },
     fault::{self, Point},
     providers::{self, Status, StatusCallback},
@@ -48,6 +52,7 @@ pub struct Applier {
     providers: providers::Registry,
     settings: Arc<Settings>,
     policy: RetryPolicy,
+    words: Words,
 }
 
 /// A status on its way to its message, as it is also stored while it waits.
@@ -73,8 +78,8 @@ async fn gathered(consumer: &mut Consumer, most: u16, not_before: Instant) -> Ve
 impl Applier {
     /// An applier with a database connection of its own.
     pub fn new(store: &Store, directory: Directory, providers: providers::Registry, settings: Arc<Settings>) -> Self {
-        let policy = settings.retry.policy();
-        Self { session: Session::new(store.clone(), "callbacks"), directory, providers, settings, policy }
+        let (policy, words) = (settings.retry.policy(), settings.suppression.words());
+        Self { session: Session::new(store.clone(), "callbacks"), directory, providers, settings, policy, words }
     }
 
     /// Applies until `stop`; what is being applied is finished and acknowledged.
@@ -127,10 +132,11 @@ impl Applier {
     }
 
     async fn try_deliveries(&mut self, deliveries: &[Delivery]) -> Result<(), StoreError> {
-        let (mut events, mut kept) = (Vec::new(), Vec::new());
+        let (mut events, mut kept, mut heard) = (Vec::new(), Vec::new(), Heard::default());
         for delivery in deliveries {
-            self.read(delivery, &mut events, &mut kept);
+            self.read(delivery, &mut events, &mut kept, &mut heard);
         }
+        hear(&mut self.session, &self.directory.current(), &self.words, &heard).await?;
         rows::keep(self.session.connection().await?, &kept).await?;
         let most = self.settings.callbacks.apply_max.max(1);
         for group in events.chunks(most) {
@@ -169,7 +175,7 @@ impl Applier {
     }
 
     /// What a broker message holds. Nothing in it can stop the rest: what cannot be read is kept.
-    fn read(&self, delivery: &Delivery, events: &mut Vec<Event>, kept: &mut Vec<Kept>) {
+    fn read(&self, delivery: &Delivery, events: &mut Vec<Event>, kept: &mut Vec<Kept>, heard: &mut Heard) {
         let group: Group<'_> = match serde_json::from_slice(&delivery.body) {
             Ok(group) => group,
             Err(error) => {
@@ -193,6 +199,8 @@ impl Applier {
                         body,
                     }));
                     events.extend(callbacks.statuses.into_iter().filter_map(|status| event(account.id, status)));
+                    heard.inbound.extend(callbacks.inbound.into_iter().map(|message| (account.id, message)));
+                    heard.preferences.extend(callbacks.preferences.into_iter().map(|wish| (account.id, wish)));
                 }
                 Err(error) => {
                     tracing::warn!(account.name = account.name, %error, "kept a callback that cannot be read");

@@ -4,6 +4,7 @@
 //! costs a repeat and nothing more.
 
 mod apply;
+mod hear;
 mod receive;
 
 pub use apply::Applier;

@@ -7,7 +7,7 @@ use crate::{
     checklist::{ChecklistError, number_ids},
     domain::ids::{BatchId, TenantId},
     providers::{self, Advice, Resend},
-    store::{Store, checklist},
+    store::{Connection, Store, checklist, checklist::messages::MessageRow},
 };
 
 /// All failures of one code.
@@ -65,6 +65,22 @@ pub async fn failures(
         }
     });
     Ok(advised.collect())
+}
+
+/// What to do about a message that is not sent.
+pub(super) async fn advice(
+    connection: &mut Connection,
+    providers: &providers::Registry,
+    tenant: TenantId,
+    message: &MessageRow,
+) -> Result<Option<Advice>, ChecklistError> {
+    let is_over = matches!(message.state.as_str(), "failed" | "expired" | "suppressed");
+    let Some(code) = message.code.as_deref().filter(|_| is_over) else {
+        return Ok(None);
+    };
+    let provider = checklist::failures::provider_of(connection, tenant, &message.account).await?;
+    let known = provider.as_deref().and_then(|name| providers.get(name)).and_then(|p| p.errors().get(code));
+    Ok(Some(known.map_or_else(unknown_advice, |known| known.advice.clone())))
 }
 
 fn unknown_advice() -> Advice {

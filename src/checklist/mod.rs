@@ -8,6 +8,7 @@ mod audiences;
 mod failures;
 mod holds;
 mod imports;
+mod suppressions;
 mod uncertain;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ pub use audiences::list_audiences;
 pub use failures::{AdvisedFailure, failures};
 pub use holds::{close_hold, find_hold, list_holds, open_hold};
 pub use imports::{find_import, list_changed_cells, list_imports, list_rejected_rows};
+pub use suppressions::{ReceivedQuery, SuppressionQuery, list_received, list_suppressions};
 pub use uncertain::{ResolveRequest, Resolved, UncertainMessage, list_uncertain, resolve};
 
 use crate::{
@@ -26,6 +28,7 @@ use crate::{
         ids::{BatchId, MessageKey, TenantId},
         message::MessageState,
     },
+    providers::{self, Advice},
     store::{
         Connection, Store, StoreError,
         checklist::{
@@ -120,6 +123,9 @@ pub struct MessageWithAttempts {
     /// What was decided about calls whose outcome nobody knew, in order.
     #[serde(default)]
     pub decisions: Vec<DecisionRow>,
+    /// What to do about the code of one that is not sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<Advice>,
 }
 
 /// Which batches, as people write it.
@@ -308,6 +314,7 @@ fn shown(mut row: MessageRow, whole: bool) -> Message {
 /// One message with its calls.
 pub async fn find_message(
     store: &Store,
+    providers: &providers::Registry,
     tenant: TenantId,
     key: MessageKey,
     whole: bool,
@@ -318,7 +325,8 @@ pub async fn find_message(
     };
     let attempts = messages::attempts(&mut connection, key).await?;
     let decisions = messages::decisions(&mut connection, key).await?;
-    Ok(Some(MessageWithAttempts { message: shown(row, whole), attempts, decisions }))
+    let advice = failures::advice(&mut connection, providers, tenant, &row).await?;
+    Ok(Some(MessageWithAttempts { message: shown(row, whole), attempts, decisions, advice }))
 }
 
 /// A page of jobs that were refused whole.

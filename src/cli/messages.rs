@@ -105,6 +105,7 @@ fn remark(m: &Message) -> String {
         return format!("held: holds list, id {hold}");
     }
     let why = row.reason.as_ref().map(|reason| format!("{} {reason}", output::maybe(row.code.as_ref())));
+    let why = why.or_else(|| row.code.clone().filter(|_| row.state == "suppressed"));
     let closes = row.window_closes_at.map(|at| format!(", until {} in the recipient's hours", output::time(at)));
     let due = row.due_at.map(|due| format!("due {}{}", output::time(due), closes.unwrap_or_default()));
     why.or(due).unwrap_or_default()
@@ -141,6 +142,7 @@ fn show_message(shown: &MessageWithAttempts) -> anyhow::Result<()> {
         ("delivered", at(row.delivered_at)),
         ("read", at(row.read_at)),
         ("ended", at(row.ended_at)),
+        ("advice", shown.advice.as_ref().map(|advice| advice.en.clone()).unwrap_or_default()),
     ])?;
     for a in &shown.attempts {
         output::line(&format!(

@@ -19,6 +19,7 @@ mod recover;
 mod registry;
 mod send;
 mod server;
+mod suppressions;
 mod tokens;
 mod uncertain;
 
@@ -127,6 +128,12 @@ enum Command {
     /// Groups of recipients, kept by name
     #[command(subcommand)]
     Audiences(audiences::AudiencesCommand),
+    /// Recipients who must not be messaged
+    #[command(subcommand)]
+    Suppressions(suppressions::SuppressionsCommand),
+    /// What recipients wrote
+    #[command(subcommand)]
+    Received(suppressions::ReceivedCommand),
     /// Mark what may have been sent after the database went back in time
     Recover(recover::RecoverArgs),
     /// Tokens of the API
@@ -169,6 +176,8 @@ impl Cli {
             Command::Templates(command) => registry::run(common, registry::Kind::Templates, command).await,
             Command::Imports(command) => imports::run(common, command).await,
             Command::Audiences(command) => audiences::run(common, command).await,
+            Command::Suppressions(command) => suppressions::run(common, command).await,
+            Command::Received(command) => suppressions::received(common, command).await,
             Command::Tokens(command) => tokens::run(common, command).await,
         }
     }

@@ -58,6 +58,11 @@ const PLAIN: &[&str] = &[
     "audiences empty vip",
     "audiences delete vip",
     "audiences export vip f.csv",
+    "suppressions add --to +819012345678,+819012345679 --account main --reason r",
+    "suppressions import f.csv --scope tenant --country JP --reason r",
+    "suppressions list --recipient +819012345678 --scope marketing --source keyword --all",
+    "suppressions lift 7 --reason r",
+    "received list --number +81312345678 --since 2026-01-31T09:00:00Z --until 2026-02-01T09:00:00+09:00",
 ];
 
 /// A line for every command: what it needs and no more.

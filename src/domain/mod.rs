@@ -22,6 +22,7 @@ pub mod rate;
 pub mod retry;
 pub mod schedule;
 pub mod spreadsheet;
+pub mod suppression;
 pub mod template;
 pub mod terms;
 pub mod uncertain;

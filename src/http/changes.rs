@@ -92,6 +92,10 @@ pub(super) fn given(reason: &str) -> Result<&str, ApiError> {
         let problem = Problem::new("/reason", "empty", "say why, for whoever asks later");
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
     }
+    if reason.contains('\0') {
+        let problem = Problem::new("/reason", "ill_formed", "must have no NUL");
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, vec![problem]));
+    }
     Ok(reason)
 }
 

@@ -114,7 +114,8 @@ pub(super) async fn message(
     Path(message): Path<String>,
 ) -> Result<Json<MessageWithAttempts>, ApiError> {
     let key: MessageKey = id(&message, "message")?;
-    let found = checklist::find_message(&state.store, caller.tenant, key, caller.may(Scope::Pii)).await?;
+    let (store, whole) = (&state.store, caller.may(Scope::Pii));
+    let found = checklist::find_message(store, &state.providers, caller.tenant, key, whole).await?;
     found.map(Json).ok_or_else(|| ApiError::not_found("message"))
 }
 

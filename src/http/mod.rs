@@ -15,6 +15,7 @@ mod imports;
 mod jobs;
 mod lists;
 pub mod openapi;
+mod suppressions;
 mod system;
 mod trace;
 mod uncertain;
@@ -35,6 +36,7 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 pub use audiences::{AudienceRequest, Removed};
 pub use campaigns::{CampaignInfo, NextFiring, Resumed, TestRequest};
 pub use error::{ApiError, Errors};
+pub use suppressions::SuppressRequest;
 pub use system::Check;
 
 use crate::{
@@ -115,6 +117,7 @@ pub fn router(state: HttpState) -> Router {
         .merge(quick)
         // An upload takes as long as the file is large.
         .merge(guarded(Scope::Publish, upload_routes()))
+        .merge(guarded(Scope::Operate, Router::new().route("/v1/suppressions/import", post(suppressions::import))))
         .route("/healthz", get(system::alive))
         .route("/readyz", get(system::ready))
         .route("/metrics", get(system::metrics))
@@ -150,12 +153,14 @@ fn upload_routes() -> Router<HttpState> {
 }
 
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 29] = [
+    let routes: [(&str, MethodRouter<HttpState>); 31] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
         ("/v1/messages", get(lists::messages)),
         ("/v1/messages/{message}", get(lists::message)),
+        ("/v1/received", get(suppressions::received)),
+        ("/v1/suppressions", get(suppressions::list)),
         ("/v1/uncertain", get(uncertain::list)),
         ("/v1/failures", get(lists::failures)),
         ("/v1/jobs/rejected", get(lists::rejected_jobs)),
@@ -193,6 +198,8 @@ fn operate_routes() -> Router<HttpState> {
         .route("/v1/batches/{batch}/cancel", post(control::cancel_batch))
         .route("/v1/messages/{message}/cancel", post(control::cancel_message))
         .route("/v1/uncertain/resolve", post(uncertain::resolve))
+        .route("/v1/suppressions", post(suppressions::add))
+        .route("/v1/suppressions/{suppression}", delete(suppressions::remove))
         .route("/v1/campaigns/{key}", put(campaigns::apply))
         .route("/v1/campaigns/{key}/run", post(campaigns::run))
         .route("/v1/campaigns/{key}/test", post(campaigns::test))

@@ -8,7 +8,7 @@ use utoipa::{
     },
 };
 
-use crate::http::{audiences, campaigns, changes, control, forecast, imports, jobs, lists, uncertain};
+use crate::http::{audiences, campaigns, changes, control, forecast, imports, jobs, lists, suppressions, uncertain};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -25,7 +25,8 @@ use crate::http::{audiences, campaigns, changes, control, forecast, imports, job
         campaigns::test, campaigns::pause, campaigns::resume, campaigns::archive, campaigns::cancel,
         audiences::create, audiences::list, audiences::show, audiences::add, audiences::fill, audiences::numbers,
         audiences::remove, audiences::empty, audiences::delete, audiences::export::export,
-        forecast::of_job, forecast::of_campaign,        control::pause, control::resume, control::cancel_batch, control::cancel_message,
+        forecast::of_job, forecast::of_campaign, suppressions::add, suppressions::import, suppressions::list,
+        suppressions::remove, suppressions::received, control::pause, control::resume, control::cancel_batch, control::cancel_message,
         changes::open_hold, changes::close_hold, changes::nudge_upkeep, changes::put_registry, changes::accounts,
         changes::account, changes::numbers, changes::templates, changes::template, changes::create_token,
         changes::list_tokens, changes::revoke_token,

@@ -32,7 +32,7 @@ use crate::{
 pub struct Forecast {
     /// Recipients that it would reach.
     pub recipients: i64,
-    /// Recipients that it would not, by reason. `window`: in whose hours no window opens while it lives. `country`: in
+    /// Recipients that it would not, by reason. `suppressed`: who take no such messages. `window`: in whose hours no window opens while it lives. `country`: in
     /// countries that the list of the account leaves out, and `tier`: beyond what its portfolio may reach in 24 hours, as
     /// if all went now; these are called all the same, and it is the provider who refuses them.
     pub left_out: Vec<LeftOut>,
@@ -118,7 +118,7 @@ pub async fn forecast_job(store: &Store, asked: Asked<'_>) -> Result<Forecast, S
     let terms = &number.account.terms;
     let limit = terms.tier.filter(|tier| tier.people().is_some());
     Ok(Forecast {
-        recipients: answer.accepted - reach.without - reach.abroad - reach.beyond,
+        recipients: answer.accepted - reach.suppressed - reach.without - reach.abroad - reach.beyond,
         left_out,
         tier: limit.map(|limit| TierUse { limit, used: reach.written }),
         cost: terms.rates.as_ref().map(|rates| rates.cost(template.template.category, &reach.countries)),
@@ -142,9 +142,10 @@ fn until(now: DateTime<Utc>, at: Option<DateTime<Utc>>) -> Duration {
 /// The messages by when they become due.
 fn parts(asked: &Asked<'_>, now: DateTime<Utc>) -> Vec<Part> {
     let end = asked.expires_at.map(|at| until(now, Some(at)));
+    let suppressed = asked.reach.as_ref().map_or(0, |reach| reach.suppressed);
     let whole = Load {
         lane: Lane::from(asked.template.template.category),
-        messages: u32::try_from(asked.answer.accepted).unwrap_or(u32::MAX),
+        messages: u32::try_from(asked.answer.accepted - suppressed).unwrap_or(u32::MAX),
         due_in: until(now, asked.send_at),
     };
     let part = |(window, messages): (&Opening, &u32)| Part {
@@ -164,7 +165,12 @@ async fn left_out(connection: &mut Connection, asked: &Asked<'_>) -> Result<Vec<
         left_out.extend(load::refused_rows(connection, import).await?);
     }
     if let Some(reach) = &asked.reach {
-        let counted = [(SkipReason::Window.as_str(), reach.without), ("country", reach.abroad), ("tier", reach.beyond)];
+        let counted = [
+            ("suppressed", reach.suppressed),
+            (SkipReason::Window.as_str(), reach.without),
+            ("country", reach.abroad),
+            ("tier", reach.beyond),
+        ];
         let some = counted.into_iter().filter(|(_, recipients)| *recipients > 0);
         left_out.extend(some.map(|(code, recipients)| LeftOut { code: code.to_owned(), recipients }));
     }

@@ -43,6 +43,7 @@ mod rehearsal;
 pub mod report;
 mod rows;
 mod sheet;
+pub mod suppressions;
 mod trail;
 mod windows;
 mod workbook;

@@ -1,5 +1,5 @@
-//! Going through the recipients of a job before it is given: who has which window, who lives where, and who would be one
-//! too many.
+//! Going through the recipients of a job before it is given: who does not want it, who has which window, who lives where,
+//! and who would be one too many.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,16 +8,23 @@ use chrono::Utc;
 use crate::{
     domain::{
         address::Address,
+        lane::Lane,
         schedule::{Finder, Opening},
         terms::{AccountTerms, Tier},
     },
     intake::{check::Checked, freeze},
-    store::{StoreError, checklist::load, session::Connection},
+    store::{
+        StoreError,
+        checklist::load::{self, Among},
+        session::Connection,
+    },
 };
 
 /// What is found.
 #[derive(Debug, Default)]
 pub struct Reach {
+    /// Recipients who take no such messages.
+    pub suppressed: i64,
     /// Of a job with hours of the recipients, how many have which window.
     pub windows: Option<HashMap<Opening, u32>>,
     /// Recipients who have none while their messages would live.
@@ -32,10 +39,11 @@ pub struct Reach {
     pub countries: BTreeMap<String, i64>,
 }
 
-/// Goes through the recipients of a job, if it has hours or its account has terms.
+/// Goes through the recipients of a job, if it has hours, its account has terms, or some of them are suppressed.
 pub(super) async fn reach(connection: &mut Connection, checked: &Checked) -> Result<Option<Reach>, StoreError> {
     let terms = &checked.number.account.terms;
-    if checked.hours.is_none() && *terms == AccountTerms::default() {
+    let suppressed = suppressed(connection, checked).await?;
+    if checked.hours.is_none() && *terms == AccountTerms::default() && suppressed.is_empty() {
         return Ok(None);
     }
     let send_at = checked.send_at.unwrap_or_else(Utc::now);
@@ -48,7 +56,7 @@ pub(super) async fn reach(connection: &mut Connection, checked: &Checked) -> Res
     };
     let reach = Reach { windows: finder.as_ref().map(|_| HashMap::new()), written: written.len(), ..Reach::default() };
     let room = limit.map(|limit| limit.saturating_sub(written.len()));
-    let mut sight = Sight { finder, terms, written, room, reach };
+    let mut sight = Sight { suppressed, finder, terms, written, room, reach };
     match (&checked.group, checked.import) {
         (Some(_), _) => freeze::visit(connection, checked, |to, zone| sight.see(&to, zone.as_deref())).await?,
         (None, Some((import, _))) => {
@@ -59,7 +67,19 @@ pub(super) async fn reach(connection: &mut Connection, checked: &Checked) -> Res
     Ok(Some(sight.reach))
 }
 
+async fn suppressed(connection: &mut Connection, checked: &Checked) -> Result<HashSet<Address>, StoreError> {
+    let (account, lane) = (&checked.number.account, Lane::from(checked.template.template.category));
+    let these: Vec<&str> = checked.recipients.iter().map(|good| good.to.as_str()).collect();
+    let among = match (&checked.group, checked.import) {
+        (Some(group), _) => Among::Group(&group.name),
+        (None, Some((import, _))) => Among::Import(import),
+        (None, None) => Among::These(&these),
+    };
+    load::suppressed(connection, account, lane, among).await
+}
+
 struct Sight<'a> {
+    suppressed: HashSet<Address>,
     finder: Option<Finder<'a>>,
     terms: &'a AccountTerms,
     /// Whoever is among them does not count again.
@@ -72,7 +92,11 @@ struct Sight<'a> {
 impl Sight<'_> {
     /// Each recipient is counted for the first reason only.
     fn see(&mut self, recipient: &Address, time_zone: Option<&str>) {
-        let Self { finder, terms, written, room, reach } = self;
+        let Self { suppressed, finder, terms, written, room, reach } = self;
+        if suppressed.contains(recipient) {
+            reach.suppressed += 1;
+            return;
+        }
         if let (Some(finder), Some(windows)) = (finder, &mut reach.windows) {
             let Some(opening) = finder.find(recipient, time_zone) else {
                 reach.without += 1;

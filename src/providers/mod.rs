@@ -19,8 +19,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::domain::{
     Channel,
+    address::Address,
     failure::{FailureClass, Outcome},
     ids::Token,
+    suppression::Wish,
     template::{Filled, Template},
 };
 
@@ -85,7 +87,7 @@ pub struct SendRequest {
     /// Its slots, filled for this recipient.
     pub filled: Filled,
     /// The recipient as the channel takes it.
-    pub to: crate::domain::address::Address,
+    pub to: Address,
     /// Echoed by every callback about this call.
     pub token: Token,
 }
@@ -149,11 +151,55 @@ pub enum Status {
     Other(String),
 }
 
+/// A message of a recipient to one of our numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundCallback {
+    /// The provider's id of the message.
+    pub provider_message_id: String,
+    /// The provider's id of the number it was written to.
+    pub provider_number_id: String,
+    /// Who wrote it.
+    pub sender: Address,
+    /// Other addresses of the same person.
+    pub also: Vec<Address>,
+    /// The provider's word for what it is.
+    pub kind: String,
+    /// What it says, or the label of the button.
+    pub text: Option<String>,
+    /// What stands behind a button.
+    pub payload: Option<String>,
+    /// A button of ours was tapped.
+    pub is_button: bool,
+    /// The provider's id of the message it answers.
+    pub replies_to: Option<String>,
+    /// When, by the provider's clock.
+    pub at: DateTime<Utc>,
+}
+
+/// A recipient that changed at the provider what it takes of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreferenceCallback {
+    /// The provider's id of the account.
+    pub provider_account_id: Option<String>,
+    /// The provider's id of the number, when it names one.
+    pub provider_number_id: Option<String>,
+    /// All addresses of the person.
+    pub people: Vec<Address>,
+    /// What it wants.
+    pub wish: Wish,
+    /// When, by the provider's clock.
+    pub at: DateTime<Utc>,
+}
+
 /// What one callback body held.
 #[derive(Debug, Default)]
 pub struct Callbacks {
     /// Statuses of messages, in the order of the body.
     pub statuses: Vec<StatusCallback>,
+    /// Messages of recipients.
+    pub inbound: Vec<InboundCallback>,
+    /// What recipients want.
+    pub preferences: Vec<PreferenceCallback>,
     /// What else stood in it, each as the kind it is kept under (`inbound`, `management`, `unparsed`) and its JSON.
     pub kept: Vec<(&'static str, String)>,
 }

@@ -27,7 +27,7 @@ named! {
     pub enum Scope {
         /// Publish jobs, import files, keep audience groups.
         Publish = "publish",
-        /// Open and close holds, decide about uncertain messages, change and run campaigns.
+        /// Open and close holds, decide about uncertain messages, change and run campaigns, record and lift suppressions.
         Operate = "operate",
         /// See lists and the registry.
         Read = "read",

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::{
-    domain::{lane::Lane, nearest::nearest, retry::RetryPolicy, uncertain::UncertainPolicy},
+    domain::{lane::Lane, nearest::nearest, retry::RetryPolicy, suppression::Words, uncertain::UncertainPolicy},
     providers::http::HttpSettings,
 };
 
@@ -54,6 +54,8 @@ pub struct Settings {
     pub uncertain: Uncertain,
     /// Applying callbacks.
     pub callbacks: Callbacks,
+    /// By which words recipients want no more marketing.
+    pub suppression: Suppression,
     /// Campaigns by the clock.
     pub campaigns: Campaigns,
     /// Periodic repairs.
@@ -109,6 +111,8 @@ sections! {
     }
     /// Section `callbacks`.
     Callbacks { prefetch: u16, apply_max: usize, group_max: usize, retry_window_h: i64, wait_max_s: i64, }
+    /// Section `suppression`.
+    Suppression { stop_words: String, stop_buttons: String, resume_words: String, }
     /// Section `campaigns`.
     Campaigns { tick_ms: u64, approval_over: i64, }
     /// Section `upkeep`.
@@ -123,6 +127,13 @@ impl Pacing {
     /// How long a call that was written may count at the provider: the second of its limit, and the jitter.
     pub const fn window(&self) -> Duration {
         Duration::from_millis(1000 + self.jitter_ms)
+    }
+}
+
+impl Suppression {
+    /// The words to compare with.
+    pub fn words(&self) -> Words {
+        Words::read(&self.stop_words, &self.stop_buttons, &self.resume_words)
     }
 }
 

@@ -103,6 +103,28 @@ pub async fn delete_callbacks(
     Ok(done.rows_affected())
 }
 
+/// Deletes messages of recipients that are old, at most `most`; says how many.
+pub async fn delete_received(
+    connection: &mut PgConnection,
+    kept_from: DateTime<Utc>,
+    most: i64,
+) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        "DELETE FROM inbound_message WHERE id IN (
+             SELECT i.id FROM account a
+             -- each account by its own index
+             CROSS JOIN LATERAL (SELECT id FROM inbound_message WHERE account_id = a.id AND received_at < $1
+                                 ORDER BY received_at, id LIMIT $2) i
+             LIMIT $2)",
+        kept_from,
+        most
+    )
+    .execute(connection)
+    .await
+    .doing("delete old inbound messages")?;
+    Ok(done.rows_affected())
+}
+
 /// How many blocks the longest partition of the job ids has.
 pub async fn job_blocks(connection: &mut PgConnection) -> Result<i64, StoreError> {
     sqlx::query_scalar!(

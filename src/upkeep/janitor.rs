@@ -149,6 +149,9 @@ impl Janitor {
         while retention::delete_callbacks(self.session.connection().await?, kept_from, most).await? > 0 {
             self.breathe().await;
         }
+        while retention::delete_received(self.session.connection().await?, kept_from, most).await? > 0 {
+            self.breathe().await;
+        }
         while occurrences::delete_old(self.session.connection().await?, kept_from, most).await? > 0 {
             self.breathe().await;
         }

@@ -64,7 +64,7 @@ impl Home {
     }
 
     /// Publishes as a producer does, and waits for the answer.
-    async fn publish(&self, peer: &Peer, job: &Value) -> Value {
+    pub(crate) async fn publish(&self, peer: &Peer, job: &Value) -> Value {
         let (queue, mut answers) = peer.listen("", "").await;
         let properties = lapin::BasicProperties::default().with_reply_to(queue.as_str().into());
         let body = serde_json::to_vec(job).unwrap();
@@ -83,7 +83,7 @@ impl Home {
     }
 
     /// Posts a callback as the provider signs it.
-    async fn signed(&self, body: &Value) -> u16 {
+    pub(crate) async fn signed(&self, body: &Value) -> u16 {
         let body = serde_json::to_vec(body).unwrap();
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"test-app-secret").unwrap();
         mac.update(&body);
@@ -100,7 +100,7 @@ impl Home {
     }
 }
 
-fn job(id: &str, recipients: std::ops::Range<u32>) -> Value {
+pub(crate) fn job(id: &str, recipients: std::ops::Range<u32>) -> Value {
     let recipients: Vec<Value> = recipients
         .map(|i| json!({"to": format!("+8190{:08}", 10_000_000 + i), "params": {"body.name": "佐藤"}, "ref": format!("crm-{i}")}))
         .collect();

@@ -21,6 +21,7 @@ mod registry;
 mod resolve;
 mod served;
 mod support;
+mod suppressions;
 mod uncertain;
 mod upkeep;
 mod windows;

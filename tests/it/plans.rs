@@ -28,7 +28,7 @@ async fn read_through(connection: &mut PgConnection) -> Vec<(String, i64, i64)> 
     sqlx::query_as(
         "SELECT relname::text, seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables
          WHERE (seq_tup_read > 1000 OR idx_tup_fetch > 20000)
-           AND (relname LIKE 'message%' OR relname LIKE 'batch%' OR relname LIKE 'work%')",
+           AND (relname LIKE 'message%' OR relname LIKE 'batch%' OR relname LIKE 'work%' OR relname = 'suppression')",
     )
     .fetch_all(connection)
     .await
@@ -95,15 +95,23 @@ async fn hot_statements_use_their_indexes_on_empty_and_on_full_tables() {
     let taken = leases::take(connection, worker, &[world.number(1)], Duration::ZERO).await.unwrap();
     let lease = taken[0].lease;
     // Statistics of empty tables, as a new month's partition has them when its first campaign starts.
-    for statement in
-        ["ALTER TABLE work SET (autovacuum_enabled = false)", "VACUUM ANALYZE work, message, batch, batch_tally"]
-    {
+    for statement in [
+        "ALTER TABLE work SET (autovacuum_enabled = false)",
+        "VACUUM ANALYZE work, message, batch, batch_tally, suppression",
+    ] {
         sqlx::raw_sql(statement).execute(&mut *connection).await.unwrap();
     }
     assert_eq!(run_hot_statements(connection, &world, lease).await, 0);
     world.batch(world.number(1), "offer", 0, 100_000).await;
     world.batch(world.number(2), "offer", 1_000_000, 100_000).await;
     world.jobs_of_one(world.number(2), 50_000).await;
+    sqlx::raw_sql(
+        "INSERT INTO suppression (tenant_id, account_id, scope, recipient, source)
+         SELECT 1, id, 'marketing', '+8180' || lpad(i::text, 8, '0'), 'file' FROM account, generate_series(1, 50000) i",
+    )
+    .execute(&mut *session.connection().await.unwrap())
+    .await
+    .unwrap();
     let run = async |session: &mut Session| {
         let connection = session.connection().await.unwrap();
         assert_eq!(run_hot_statements(connection, &world, lease).await, 100);
@@ -112,7 +120,7 @@ async fn hot_statements_use_their_indexes_on_empty_and_on_full_tables() {
     session.look().await.unwrap();
     run(&mut session).await;
     let connection = session.connection().await.unwrap();
-    sqlx::raw_sql("ANALYZE work, message, batch, batch_tally").execute(&mut *connection).await.unwrap();
+    sqlx::raw_sql("ANALYZE work, message, batch, batch_tally, suppression").execute(&mut *connection).await.unwrap();
     run(&mut session).await;
     // The measure itself sees a table that is read through.
     let mut tx = session.begin().await.unwrap();

@@ -127,6 +127,7 @@ async fn old_batch(connection: &mut PgConnection, at: &str) -> BatchId {
         "INSERT INTO job (tenant_id, producer, job_id, body_sha256, batch_id, created_at) VALUES (1, 'test', $1::text, '', $1, $2)",
         "INSERT INTO batch_rejected (batch_id, row, pointer, code, reason) SELECT $1, 1, '/to', 'c', 'r' WHERE $2 < now()",
         "INSERT INTO callback_kept (account_id, kind, body, received_at) SELECT 1, 'inbound', $1::text, $2",
+        "INSERT INTO inbound_message (account_id, provider_message_id, sender, kind, received_at) VALUES (1, $1::text, '+819000000001', 'text', $2)",
     ] {
         sqlx::query(sql).bind(batch.0).bind(at).execute(&mut *connection).await.unwrap();
     }
@@ -152,6 +153,10 @@ async fn old_months_go_whole_unless_they_have_work() {
         .execute(&mut connection)
         .await
         .unwrap();
+    sqlx::query("INSERT INTO inbound_message (account_id, provider_message_id, sender, kind, received_at) VALUES (1, 'fresh', '+819000000001', 'text', now())")
+        .execute(&mut connection)
+        .await
+        .unwrap();
     janitor(&world).tidy().await.unwrap();
     let months = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname LIKE '%\\_2024\\_%' AND relkind = 'r'";
     assert_eq!(
@@ -159,12 +164,13 @@ async fn old_months_go_whole_unless_they_have_work() {
         Some("attempt_2024_02 batch_2024_02 decision_2024_02 failed_message_2024_02 message_2024_02")
     );
     let kept = "SELECT (SELECT count(*) FROM batch) || ' ' || (SELECT count(*) FROM batch_tally) || ' ' || (SELECT count(*) FROM job)
-                || ' ' || (SELECT count(*) FROM batch_rejected) || ' ' || (SELECT count(*) FROM callback_kept)";
-    assert_eq!(one::<String>(&mut connection, kept).await, "2 2 2 1 0");
+                || ' ' || (SELECT count(*) FROM batch_rejected) || ' ' || (SELECT count(*) FROM callback_kept)
+                || ' ' || (SELECT count(*) FROM inbound_message)";
+    assert_eq!(one::<String>(&mut connection, kept).await, "2 2 2 1 0 1");
     run(&mut connection, "DELETE FROM work WHERE stage = 'unsure'").await;
     janitor(&world).tidy().await.unwrap();
     assert_eq!(one::<Option<String>>(&mut connection, months).await, None);
-    assert_eq!(one::<String>(&mut connection, kept).await, "1 1 1 0 0");
+    assert_eq!(one::<String>(&mut connection, kept).await, "1 1 1 0 0 1");
     // The months ahead are as they were, and what is read for long is dropped another day.
     assert_eq!(one::<i32>(&mut connection, "SELECT ensure_partitions(now() - interval '1 month', 9)").await, 0);
     world.finish().await;

@@ -144,6 +144,10 @@ impl Desk {
         if facts.cancelled {
             return settle(Change::new(key, attempt, MessageEvent::Cancelled));
         }
+        if let Some(scope) = message.suppressed() {
+            metrics::counter!("dispatch_suppressed_total").increment(1);
+            return settle(Change::suppressed(key, attempt, scope));
+        }
         if let Some(late) = message.late() {
             return settle(Change::expired(key, attempt, late));
         }

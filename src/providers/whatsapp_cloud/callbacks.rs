@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
-use super::answer::ApiError;
+use super::{answer::ApiError, inbound};
 use crate::{
     domain::failure::FailureClass,
     providers::{Access, CallbackRejected, Callbacks, ErrorRow, ErrorTable, Status, StatusCallback},
@@ -71,18 +71,18 @@ struct Change<'a, V> {
 
 /// The value of the field `messages`: statuses and much else.
 #[derive(Deserialize)]
-struct Messages<S> {
+struct Messages<S, I> {
     metadata: Option<Metadata>,
     statuses: Option<Vec<S>>,
     #[serde(rename = "messages")]
-    inbound: Option<IgnoredAny>,
+    inbound: Option<I>,
     errors: Option<IgnoredAny>,
     user_actions: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
-struct Metadata {
-    phone_number_id: String,
+pub(super) struct Metadata {
+    pub(super) phone_number_id: String,
 }
 
 #[derive(Deserialize)]
@@ -116,7 +116,7 @@ struct Kept<'a> {
 /// Reads a body: at once when it is nothing but statuses, as nearly all are, else part by part.
 pub(super) fn read(body: &[u8], table: &ErrorTable) -> Result<Callbacks, CallbackRejected> {
     if let Some(statuses) = only_statuses(body, table) {
-        return Ok(Callbacks { statuses, kept: Vec::new() });
+        return Ok(Callbacks { statuses, ..Callbacks::default() });
     }
     let envelope: Envelope<&RawValue> =
         serde_json::from_slice(body).map_err(|error| CallbackRejected::Malformed(error.to_string()))?;
@@ -132,7 +132,7 @@ pub(super) fn read(body: &[u8], table: &ErrorTable) -> Result<Callbacks, Callbac
 
 /// The statuses of a body that holds nothing else and nothing odd.
 fn only_statuses(body: &[u8], table: &ErrorTable) -> Option<Vec<StatusCallback>> {
-    type Whole<'a> = Envelope<Entry<'a, Change<'a, Messages<StatusBody<'a>>>>>;
+    type Whole<'a> = Envelope<Entry<'a, Change<'a, Messages<StatusBody<'a>, IgnoredAny>>>>;
 
     let envelope: Whole<'_> = serde_json::from_slice(body).ok()?;
     let mut statuses = Vec::new();
@@ -162,10 +162,17 @@ fn read_change(entry: &Entry<'_, &RawValue>, raw: &RawValue, table: &ErrorTable,
         // Writing words into memory cannot fail.
         callbacks.kept.push((kind, serde_json::to_string(&kept).unwrap_or_default()));
     };
+    if change.field == "user_preferences" {
+        let account = entry.id.and_then(|id| serde_json::from_str::<String>(id.get()).ok());
+        return match inbound::preferences(account.as_deref(), change.value) {
+            Some(found) => callbacks.preferences.extend(found),
+            None => keep("management", None, &change.field, change.value),
+        };
+    }
     if change.field != "messages" {
         return keep("management", None, &change.field, change.value);
     }
-    let Ok(value) = serde_json::from_str::<Messages<&RawValue>>(change.value.get()) else {
+    let Ok(value) = serde_json::from_str::<Messages<&RawValue, Vec<&RawValue>>>(change.value.get()) else {
         return keep("unparsed", None, &change.field, change.value);
     };
     let number = value.metadata.as_ref().map(|metadata| metadata.phone_number_id.as_str());
@@ -177,12 +184,19 @@ fn read_change(entry: &Entry<'_, &RawValue>, raw: &RawValue, table: &ErrorTable,
             None => keep("unparsed", number, "statuses", raw),
         }
     }
+    let messages = value.inbound.as_deref().unwrap_or_default();
+    for raw in messages {
+        match number.and_then(|number| inbound::message(number, raw)) {
+            Some(message) => callbacks.inbound.push(message),
+            None => keep("unparsed", number, "messages", raw),
+        }
+    }
     // Clicks come as `user_actions`; errors of the account or the app come without a message.
-    if value.inbound.is_some() || value.user_actions.is_some() {
+    if value.user_actions.is_some() {
         keep("inbound", number, &change.field, change.value);
     } else if value.errors.is_some() {
         keep("management", number, &change.field, change.value);
-    } else if statuses.is_empty() {
+    } else if statuses.is_empty() && messages.is_empty() {
         keep("unparsed", number, &change.field, change.value);
     }
 }

@@ -5,6 +5,7 @@
 
 mod answer;
 mod callbacks;
+mod inbound;
 mod request;
 
 use std::{

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use crate::{
-    domain::ids::BatchId,
+    domain::ids::{BatchId, TenantId},
     store::{Doing as _, StoreError},
 };
 
@@ -50,4 +50,16 @@ pub async fn by_code(
          GROUP BY a.provider, s.code, s.class ORDER BY messages DESC, s.code",
     );
     sql.build_query_as().fetch_all(connection).await.doing("count failures")
+}
+
+/// The provider of a tenant's account.
+pub async fn provider_of(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    account: &str,
+) -> Result<Option<String>, StoreError> {
+    sqlx::query_scalar!("SELECT provider FROM account WHERE tenant_id = $1 AND name = $2", tenant.0, account)
+        .fetch_optional(connection)
+        .await
+        .doing("look for the provider of an account")
 }

@@ -61,6 +61,70 @@ pub async fn visit_import(
     Ok(())
 }
 
+/// Where recipients are looked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Among<'a> {
+    /// These.
+    These(&'a [&'a str]),
+    /// The rows of an import.
+    Import(Uuid),
+    /// The members of an audience group.
+    Group(&'a str),
+}
+
+/// Who of them would not be called, were the messages claimed now.
+pub async fn suppressed(
+    connection: &mut PgConnection,
+    account: &Account,
+    lane: Lane,
+    among: Among<'_>,
+) -> Result<HashSet<Address>, StoreError> {
+    let (tenant, id, is_marketing) = (account.tenant.0, account.id.0, lane == Lane::Marketing);
+    let people = match among {
+        Among::These(these) => {
+            sqlx::query_scalar!(
+                "SELECT s.recipient FROM suppression s
+                 WHERE s.recipient = ANY($1) AND s.tenant_id = $2 AND s.lifted_at IS NULL
+                   AND (s.account_id IS NULL OR s.account_id = $3) AND (s.scope <> 'marketing' OR $4)",
+                these as &[&str],
+                tenant,
+                id,
+                is_marketing
+            )
+            .fetch_all(connection)
+            .await
+        }
+        Among::Import(import) => {
+            sqlx::query_scalar!(
+                "SELECT s.recipient FROM import_row r JOIN suppression s ON s.recipient = r.recipient
+                 WHERE r.import_id = $1 AND s.tenant_id = $2 AND s.lifted_at IS NULL
+                   AND (s.account_id IS NULL OR s.account_id = $3) AND (s.scope <> 'marketing' OR $4)",
+                import,
+                tenant,
+                id,
+                is_marketing
+            )
+            .fetch_all(connection)
+            .await
+        }
+        Among::Group(name) => {
+            sqlx::query_scalar!(
+                "SELECT s.recipient
+                 FROM audience a JOIN audience_member m ON m.audience_id = a.id JOIN suppression s ON s.recipient = m.recipient
+                 WHERE a.name = $1 AND a.tenant_id = $2 AND s.tenant_id = $2 AND s.lifted_at IS NULL
+                   AND (s.account_id IS NULL OR s.account_id = $3) AND (s.scope <> 'marketing' OR $4)",
+                name,
+                tenant,
+                id,
+                is_marketing
+            )
+            .fetch_all(connection)
+            .await
+        }
+    };
+    Ok(people.doing("read who is suppressed")?.into_iter().map(Address::from_store).collect())
+}
+
 /// The people whom the numbers of an account's portfolio have written to in the last 24 hours, at most so many. Of batches
 /// that were due in the last three days: few live longer.
 pub async fn written_to(

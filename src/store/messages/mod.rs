@@ -28,9 +28,10 @@ use crate::{
         hold::{HoldScope, Resume},
         ids::{HoldId, MessageKey, NumberId, TenantId},
         message::{Late, MessageEvent, MessageState},
+        suppression::SuppressionScope,
     },
     fault::{self, Point},
-    store::{Doing as _, StoreError, commit, work::windows},
+    store::{Doing as _, StoreError, commit, suppressions, work::windows},
 };
 
 /// Something that happened to a message.
@@ -84,6 +85,11 @@ impl Change {
     /// It expires before it is called.
     pub fn expired(key: MessageKey, attempt: i16, late: Late) -> Self {
         Self { failure: Some(rows::expired(late)), ..Self::new(key, attempt, MessageEvent::Expired) }
+    }
+
+    /// It is not called, for its recipient's wish.
+    pub fn suppressed(key: MessageKey, attempt: i16, scope: SuppressionScope) -> Self {
+        Self { failure: Some(rows::suppressed(scope)), ..Self::new(key, attempt, MessageEvent::Suppressed) }
     }
 }
 
@@ -238,6 +244,7 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     writes::insert_work(&mut tx, &plan.revived).await?;
     windows::restore(&mut tx, &plan.with_hours).await?;
     writes::add_tallies(&mut tx, &plan.tallies).await?;
+    suppressions::of_messages(&mut tx, &plan.opt_outs).await?;
     fault::pass(Point::ChangesBefore)?;
     commit(tx, "commit a group of changes").await?;
     fault::pass(Point::ChangesAfter)?;

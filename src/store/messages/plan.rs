@@ -12,10 +12,14 @@ use super::{
     },
     under::Let,
 };
-use crate::domain::{
-    hold::Resume,
-    ids::{BatchId, MessageKey},
-    message::{Age, Late, MessageEvent, MessageState, Transition},
+use crate::{
+    domain::{
+        failure::FailureClass,
+        hold::Resume,
+        ids::{BatchId, MessageKey},
+        message::{Age, Late, MessageEvent, MessageState, Transition},
+    },
+    store::suppressions::OptOut,
 };
 
 /// Whether a change may need to know its batch: everything but a clean acceptance or a plain return.
@@ -57,6 +61,7 @@ pub(super) struct Plan {
     attempts: Vec<AttemptWrite>,
     decisions: Vec<DecisionWrite>,
     faults: Vec<NewHold>,
+    opt_outs: Vec<OptOut>,
     under: Let,
 }
 
@@ -76,6 +81,7 @@ impl Plan {
             attempts: Vec::new(),
             decisions: Vec::new(),
             faults: Vec::new(),
+            opt_outs: Vec::new(),
             under: Let::default(),
         }
     }
@@ -158,10 +164,15 @@ impl Plan {
         if let (Transition::To(_), Some(ruling)) = (transition, &change.ruling) {
             self.decisions.push(DecisionWrite { key, attempt, ruling: Arc::clone(ruling) });
         }
-        // One that expires was not called.
-        let Some(failure) = failure.filter(|_| transition != Transition::Wait && event != MessageEvent::Expired) else {
+        // One that expires, or whose recipient does not want it, was not called.
+        let is_of_a_call = !matches!(event, MessageEvent::Expired | MessageEvent::Suppressed);
+        let Some(failure) = failure.filter(|_| transition != Transition::Wait && is_of_a_call) else {
             return;
         };
+        // A callback says when it was said: one that is told again changes nothing. A settle is new when it moves its message.
+        if failure.class == FailureClass::OptOut && (change.at.is_some() || matches!(transition, Transition::To(_))) {
+            self.opt_outs.push(OptOut { key, code: failure.code.clone(), at: change.at });
+        }
         if let (Transition::To(_), Some(fault), Some(batch)) =
             (transition, change.fault, self.batches.get(&key.batch_id))
         {
@@ -216,7 +227,8 @@ impl Plan {
 
     /// What is to be written, in key order.
     pub(super) fn finish(self, holds: &Holds) -> Writes {
-        let mut writes = Writes { attempts: self.attempts, decisions: self.decisions, ..Writes::default() };
+        let (attempts, decisions, opt_outs) = (self.attempts, self.decisions, self.opt_outs);
+        let mut writes = Writes { attempts, decisions, opt_outs, ..Writes::default() };
         let mut entries: Vec<_> = self.entries.into_iter().collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
         for (key, entry) in entries {
@@ -315,7 +327,10 @@ impl Entered {
                 self.write.ended = Some(change.at);
                 self.failure = Some((failure, change.at));
             }
-            MessageState::Suppressed | MessageState::Cancelled => self.write.ended = Some(change.at),
+            MessageState::Suppressed | MessageState::Cancelled => {
+                self.write.code = failure.map(|failure| failure.code);
+                self.write.ended = Some(change.at);
+            }
             MessageState::Pending => self.next = Some(change.next.clone()),
             MessageState::Uncertain
             | MessageState::Accepted

@@ -9,12 +9,16 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Failure, Fault, NewHold, decisions::DecisionWrite};
-use crate::domain::{
-    failure::FailureClass,
-    hold::{HoldScope, Route},
-    ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
-    lane::Lane,
-    message::{Late, MessageEvent, MessageState},
+use crate::{
+    domain::{
+        failure::FailureClass,
+        hold::{HoldScope, Route},
+        ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
+        lane::Lane,
+        message::{Late, MessageEvent, MessageState},
+        suppression::SuppressionScope,
+    },
+    store::suppressions::OptOut,
 };
 
 /// Longer waits than this are "until something else happens".
@@ -171,6 +175,7 @@ pub(super) struct Writes {
     /// Those of them whose recipients have hours.
     pub(super) with_hours: Vec<MessageKey>,
     pub(super) tallies: Tallies,
+    pub(super) opt_outs: Vec<OptOut>,
     pub(super) woken: Vec<NumberId>,
 }
 
@@ -203,4 +208,9 @@ pub(super) fn expired(late: Late) -> Failure {
         Late::NoWindow => ("window", "no window of its recipient's hours opens between its send_at and its expires_at"),
     };
     Failure { code: code.to_owned(), class: FailureClass::Message, reason: reason.to_owned() }
+}
+
+/// What is said of a message whose recipient does not want it.
+pub(super) fn suppressed(scope: SuppressionScope) -> Failure {
+    Failure { code: scope.code().to_owned(), class: FailureClass::OptOut, reason: scope.reason().to_owned() }
 }

@@ -20,6 +20,7 @@ use crate::{
         ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId},
         lane::Lane,
         message::Late,
+        suppression::SuppressionScope,
         template::Params,
     },
     store::{Doing as _, StoreError},
@@ -53,6 +54,7 @@ pub struct ClaimedMessage {
     recipient: Address,
     params: Params,
     late: Option<Late>,
+    suppressed: Option<SuppressionScope>,
 }
 
 impl ClaimedMessage {
@@ -100,6 +102,11 @@ impl ClaimedMessage {
     pub const fn late(&self) -> Option<Late> {
         self.late
     }
+
+    /// The recipient's recorded wish not to be called, if there is one.
+    pub const fn suppressed(&self) -> Option<SuppressionScope> {
+        self.suppressed
+    }
 }
 
 /// What a claim took.
@@ -128,6 +135,7 @@ struct Row {
     defaults: Option<Json<Params>>,
     late: Option<String>,
     cancelled: bool,
+    suppressed: Option<String>,
 }
 
 impl FromIterator<Row> for Claimed {
@@ -160,6 +168,7 @@ impl From<Row> for ClaimedMessage {
             recipient: Address::from_store(row.recipient),
             params: row.params.map(|params| params.0).unwrap_or_default(),
             late: row.late.and_then(|late| late.parse().ok()),
+            suppressed: row.suppressed.and_then(|scope| scope.parse().ok()),
         }
     }
 }
@@ -276,7 +285,8 @@ pub async fn numbers_with_work(connection: &mut PgConnection) -> Result<Vec<Numb
 /// Claims due messages: stage *calling*, attempt + 1, until `deadline` from now. One statement for all numbers.
 ///
 /// Rows that another transaction holds are left for the next step. After a lost answer, [`claimed_by`] tells what
-/// this `claim_id` took.
+/// this `claim_id` took. Whether anybody at all is suppressed whom the lane concerns is looked at once for all, and only
+/// then each recipient is asked for.
 pub async fn claim(
     connection: &mut PgConnection,
     wants: &[Want],
@@ -323,10 +333,11 @@ pub async fn claim(
         SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
                m.recipient, m.params AS "params: Json<Params>", b.template_id,
                CASE WHEN row_number() OVER (PARTITION BY c.batch_id) = 1 THEN b.params END AS "defaults: Json<Params>",
-               work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!"
+               work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!",
+               CASE WHEN EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL AND s.scope <> 'marketing') OR (c.lane = 'marketing' AND EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL)) THEN
+               (SELECT s.scope FROM suppression s WHERE s.recipient = m.recipient AND s.tenant_id = b.tenant_id AND s.lifted_at IS NULL AND (s.account_id IS NULL OR s.account_id = b.account_id) AND (s.scope <> 'marketing' OR c.lane = 'marketing') LIMIT 1) END AS suppressed
         FROM claimed c
-        JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq
-        JOIN batch b ON b.batch_id = c.batch_id
+        JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq JOIN batch b ON b.batch_id = c.batch_id
         "#,
         &numbers,
         &leases,

@@ -56,11 +56,9 @@ pub async fn probe(
             CROSS JOIN LATERAL (
                 SELECT w.batch_id, w.seq FROM work w
                 WHERE w.stage = 'ready' AND w.number_id = t.number_id AND w.lane = t.lane
-                  AND w.turn_group = t.turn_group AND w.wake_at <= now()
-                ORDER BY w.wake_at LIMIT 1 FOR UPDATE SKIP LOCKED
+                  AND w.turn_group = t.turn_group AND w.wake_at <= now() ORDER BY w.wake_at LIMIT 1 FOR UPDATE SKIP LOCKED
             ) k
-            WHERE NOT EXISTS (SELECT FROM parked)
-              AND NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = t.turn_group AND b.state = 'planning')
+            WHERE NOT EXISTS (SELECT FROM parked) AND NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = t.turn_group AND b.state = 'planning')
               AND NOT EXISTS (SELECT FROM canary c JOIN hold h ON h.id = c.hold_id AND h.closed_at IS NULL WHERE c.batch_id = t.turn_group)
             LIMIT 1
         ), one AS MATERIALIZED (SELECT * FROM parked UNION ALL SELECT * FROM ready), passed AS (
@@ -75,7 +73,9 @@ pub async fn probe(
         )
         SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
                m.recipient, m.params AS "params: Json<Params>", b.template_id, b.params AS "defaults: Json<Params>",
-               work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!"
+               work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!",
+               CASE WHEN EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL AND s.scope <> 'marketing') OR (c.lane = 'marketing' AND EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL)) THEN
+               (SELECT s.scope FROM suppression s WHERE s.recipient = m.recipient AND s.tenant_id = b.tenant_id AND s.lifted_at IS NULL AND (s.account_id IS NULL OR s.account_id = b.account_id) AND (s.scope <> 'marketing' OR c.lane = 'marketing') LIMIT 1) END AS suppressed
         FROM claimed c
         JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq JOIN batch b ON b.batch_id = c.batch_id
         "#,
@@ -132,7 +132,9 @@ pub async fn canary(
         )
         SELECT c.batch_id, c.seq, c.attempt, c.charged, c.number_id, c.lane::text AS "lane!", c.turn_group,
                m.recipient, m.params AS "params: Json<Params>", b.template_id, b.params AS "defaults: Json<Params>",
-               work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!"
+               work_late(c.until, b.expires_at) AS late, b.cancelled_at IS NOT NULL AS "cancelled!",
+               CASE WHEN EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL AND s.scope <> 'marketing') OR (c.lane = 'marketing' AND EXISTS (SELECT FROM suppression s WHERE s.lifted_at IS NULL)) THEN
+               (SELECT s.scope FROM suppression s WHERE s.recipient = m.recipient AND s.tenant_id = b.tenant_id AND s.lifted_at IS NULL AND (s.account_id IS NULL OR s.account_id = b.account_id) AND (s.scope <> 'marketing' OR c.lane = 'marketing') LIMIT 1) END AS suppressed
         FROM claimed c
         JOIN message m ON m.batch_id = c.batch_id AND m.seq = c.seq JOIN batch b ON b.batch_id = c.batch_id
         "#,

@@ -342,11 +342,12 @@ pub(crate) async fn assert_balanced(connection: &mut PgConnection) {
                     count(*) FILTER (WHERE state = 'accepted') AS accepted, count(*) FILTER (WHERE state = 'sent') AS sent,
                     count(*) FILTER (WHERE state = 'delivered') AS delivered, count(*) FILTER (WHERE state = 'read') AS read,
                     count(*) FILTER (WHERE state = 'failed') AS failed, count(*) FILTER (WHERE state = 'expired') AS expired,
+                    count(*) FILTER (WHERE state = 'suppressed') AS suppressed,
                     count(*) FILTER (WHERE state = 'cancelled') AS cancelled
              FROM message m WHERE m.batch_id = t.batch_id
          ) r ON true
-         WHERE (b.recipients, t.pending, t.uncertain, t.accepted, t.sent, t.delivered, t.read, t.failed, t.expired, t.cancelled)
-               IS DISTINCT FROM (r.messages, r.pending, r.uncertain, r.accepted, r.sent, r.delivered, r.read, r.failed, r.expired, r.cancelled)",
+         WHERE (b.recipients, t.pending, t.uncertain, t.accepted, t.sent, t.delivered, t.read, t.failed, t.expired, t.suppressed, t.cancelled)
+               IS DISTINCT FROM (r.messages, r.pending, r.uncertain, r.accepted, r.sent, r.delivered, r.read, r.failed, r.expired, r.suppressed, r.cancelled)",
     )
     .fetch_one(&mut *connection)
     .await

@@ -94,13 +94,13 @@ fn what_is_no_status_is_kept_and_costs_no_status() {
     let ids: Vec<_> = read.statuses.iter().map(|s| s.provider_message_id.as_str()).collect();
     assert_eq!(ids, ["wamid.GOOD", "wamid.WITH_INBOUND"]);
     let kinds: Vec<_> = read.kept.iter().map(|(kind, _)| *kind).collect();
-    let expected =
-        ["unparsed", "inbound", "inbound", "management", "management", "inbound", "unparsed", "unparsed", "unparsed"];
-    assert_eq!(kinds, expected);
-    let stop: serde_json::Value = serde_json::from_str(&read.kept[1].1).unwrap();
-    assert_eq!(stop["value"]["messages"][0]["text"]["body"], "STOP");
-    assert_eq!((&stop["phone_number_id"], &stop["id"]), (&"106500000000001".into(), &"102290129340398".into()));
-    let paused: serde_json::Value = serde_json::from_str(&read.kept[3].1).unwrap();
+    assert_eq!(kinds, ["unparsed", "management", "management", "inbound", "unparsed", "unparsed", "unparsed"]);
+    let said: Vec<_> = read.inbound.iter().map(|i| (i.provider_message_id.as_str(), i.text.as_deref())).collect();
+    assert_eq!(said, [("wamid.IN", Some("STOP")), ("wamid.IN2", None)]);
+    let click: serde_json::Value = serde_json::from_str(&read.kept[3].1).unwrap();
+    assert_eq!(click["value"]["user_actions"][0]["action_type"], "marketing_messages_link_click");
+    assert_eq!((&click["phone_number_id"], &click["id"]), (&"106500000000001".into(), &"102290129340398".into()));
+    let paused: serde_json::Value = serde_json::from_str(&read.kept[1].1).unwrap();
     assert_eq!((&paused["field"], &paused["time"]), (&"message_template_status_update".into(), &1_739_321_024.into()));
 }
 
