@@ -68,6 +68,8 @@ pub mod decisions {
     pub mod adr_0008_what_a_hold_lets_through {}
     #[doc = include_str!("docs/0009-hot-statements-go-by-index.md")]
     pub mod adr_0009_hot_statements_go_by_index {}
+    #[doc = include_str!("docs/0010-what-is-sent-again-is-a-new-message.md")]
+    pub mod adr_0010_what_is_sent_again_is_a_new_message {}
     #[doc = include_str!("docs/state-machines.md")]
     pub mod state_machines {}
 }

@@ -5,6 +5,7 @@
 //! what is due, leased or expired.
 
 pub mod accounts;
+pub mod acts;
 pub mod alive;
 pub mod audiences;
 pub mod audit;
@@ -24,6 +25,7 @@ pub mod partitions;
 pub mod plan;
 pub mod refusals;
 pub mod registry;
+pub mod resends;
 pub mod retention;
 pub mod rounds;
 pub mod session;

@@ -30,7 +30,7 @@ use crate::{
         message::{Late, MessageEvent, MessageState},
     },
     fault::{self, Point},
-    store::{Doing as _, StoreError, commit, work::windows},
+    store::{Doing as _, StoreError, commit, resends, work::windows},
 };
 
 /// Something that happened to a message.
@@ -233,6 +233,7 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     writes::write_attempts(&mut tx, &plan.attempts).await?;
     decisions::write(&mut tx, &plan.decisions).await?;
     writes::write_failures(&mut tx, &plan.failed, &plan.lifted).await?;
+    resends::note_vain(&mut tx, &plan.lifted).await?;
     writes::delete_work(&mut tx, &plan.done).await?;
     writes::update_work(&mut tx, &plan.again).await?;
     writes::insert_work(&mut tx, &plan.revived).await?;
