@@ -14,6 +14,7 @@ const CHECKLIST: &str = include_str!("../migrations/0004_checklist.sql");
 const PROBES: &str = include_str!("../migrations/0006_engine.sql");
 const WINDOWS: &str = include_str!("../migrations/0015_windows.sql");
 const RECEIVED: &str = include_str!("../migrations/0017_suppressions.sql");
+const OPERATORS: &str = include_str!("../migrations/0018_operators.sql");
 
 /// An event on `dispatch.events`, by the routing key `<type>.<producer>`. Its id is also the AMQP `message_id`: the same
 /// event may come twice.
@@ -60,6 +61,6 @@ fn schema<T: JsonSchema>() -> Result<String, serde_json::Error> {
 /// From the schema on, without the header that says why the migration is so; then what later migrations added.
 fn checklist() -> String {
     let from = |text: &'static str, start: &str| text.find(start).and_then(|at| text.get(at..)).unwrap_or(text);
-    let later = [PROBES, WINDOWS, RECEIVED].map(|text| from(text, "CREATE OR REPLACE VIEW"));
+    let later = [PROBES, WINDOWS, RECEIVED, OPERATORS].map(|text| from(text, "CREATE OR REPLACE VIEW"));
     [&[from(CHECKLIST, "CREATE SCHEMA")], &later[..]].concat().join("\n")
 }

@@ -161,3 +161,27 @@ DO $$ BEGIN
         GRANT SELECT ON checklist.received TO dispatch_reader;
     END IF;
 END $$;
+
+CREATE OR REPLACE VIEW checklist.failed AS
+SELECT m.batch_id, m.seq, m.tenant, m.producer, m.job_id, m.campaign, m.channel, m.account, m.business_number, m.template,
+       m.language, m.category, m.recipient, m.ref, m.state, m.attempt, m.provider_message_id, m.code, m.send_at, m.expires_at,
+       m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.ended_at, m.created_at, f.class, f.reason, f.failed_at,
+       a.at AS acknowledged_at, a.reason AS note, o.resent_in
+FROM failed_message f
+JOIN checklist.messages m ON m.batch_id = f.batch_id AND m.seq = f.seq
+JOIN message o ON o.batch_id = f.batch_id AND o.seq = f.seq
+LEFT JOIN audit a ON a.id = f.acknowledged;
+COMMENT ON COLUMN checklist.failed.acknowledged_at IS 'when somebody said that it is seen to';
+COMMENT ON COLUMN checklist.failed.note IS 'what they said';
+COMMENT ON COLUMN checklist.failed.resent_in IS 'the batch in which it was sent again, with the same seq';
+
+CREATE OR REPLACE VIEW checklist.failures_by_code AS
+SELECT t.name AS tenant, n.business_number, tp.name AS template, f.code, f.class, count(*) AS messages,
+       min(f.failed_at) AS first_at, max(f.failed_at) AS last_at, min(f.reason) AS sample, count(f.acknowledged) AS acknowledged
+FROM failed_message f
+JOIN business_number n ON n.id = f.number_id
+JOIN template tp ON tp.id = f.template_id
+JOIN account a ON a.id = n.account_id
+JOIN tenant t ON t.id = a.tenant_id
+GROUP BY t.name, n.business_number, tp.name, f.code, f.class;
+COMMENT ON COLUMN checklist.failures_by_code.acknowledged IS 'how many of them somebody said are seen to';

@@ -1,14 +1,19 @@
 //! Why something is not being sent: listed, opened and closed by people.
 
+use serde_json::json;
+
 use super::{ChecklistError, Page, key, size};
 use crate::{
     domain::{
+        act::Act,
         hold::HoldScope,
         ids::{HoldId, TenantId},
     },
     store::{
         Store,
-        campaigns::Person,
+        acts::{self, NewAct},
+        campaigns::{Person, batches::APPROVAL},
+        commit,
         holds_list::{self, Closed, HoldRow},
         registry::Snapshot,
     },
@@ -40,9 +45,9 @@ pub async fn open_hold(
     tenant: TenantId,
     everybody: bool,
     scope: &HoldScope,
-    (by, reason): (&str, &str),
+    (by, reason): (&Person, &str),
 ) -> Result<Option<HoldId>, ChecklistError> {
-    let mut connection = store.acquire().await?;
+    let mut tx = store.begin().await?;
     let mine = |owner: Option<TenantId>| owner == Some(tenant);
     let of_account = |id| snapshot.accounts.get(id).map(|account| account.tenant);
     let (known, owner) = match scope {
@@ -62,12 +67,15 @@ pub async fn open_hold(
         HoldScope::Template(id) => {
             (mine(snapshot.templates.get(id).and_then(|template| of_account(&template.account))), Some(tenant))
         }
-        HoldScope::Batch(id) => (holds_list::owns_batch(&mut connection, tenant, *id).await?, Some(tenant)),
+        HoldScope::Batch(id) => (holds_list::owns_batch(&mut tx, tenant, *id).await?, Some(tenant)),
     };
     if !known {
         return Ok(None);
     }
-    Ok(Some(holds_list::open(&mut connection, owner, scope, by, reason).await?))
+    let hold = holds_list::open(&mut tx, owner, scope, &by.name, reason).await?;
+    acts::record(&mut tx, &NewAct::on(tenant, by, Act::HoldOpen, scope.to_string(), reason)).await?;
+    commit(tx, "commit a hold").await?;
+    Ok(Some(hold))
 }
 
 /// Closes a hold in the name of `by`. A hold on everybody needs the caller to be one who may speak for `everybody`.
@@ -79,5 +87,16 @@ pub async fn close_hold(
     by: &Person,
     reason: &str,
 ) -> Result<Closed, ChecklistError> {
-    Ok(holds_list::close(&mut *store.acquire().await?, tenant, everybody, hold, by, reason).await?)
+    let mut tx = store.begin().await?;
+    let found = holds_list::find(&mut tx, tenant, hold).await?;
+    let closed = holds_list::close(&mut tx, tenant, everybody, hold, by, reason).await?;
+    if let (Closed::Now, Some(found)) = (closed, found) {
+        let act = if found.cause == APPROVAL { Act::Approve } else { Act::HoldClose };
+        // By what it covered, so that a batch shows it.
+        let filter = json!({ "hold": hold.0, "cause": found.cause });
+        let act = NewAct { filter, count: found.parked, ..NewAct::on(tenant, by, act, found.scope, reason) };
+        acts::record(&mut tx, &act).await?;
+        commit(tx, "commit the end of a hold").await?;
+    }
+    Ok(closed)
 }

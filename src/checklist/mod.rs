@@ -1,29 +1,40 @@
 //! What operators ask: which batches, which messages, what failed and what to do about it, what is held and why.
 //!
-//! Reads only, but for opening and closing holds and deciding about uncertain messages. Every question starts from the
+//! Reads only, but for opening and closing holds, deciding about uncertain messages, and acknowledging failures or sending
+//! them again. Every question starts from the
 //! tenant of who asks; addresses are masked unless the caller may see them whole. Pages go by key, so that the thousandth
 //! costs what the first does.
 
+mod acknowledge;
 mod audiences;
 mod failures;
+mod history;
 mod holds;
 mod imports;
+mod resends;
 mod suppressions;
 mod uncertain;
+mod which;
+mod why;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use acknowledge::{AcknowledgeRequest, Acknowledged, acknowledge};
 pub use audiences::list_audiences;
-pub use failures::{AdvisedFailure, failures};
+pub use failures::{AdvisedFailure, Failures, Language, failures};
+pub use history::{Entry, Kind};
 pub use holds::{close_hold, find_hold, list_holds, open_hold};
 pub use imports::{find_import, list_changed_cells, list_imports, list_rejected_rows};
+pub use resends::{Means as ResendMeans, ResendDone, ResendRequest, resend};
 pub use suppressions::{ReceivedQuery, SuppressionQuery, list_received, list_suppressions};
 pub use uncertain::{ResolveRequest, Resolved, UncertainMessage, list_uncertain, resolve};
+pub use why::{WhyBatch, WhyMessage, why_batch, why_message};
 
 use crate::{
     domain::{
         Channel,
+        act::Act,
         address::{Address, AddressError},
         ids::{BatchId, MessageKey, TenantId},
         message::MessageState,
@@ -31,9 +42,11 @@ use crate::{
     providers::{self, Advice},
     store::{
         Connection, Store, StoreError,
+        acts::{self, ActFilter, ActRow},
         checklist::{
             self,
             batches::{self, BatchFilter, BatchRow},
+            history as kin,
             messages::{self, AttemptRow, DecisionRow, List, MessageFilter, MessageRow},
             refused::{self, RejectedJobRow, RejectedRecipientRow},
         },
@@ -123,6 +136,15 @@ pub struct MessageWithAttempts {
     /// What was decided about calls whose outcome nobody knew, in order.
     #[serde(default)]
     pub decisions: Vec<DecisionRow>,
+    /// The message that it sends again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resend_of: Option<String>,
+    /// The message that it was sent again as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resent_as: Option<String>,
+    /// All that happened, in the order of time: calls, callbacks, decisions, what people did.
+    #[serde(default)]
+    pub history: Vec<Entry>,
     /// What to do about the code of one that is not sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<Advice>,
@@ -326,7 +348,29 @@ pub async fn find_message(
     let attempts = messages::attempts(&mut connection, key).await?;
     let decisions = messages::decisions(&mut connection, key).await?;
     let advice = failures::advice(&mut connection, providers, tenant, &row).await?;
-    Ok(Some(MessageWithAttempts { message: shown(row, whole), attempts, decisions, advice }))
+    let Some(kin) = kin::kin(&mut connection, key).await? else {
+        return Ok(None);
+    };
+    let acts = acts::about(&mut connection, tenant, key, &kin.acts).await?;
+    let history = history::history(&row, &kin, &attempts, &decisions, &acts);
+    let other = |batch: Uuid| MessageKey { batch_id: BatchId(batch), seq: key.seq }.to_string();
+    let (resend_of, resent_as) = (kin.resend_of.map(other), kin.resent_in.map(other));
+    let message = shown(row, whole);
+    Ok(Some(MessageWithAttempts { message, attempts, decisions, resend_of, resent_as, history, advice }))
+}
+
+/// A page of what a tenant's people did, the latest first.
+pub async fn list_acts(
+    store: &Store,
+    tenant: TenantId,
+    (act, subject): (Option<Act>, Option<String>),
+    limit: Option<u16>,
+    after: Option<&str>,
+) -> Result<Page<ActRow>, ChecklistError> {
+    let limit = size(limit);
+    let filter = ActFilter { act, subject, before: key(after)?, limit: i64::from(limit) + 1 };
+    let rows = acts::list(&mut *store.acquire().await?, tenant, &filter).await?;
+    Ok(Page::cut(rows, limit, |row| row.id.to_string()))
 }
 
 /// A page of jobs that were refused whole.

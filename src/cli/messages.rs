@@ -1,9 +1,9 @@
-//! Messages and failures as tables.
+//! Messages as tables, and one with its history.
 
 use serde_json::json;
 
 use crate::{
-    checklist::{AdvisedFailure, Message, MessageWithAttempts, Page},
+    checklist::{Entry, Message, MessageWithAttempts, Page},
     cli::{
         Common, PageArgs,
         batches::with,
@@ -45,26 +45,12 @@ pub(super) enum MessagesCommand {
         #[arg(long)]
         reason: String,
     },
-    /// One message and the calls for it
+    /// One message with its history: calls, callbacks, decisions, what people did
     Show {
         /// `<batch id>.<seq>`
         #[arg(value_parser = ids::message)]
         message: MessageKey,
     },
-}
-
-/// Failures.
-#[derive(Debug, clap::Args)]
-pub(super) struct FailuresArgs {
-    /// Only of this batch
-    #[arg(long, value_parser = ids::batch)]
-    batch: Option<uuid::Uuid>,
-    /// Only of this business number
-    #[arg(long)]
-    number: Option<String>,
-    /// Language of the advice
-    #[arg(long, default_value = "en", value_parser = ["en", "ja"])]
-    lang: String,
 }
 
 pub(super) async fn messages(common: &Common, command: MessagesCommand) -> anyhow::Result<()> {
@@ -136,6 +122,8 @@ fn show_message(shown: &MessageWithAttempts) -> anyhow::Result<()> {
         ("state", row.state.clone()),
         ("stage", output::maybe(row.stage.as_ref())),
         ("remark", remark(m)),
+        ("sends again", output::maybe(shown.resend_of.as_ref())),
+        ("sent again as", output::maybe(shown.resent_as.as_ref())),
         ("provider's id", output::maybe(row.provider_message_id.as_ref())),
         ("accepted", at(row.accepted_at)),
         ("sent", at(row.sent_at)),
@@ -144,48 +132,10 @@ fn show_message(shown: &MessageWithAttempts) -> anyhow::Result<()> {
         ("ended", at(row.ended_at)),
         ("advice", shown.advice.as_ref().map(|advice| advice.en.clone()).unwrap_or_default()),
     ])?;
-    for a in &shown.attempts {
-        output::line(&format!(
-            "attempt {}  {}  {}  {} ({}) {}",
-            a.attempt,
-            output::time(a.at),
-            a.outcome,
-            a.code,
-            a.class,
-            a.reason
-        ))?;
-    }
-    for d in &shown.decisions {
-        let evidence = if d.evidence.is_empty() { String::new() } else { format!(" ({})", d.evidence) };
-        output::line(&format!(
-            "decided {}  {}  {} by {}: {}{evidence}",
-            d.attempt,
-            output::time(d.at),
-            d.decision,
-            d.decided_by,
-            d.reason
-        ))?;
-    }
-    Ok(())
-}
-
-pub(super) async fn failures(common: &Common, args: FailuresArgs) -> anyhow::Result<()> {
-    let mut query = Query::new();
-    with(&mut query, "batch", args.batch);
-    with(&mut query, "number", args.number);
-    let value = common.client()?.get("/v1/failures", &query).await?;
-    if common.json {
-        return output::json(&value);
-    }
-    let failures: Vec<AdvisedFailure> = read(&value)?;
-    if failures.is_empty() {
-        return output::line("nothing failed");
-    }
-    for f in &failures {
-        let meaning = f.meaning.as_deref().unwrap_or(&f.sample);
-        output::line(&format!("{} × {} {meaning}  [{}, send again: {}]", f.messages, f.code, f.class, f.resend))?;
-        output::line(&format!("    {}", if args.lang == "ja" { &f.advice.ja } else { &f.advice.en }))?;
-        output::line(&format!("    the provider said: {}", f.sample))?;
-    }
-    Ok(())
+    let row = |e: &Entry| {
+        let attempt = e.attempt.map(|attempt| format!("call {attempt}")).unwrap_or_default();
+        let by = output::maybe(e.by.as_ref());
+        vec![output::time(e.at), e.kind.to_string(), e.what.clone(), attempt, by, e.detail.clone()]
+    };
+    output::table(&["WHEN", "KIND", "WHAT", "", "BY", ""], &shown.history.iter().map(row).collect::<Vec<_>>())
 }

@@ -4,11 +4,13 @@
 //! Exit codes: 0 done, 1 failed or refused, 2 not understood.
 
 mod audiences;
+mod audit;
 mod batches;
 mod campaigns;
 mod client;
 mod contracts;
 mod download;
+mod failures;
 mod forecast;
 mod holds;
 mod ids;
@@ -22,6 +24,7 @@ mod server;
 mod suppressions;
 mod tokens;
 mod uncertain;
+mod why;
 
 use std::path::PathBuf;
 
@@ -105,8 +108,12 @@ enum Command {
     /// Messages: sent, pending, failed, uncertain
     #[command(subcommand)]
     Messages(messages::MessagesCommand),
+    /// Why a message or a batch waits, and what to do
+    Why(why::WhyArgs),
     /// What failed, by code, and what to do
-    Failures(messages::FailuresArgs),
+    Failures(Box<failures::FailuresArgs>),
+    /// Send failed messages again
+    Resend(Box<failures::ResendArgs>),
     /// Calls whose outcome nobody knows
     #[command(subcommand)]
     Uncertain(uncertain::UncertainCommand),
@@ -136,6 +143,9 @@ enum Command {
     Received(suppressions::ReceivedCommand),
     /// Mark what may have been sent after the database went back in time
     Recover(recover::RecoverArgs),
+    /// What people did
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Tokens of the API
     #[command(subcommand)]
     Tokens(tokens::TokensCommand),
@@ -167,7 +177,9 @@ impl Cli {
             Command::Campaigns(command) => campaigns::run(common, command).await,
             Command::Batches(command) => batches::batches(common, command).await,
             Command::Messages(command) => messages::messages(common, command).await,
-            Command::Failures(args) => messages::failures(common, args).await,
+            Command::Why(args) => why::run(common, args).await,
+            Command::Failures(args) => failures::failures(common, *args).await,
+            Command::Resend(args) => failures::resend(common, *args).await,
             Command::Uncertain(command) => uncertain::run(common, command).await,
             Command::Recover(args) => recover::run(common, args).await,
             Command::Holds(command) => holds::holds(common, command).await,
@@ -178,6 +190,7 @@ impl Cli {
             Command::Audiences(command) => audiences::run(common, command).await,
             Command::Suppressions(command) => suppressions::run(common, command).await,
             Command::Received(command) => suppressions::received(common, command).await,
+            Command::Audit(command) => audit::run(common, command).await,
             Command::Tokens(command) => tokens::run(common, command).await,
         }
     }

@@ -76,6 +76,20 @@ named! {
 }
 
 impl FailureClass {
+    /// What a failure of the class is about, in one word.
+    pub const fn concerns(self) -> &'static str {
+        match self {
+            Self::ThrottledPair | Self::ThrottledUser | Self::Recipient | Self::OptOut => "recipient",
+            Self::Transient | Self::Message | Self::Uncertain => "message",
+            Self::Config => "batch",
+            Self::Template => "template",
+            Self::ThrottledNumber | Self::Number => "number",
+            Self::ThrottledAccount | Self::Account => "account",
+            Self::Portfolio => "portfolio",
+            Self::Provider => "provider",
+        }
+    }
+
     /// The reaction to the class.
     pub const fn reaction(self) -> Reaction {
         match self {

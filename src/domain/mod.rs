@@ -2,6 +2,7 @@
 //!
 //! Stages fetch, ask this module, and store what it answered.
 
+pub mod act;
 pub mod address;
 pub mod alive;
 pub mod campaign;
@@ -19,6 +20,7 @@ pub mod nearest;
 pub mod number_list;
 pub mod pacing;
 pub mod rate;
+pub mod resend;
 pub mod retry;
 pub mod schedule;
 pub mod spreadsheet;
@@ -27,6 +29,7 @@ pub mod template;
 pub mod terms;
 pub mod uncertain;
 pub mod wake;
+pub mod why;
 pub mod zones;
 
 /// Derives `Display`, `FromStr`, `as_str` and `ALL` for a flat enum whose variants have one stable name each.

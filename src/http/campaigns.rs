@@ -15,11 +15,13 @@ use self::shown::{ApplyQuery, ListQuery, NextQuery, OccurrenceQuery};
 pub use self::shown::{CampaignInfo, NextFiring, Resumed, TestRequest};
 
 use crate::{
-    campaigns::{self, Audience, CampaignDocument, CampaignError, Changed, Definition, Flaw, Means, RunRequest},
-    domain::campaign::CampaignState,
+    campaigns::{
+        self, Audience, CampaignDocument, CampaignError, Change, Changed, Definition, Flaw, Means, RunRequest,
+    },
+    domain::{act::Act, campaign::CampaignState},
     http::{
         HttpState,
-        changes::{current, small},
+        changes::{current, record, small},
         error::{ApiError, Errors},
         extract::{Asked, json, read},
         jobs::{give, job_limit, problem},
@@ -100,6 +102,9 @@ pub(super) async fn apply(
     check(&state, &caller, &definition, &producer).await?;
     let by = person(&caller);
     let changed = campaigns::apply(means(&state, &caller, &by), &definition, &producer, query.dry_run).await?;
+    if !query.dry_run && changed.change != Change::Unchanged {
+        record(&state, &caller, Act::CampaignApply, format!("campaign:{key}"), ("", 1)).await?;
+    }
     tracing::info!(token.name = caller.name, campaign.key = key, change = %changed.change, "a campaign was applied");
     Ok(Json(changed))
 }
@@ -264,6 +269,8 @@ pub(super) async fn run(
     let by = person(&caller);
     let row = campaigns::run(means(&state, &caller, &by), &key, &request).await?;
     state.intake.outbox_nudge().notify_one();
+    let subject = format!("campaign:{key}");
+    record(&state, &caller, Act::CampaignRun, subject, ("", 1)).await?;
     tracing::info!(token.name = caller.name, campaign.key = key, run = row.run, "a campaign was run");
     Ok((StatusCode::ACCEPTED, Json(row)))
 }
@@ -291,7 +298,11 @@ pub(super) async fn test(
     let job = document.test_job(&campaign.producer, &job_id, &request.to, &request.params);
     match give(&state, &caller, job.to_string().into(), false).await? {
         JobAnswer::Rejected(rejected) => Err(refused(rejected.errors.into_iter().map(problem))),
-        accepted @ JobAnswer::Accepted(_) => Ok((StatusCode::ACCEPTED, Json(accepted))),
+        accepted @ JobAnswer::Accepted(_) => {
+            let subject = format!("campaign:{key}");
+            record(&state, &caller, Act::CampaignTest, subject, ("", request.to.len())).await?;
+            Ok((StatusCode::ACCEPTED, Json(accepted)))
+        }
     }
 }
 
@@ -305,6 +316,9 @@ pub(super) async fn pause(
 ) -> Result<Json<UnderWay>, ApiError> {
     let by = person(&caller);
     let under_way = campaigns::pause(means(&state, &caller, &by), &key).await?;
+    let subject = format!("campaign:{key}");
+    record(&state, &caller, Act::CampaignPause, subject, ("", usize::try_from(under_way.batches).unwrap_or_default()))
+        .await?;
     tracing::warn!(token.name = caller.name, campaign.key = key, "a person paused a campaign");
     Ok(Json(under_way))
 }
@@ -320,6 +334,8 @@ pub(super) async fn resume(
     let by = person(&caller);
     let batches = campaigns::resume(means(&state, &caller, &by), &key).await?;
     state.sweep();
+    let subject = format!("campaign:{key}");
+    record(&state, &caller, Act::CampaignResume, subject, ("", usize::try_from(batches).unwrap_or_default())).await?;
     tracing::info!(token.name = caller.name, campaign.key = key, "a person resumed a campaign");
     Ok(Json(Resumed { batches }))
 }
@@ -334,6 +350,8 @@ pub(super) async fn archive(
 ) -> Result<StatusCode, ApiError> {
     let by = person(&caller);
     campaigns::archive(means(&state, &caller, &by), &key).await?;
+    let subject = format!("campaign:{key}");
+    record(&state, &caller, Act::CampaignArchive, subject, ("", 1)).await?;
     tracing::warn!(token.name = caller.name, campaign.key = key, "a person archived a campaign");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -349,6 +367,9 @@ pub(super) async fn cancel(
     let by = person(&caller);
     let under_way = campaigns::cancel(means(&state, &caller, &by), &key).await?;
     state.sweep();
+    let subject = format!("campaign:{key}");
+    record(&state, &caller, Act::CampaignCancel, subject, ("", usize::try_from(under_way.batches).unwrap_or_default()))
+        .await?;
     tracing::warn!(token.name = caller.name, campaign.key = key, "a person cancelled a campaign");
     Ok(Json(under_way))
 }

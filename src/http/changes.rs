@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::{
     checklist,
     domain::{
+        act::Act,
         hold::HoldScope,
         ids::{HoldId, TenantId},
     },
@@ -22,12 +23,17 @@ use crate::{
     },
     registry::{
         Problem,
-        apply::{self, Applied, RegistryUpdate},
+        apply::{self, Applied, Became, RegistryUpdate},
         file::DEFAULT_TENANT,
         shown::{self, AccountInfo, NumberInfo, TemplateInfo},
         tokens::{self, Caller, NewlyMade, TokenInfo, TokenRequest},
     },
-    store::{self, holds_list::Closed, registry::Snapshot},
+    store::{
+        self,
+        acts::{self, NewAct},
+        holds_list::Closed,
+        registry::Snapshot,
+    },
 };
 
 const SMALL_BYTES: usize = 64 << 10;
@@ -77,12 +83,28 @@ pub(super) async fn open_hold(
     };
     let snapshot = current(&state).await?;
     let everybody = speaks_for_everybody(&snapshot, caller.tenant);
-    let why = (caller.name.as_str(), reason);
+    let by = campaigns::person(&caller);
+    let why = (&by, reason);
     let Some(id) = checklist::open_hold(&state.store, &snapshot, caller.tenant, everybody, &scope, why).await? else {
         return refuse(Problem::new("/scope", "unknown", "there is no such thing that this token may hold"));
     };
     tracing::warn!(hold.id = id.0, hold.scope = %scope, token.name = caller.name, "a person opened a hold");
     Ok((StatusCode::CREATED, Json(OpenedHold { id: id.0 })))
+}
+
+/// Records what the caller did, after it was done.
+pub(super) async fn record(
+    state: &HttpState,
+    caller: &Caller,
+    act: Act,
+    subject: String,
+    (reason, count): (&str, usize),
+) -> Result<(), ApiError> {
+    let by = campaigns::person(caller);
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let act = NewAct { count, ..NewAct::on(caller.tenant, &by, act, subject, reason) };
+    acts::record(&mut *state.store.acquire().await?, &act).await?;
+    Ok(())
 }
 
 /// A reason that says something.
@@ -173,6 +195,8 @@ pub(super) async fn put_registry(
     let means = apply::Means { store: &state.store, vault: state.directory.vault(), providers: &state.providers };
     let applied = apply::apply(means, caller.tenant, &update).await?;
     state.directory.refresh().await?;
+    let count = applied.changes.len() - applied.count(Became::Unchanged);
+    record(&state, &caller, Act::RegistryApply, "registry".to_owned(), ("", count)).await?;
     tracing::info!(token.name = caller.name, objects = applied.changes.len(), "the registry was applied");
     Ok(Json(applied))
 }
@@ -235,6 +259,7 @@ pub(super) async fn create_token(
 ) -> Result<(StatusCode, Json<NewlyMade>), ApiError> {
     let request: TokenRequest = json(&read(&headers, body, small(&state)).await?)?;
     let made = tokens::create(&state.store, Some(caller.tenant), &request).await?;
+    record(&state, &caller, Act::TokenCreate, format!("token:{}", made.id), (request.name.trim(), 1)).await?;
     tracing::info!(token.name = caller.name, made = request.name, "a token was made");
     Ok((StatusCode::CREATED, Json(made)))
 }
@@ -255,6 +280,7 @@ pub(super) async fn revoke_token(
     Path(token): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     if tokens::revoke(&state.store, caller.tenant, id(&token, "token")?).await? {
+        record(&state, &caller, Act::TokenRevoke, format!("token:{token}"), ("", 1)).await?;
         tracing::info!(token.name = caller.name, revoked = token, "a token was revoked");
         Ok(StatusCode::NO_CONTENT)
     } else {

@@ -12,6 +12,7 @@ use crate::{
     domain::ids::{BatchId, MessageKey},
     http::{
         HttpState,
+        campaigns::person,
         changes::{given, small},
         error::{ApiError, Errors},
         extract::{id, json, read},
@@ -45,7 +46,7 @@ pub(super) async fn pause(
 ) -> Result<Json<Stopped>, ApiError> {
     let (batch, reason): (BatchId, _) = (id(&batch, "batch")?, because(&state, &headers, body).await?);
     let mut connection = state.store.acquire().await?;
-    let stopped = control::pause(&mut connection, caller.tenant, batch, &caller.name, &reason).await?;
+    let stopped = control::pause(&mut connection, caller.tenant, batch, &person(&caller), &reason).await?;
     let stopped = stopped.ok_or_else(|| ApiError::not_found("batch"))?;
     tracing::warn!(token.name = caller.name, batch.id = %batch, reason, "a person paused a batch");
     Ok(Json(stopped))
@@ -63,7 +64,7 @@ pub(super) async fn resume(
 ) -> Result<Json<Released>, ApiError> {
     let (batch, reason): (BatchId, _) = (id(&batch, "batch")?, because(&state, &headers, body).await?);
     let mut connection = state.store.acquire().await?;
-    let released = control::resume(&mut connection, caller.tenant, batch, &caller.name, &reason).await?;
+    let released = control::resume(&mut connection, caller.tenant, batch, &person(&caller), &reason).await?;
     let released = released.ok_or_else(|| ApiError::not_found("batch"))?;
     state.sweep();
     tracing::info!(token.name = caller.name, batch.id = %batch, reason, "a person resumed a batch");
@@ -82,7 +83,7 @@ pub(super) async fn cancel_batch(
 ) -> Result<Json<Stopped>, ApiError> {
     let (batch, reason): (BatchId, _) = (id(&batch, "batch")?, because(&state, &headers, body).await?);
     let mut connection = state.store.acquire().await?;
-    let stopped = control::cancel_batch(&mut connection, caller.tenant, batch).await?;
+    let stopped = control::cancel_batch(&mut connection, caller.tenant, batch, &person(&caller), &reason).await?;
     let stopped = stopped.ok_or_else(|| ApiError::not_found("batch"))?;
     state.sweep();
     tracing::warn!(token.name = caller.name, batch.id = %batch, reason, "a person cancelled a batch");
@@ -103,7 +104,8 @@ pub(super) async fn cancel_message(
     let (key, reason): (MessageKey, _) = (id(&message, "message")?, because(&state, &headers, body).await?);
     let mut connection = state.store.acquire().await?;
     let conflict = |code: &str, reason: &str| Err(ApiError::whole(StatusCode::CONFLICT, code, reason));
-    match control::cancel_message(&mut connection, caller.tenant, key, state.rules).await? {
+    let by = person(&caller);
+    match control::cancel_message(&mut connection, caller.tenant, key, (&by, &reason), state.rules).await? {
         Cancelled::Now => {
             tracing::warn!(token.name = caller.name, message.id = %key, reason, "a person cancelled a message");
             Ok(StatusCode::NO_CONTENT)

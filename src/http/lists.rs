@@ -3,12 +3,15 @@
 use axum::{
     Extension, Json,
     extract::{Path, State},
+    http::{HeaderMap, header},
 };
 use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::{
-    checklist::{self, AdvisedFailure, BatchQuery, Message, MessageQuery, MessageWithAttempts, Page},
+    checklist::{
+        self, AdvisedFailure, BatchQuery, Failures, Language, Message, MessageQuery, MessageWithAttempts, Page,
+    },
     domain::ids::{BatchId, HoldId, MessageKey},
     http::{
         HttpState,
@@ -43,6 +46,13 @@ pub(super) struct FailureQuery {
     pub batch: Option<Uuid>,
     /// Only of this business number.
     pub number: Option<String>,
+    /// Also those that somebody has acknowledged.
+    #[serde(default)]
+    #[param(required = false)]
+    pub all: bool,
+    /// The language of the advice: en or ja; without it `Accept-Language` decides.
+    #[param(inline)]
+    pub lang: Option<Language>,
 }
 
 /// Which holds.
@@ -126,9 +136,21 @@ pub(super) async fn failures(
     State(state): State<HttpState>,
     Extension(caller): Extension<Caller>,
     Asked(query): Asked<FailureQuery>,
+    headers: HeaderMap,
 ) -> Result<Json<Vec<AdvisedFailure>>, ApiError> {
-    let (number, batch) = (query.number.as_deref(), query.batch.map(BatchId));
-    Ok(Json(checklist::failures(&state.store, &state.providers, caller.tenant, number, batch).await?))
+    let accepted = || {
+        headers
+            .get(header::ACCEPT_LANGUAGE)
+            .and_then(|v| v.to_str().ok())
+            .map_or_else(|| Language::accepted(""), Language::accepted)
+    };
+    let asked = Failures {
+        number: query.number.as_deref(),
+        batch: query.batch.map(BatchId),
+        all: query.all,
+        language: query.lang.unwrap_or_else(accepted),
+    };
+    Ok(Json(checklist::failures(&state.store, &state.providers, caller.tenant, asked).await?))
 }
 
 #[utoipa::path(get, path = "/v1/jobs/rejected", tag = "jobs", params(PageQuery), responses(

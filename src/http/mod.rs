@@ -15,6 +15,7 @@ mod imports;
 mod jobs;
 mod lists;
 pub mod openapi;
+mod operators;
 mod suppressions;
 mod system;
 mod trace;
@@ -153,14 +154,17 @@ fn upload_routes() -> Router<HttpState> {
 }
 
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 31] = [
+    let routes: [(&str, MethodRouter<HttpState>); 34] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
+        ("/v1/batches/{batch}/why", get(operators::why_batch)),
         ("/v1/messages", get(lists::messages)),
         ("/v1/messages/{message}", get(lists::message)),
         ("/v1/received", get(suppressions::received)),
         ("/v1/suppressions", get(suppressions::list)),
+        ("/v1/messages/{message}/why", get(operators::why_message)),
+        ("/v1/audit", get(operators::audit)),
         ("/v1/uncertain", get(uncertain::list)),
         ("/v1/failures", get(lists::failures)),
         ("/v1/jobs/rejected", get(lists::rejected_jobs)),
@@ -197,6 +201,8 @@ fn operate_routes() -> Router<HttpState> {
         .route("/v1/batches/{batch}/resume", post(control::resume))
         .route("/v1/batches/{batch}/cancel", post(control::cancel_batch))
         .route("/v1/messages/{message}/cancel", post(control::cancel_message))
+        .route("/v1/failures/acknowledge", post(operators::acknowledge))
+        .route("/v1/resends", post(operators::resend))
         .route("/v1/uncertain/resolve", post(uncertain::resolve))
         .route("/v1/suppressions", post(suppressions::add))
         .route("/v1/suppressions/{suppression}", delete(suppressions::remove))

@@ -8,7 +8,9 @@ use utoipa::{
     },
 };
 
-use crate::http::{audiences, campaigns, changes, control, forecast, imports, jobs, lists, suppressions, uncertain};
+use crate::http::{
+    audiences, campaigns, changes, control, forecast, imports, jobs, lists, operators, suppressions, uncertain,
+};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -27,6 +29,7 @@ use crate::http::{audiences, campaigns, changes, control, forecast, imports, job
         audiences::remove, audiences::empty, audiences::delete, audiences::export::export,
         forecast::of_job, forecast::of_campaign, suppressions::add, suppressions::import, suppressions::list,
         suppressions::remove, suppressions::received, control::pause, control::resume, control::cancel_batch, control::cancel_message,
+        operators::why_message, operators::why_batch, operators::resend, operators::acknowledge, operators::audit,
         changes::open_hold, changes::close_hold, changes::nudge_upkeep, changes::put_registry, changes::accounts,
         changes::account, changes::numbers, changes::templates, changes::template, changes::create_token,
         changes::list_tokens, changes::revoke_token,

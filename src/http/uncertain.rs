@@ -8,14 +8,16 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::json as object;
 use uuid::Uuid;
 
 use crate::{
     checklist::{self, MessageQuery, Page, ResolveRequest, Resolved, UncertainMessage},
-    domain::ids::MessageKey,
+    domain::{act::Act, ids::MessageKey},
     http::{
         HttpState,
-        changes::{current, speaks_for_everybody},
+        campaigns::person,
+        changes::{current, record, speaks_for_everybody},
         error::{ApiError, Errors},
         extract::{Asked, BodyLimit, json, read},
     },
@@ -23,11 +25,15 @@ use crate::{
         Problem,
         tokens::{Caller, Scope},
     },
+    store::acts::{self, NewAct},
     upkeep::recover::{self, Recovered, Wish},
 };
 
 /// Five thousand ids and a reason.
 const RESOLVE_BYTES: usize = 1 << 20;
+
+/// Messages by name that the record of a decision lists.
+const LISTED: usize = 100;
 
 /// Which uncertain messages.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -86,6 +92,14 @@ pub(super) async fn resolve(
     let request: ResolveRequest = json(&read(&headers, body, limit(&state)).await?)?;
     let done = checklist::resolve(&state.store, caller.tenant, &caller.name, &request, state.rules).await?;
     if done.resolved > 0 {
+        let by = person(&caller);
+        let filter = object!({ "as": request.r#as, "batch": request.batch, "number": request.number, "evidence": request.evidence,
+                             "messages": request.messages.as_ref().map(|named| named.iter().take(LISTED).collect::<Vec<_>>()) });
+        let count = i64::try_from(done.resolved).unwrap_or(i64::MAX);
+        let subject = "uncertain".to_owned();
+        let act =
+            NewAct { filter, count, ..NewAct::on(caller.tenant, &by, Act::Resolve, subject, request.reason.trim()) };
+        acts::record(&mut *state.store.acquire().await?, &act).await?;
         tracing::info!(token.name = caller.name, decision = %request.r#as, messages = done.resolved, reason = request.reason,
             "uncertain messages were resolved");
     }
@@ -118,6 +132,8 @@ pub(super) async fn recover(
     let wish = Wish { since: request.since, is_rehearsal: request.dry_run, after };
     let done = recover::recover(&state.store, state.rules.grace, wish).await?;
     if done.marked > 0 {
+        let subject = format!("since:{}", request.since.to_rfc3339());
+        record(&state, &caller, Act::Recover, subject, ("", done.marked)).await?;
         tracing::warn!(token.name = caller.name, since = %request.since, messages = done.marked,
             "messages that may have been called on a lost timeline are uncertain now");
     }

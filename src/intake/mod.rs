@@ -64,6 +64,7 @@ pub use self::{
 };
 use crate::{
     broker::{Broker, Wakes},
+    domain::wake::Wake,
     settings,
     store::{
         Store,
@@ -162,6 +163,17 @@ impl Intake {
     /// Notified after every commit that owes broker messages: the outbox relay waits for it.
     pub fn outbox_nudge(&self) -> Arc<Notify> {
         Arc::clone(&self.shared.outbox)
+    }
+
+    /// Up to which size batches take one turn together, and which marketing batches open with a few messages.
+    pub fn sizes(&self) -> (usize, &settings::Canary) {
+        let sizes = self.shared.sizes();
+        (sizes.small_batch, sizes.canary)
+    }
+
+    /// Says that numbers have new work which intake has not taken.
+    pub fn woken(&self, wake: Wake) {
+        self.shared.wakes.announce(wake);
     }
 
     /// Makes the messages of large audiences; to be run beside the lanes.

@@ -5,12 +5,15 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     domain::{
+        act::Act,
         hold::HoldScope,
         ids::{BatchId, MessageKey, TenantId},
         message::MessageEvent,
     },
     store::{
         Doing as _, StoreError,
+        acts::{self, NewAct},
+        campaigns::Person,
         holds_list::{self, PERSON},
         messages::{self, Change, Rules},
     },
@@ -54,15 +57,16 @@ pub async fn pause(
     connection: &mut PgConnection,
     tenant: TenantId,
     batch: BatchId,
-    by: &str,
+    by: &Person,
     reason: &str,
 ) -> Result<Option<Stopped>, StoreError> {
     let mut tx = connection.begin().await.doing("begin to pause a batch")?;
     if !holds_list::owns_batch(&mut tx, tenant, batch).await? {
         return Ok(None);
     }
-    holds_list::open(&mut tx, Some(tenant), &HoldScope::Batch(batch), by, reason).await?;
+    holds_list::open(&mut tx, Some(tenant), &HoldScope::Batch(batch), &by.name, reason).await?;
     let stopped = left(&mut tx, batch).await?;
+    acts::record(&mut tx, &on_batch(tenant, by, Act::Pause, batch, reason, stopped.waiting)).await?;
     tx.commit().await.doing("pause a batch")?;
     Ok(Some(stopped))
 }
@@ -72,10 +76,11 @@ pub async fn resume(
     connection: &mut PgConnection,
     tenant: TenantId,
     batch: BatchId,
-    by: &str,
+    by: &Person,
     reason: &str,
 ) -> Result<Option<Released>, StoreError> {
-    if !holds_list::owns_batch(connection, tenant, batch).await? {
+    let mut tx = connection.begin().await.doing("begin to resume a batch")?;
+    if !holds_list::owns_batch(&mut tx, tenant, batch).await? {
         return Ok(None);
     }
     let released = sqlx::query!(
@@ -87,12 +92,15 @@ pub async fn resume(
                   ARRAY(SELECT id FROM hold WHERE scope = $1 AND cause <> $2 AND closed_at IS NULL ORDER BY id) AS "holds!""#,
         HoldScope::Batch(batch).to_string(),
         PERSON,
-        by,
+        by.name,
         reason
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *tx)
     .await
     .doing("resume a batch")?;
+    let released_now = i64::from(released.was_paused);
+    acts::record(&mut tx, &on_batch(tenant, by, Act::Resume, batch, reason, released_now)).await?;
+    tx.commit().await.doing("commit the end of a pause")?;
     Ok(Some(Released { was_paused: released.was_paused, holds: released.holds }))
 }
 
@@ -102,6 +110,8 @@ pub async fn cancel_batch(
     connection: &mut PgConnection,
     tenant: TenantId,
     batch: BatchId,
+    by: &Person,
+    reason: &str,
 ) -> Result<Option<Stopped>, StoreError> {
     let mut tx = connection.begin().await.doing("begin to cancel a batch")?;
     if !holds_list::owns_batch(&mut tx, tenant, batch).await? {
@@ -109,8 +119,13 @@ pub async fn cancel_batch(
     }
     let stopped = left(&mut tx, batch).await?;
     mark(&mut tx, &[batch]).await?;
+    acts::record(&mut tx, &on_batch(tenant, by, Act::Cancel, batch, reason, stopped.waiting)).await?;
     tx.commit().await.doing("cancel a batch")?;
     Ok(Some(stopped))
+}
+
+fn on_batch<'a>(tenant: TenantId, by: &'a Person, act: Act, batch: BatchId, reason: &'a str, count: i64) -> NewAct<'a> {
+    NewAct { count, ..NewAct::on(tenant, by, act, HoldScope::Batch(batch).to_string(), reason) }
 }
 
 /// Marks those batches as cancelled that are not through. The first time counts.
@@ -148,9 +163,11 @@ pub async fn cancel_message(
     connection: &mut PgConnection,
     tenant: TenantId,
     key: MessageKey,
+    (by, reason): (&Person, &str),
     rules: Rules,
 ) -> Result<Cancelled, StoreError> {
-    let Some(found) = work_of(connection, tenant, key).await? else {
+    let mut tx = connection.begin().await.doing("begin to cancel a message")?;
+    let Some(found) = work_of(&mut tx, tenant, key).await? else {
         return Ok(Cancelled::Unknown);
     };
     let attempt = match found {
@@ -159,11 +176,13 @@ pub async fn cancel_message(
         Left::Waiting(attempt) => attempt,
     };
     // Whoever claims it meanwhile raises the attempt, and this change is then about another one.
-    messages::apply(connection, &[Change::new(key, attempt, MessageEvent::Cancelled)], rules).await?;
-    Ok(match work_of(connection, tenant, key).await? {
-        Some(Left::Nothing) => Cancelled::Now,
-        _ => Cancelled::TooLate,
-    })
+    messages::apply(&mut tx, &[Change::new(key, attempt, MessageEvent::Cancelled)], rules).await?;
+    if !matches!(work_of(&mut tx, tenant, key).await?, Some(Left::Nothing)) {
+        return Ok(Cancelled::TooLate);
+    }
+    acts::record(&mut tx, &NewAct::on(tenant, by, Act::Cancel, format!("message:{key}"), reason)).await?;
+    tx.commit().await.doing("cancel a message")?;
+    Ok(Cancelled::Now)
 }
 
 enum Left {

@@ -5,6 +5,7 @@
 //! what is due, leased or expired.
 
 pub mod accounts;
+pub mod acts;
 pub mod alive;
 pub mod audiences;
 pub mod audit;
@@ -25,6 +26,7 @@ pub mod plan;
 pub mod received;
 pub mod refusals;
 pub mod registry;
+pub mod resends;
 pub mod retention;
 pub mod rounds;
 pub mod session;

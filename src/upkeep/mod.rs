@@ -29,7 +29,7 @@ use crate::{
     store::{
         Session, Store, StoreError, chain, holds, imports,
         messages::{self, Change, Failure, Rules},
-        partitions,
+        partitions, resends,
         work::{open, sweep as work},
     },
 };
@@ -53,7 +53,7 @@ pub struct Upkeep {
 pub struct Swept {
     /// Claims whose worker gave no outcome in time; their messages are uncertain now.
     pub lapsed: usize,
-    /// Messages of cancelled batches that were ended.
+    /// Messages that were ended: of cancelled batches, or sent again in vain.
     pub cancelled: usize,
     /// Rows given back from ended holds.
     pub released: usize,
@@ -103,7 +103,7 @@ impl Upkeep {
     /// One sweep of everything, each part at most a chunk.
     pub async fn step(&mut self) -> Result<Swept, StoreError> {
         let lapsed = self.sweep_lapsed().await?;
-        let cancelled = self.sweep_cancelled().await?;
+        let cancelled = self.sweep_cancelled().await? + self.sweep_vain().await?;
         let released = self.release_holds().await?;
         let expired = self.sweep_closed().await? + self.sweep_expired().await? + self.sweep_overdue().await?;
         let woken = work::unpark_due(self.session.connection().await?, self.settings.upkeep.sweep_max).await?;
@@ -173,6 +173,15 @@ impl Upkeep {
         let work = work::of_cancelled(self.session.connection().await?, most).await?;
         let changes: Vec<Change> =
             work.into_iter().map(|(key, attempt)| Change::new(key, attempt, MessageEvent::Cancelled)).collect();
+        self.apply(&changes).await
+    }
+
+    /// Messages that were sent again and are not called yet, whose first ones arrived after all.
+    async fn sweep_vain(&mut self) -> Result<usize, StoreError> {
+        let most = self.settings.upkeep.sweep_max;
+        let found = resends::in_vain(self.session.connection().await?, most).await?;
+        let changes: Vec<Change> =
+            found.into_iter().map(|(key, attempt)| Change::new(key, attempt, MessageEvent::Cancelled)).collect();
         self.apply(&changes).await
     }
 

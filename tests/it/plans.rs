@@ -13,6 +13,7 @@ use campaign_dispatch::{
     store::{
         Session, holds, leases,
         messages::{self, Change, Rules},
+        resends,
         work::{self, Want, open, sweep, unsure},
     },
 };
@@ -76,6 +77,7 @@ async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease:
     let open: Vec<_> = open.iter().map(|b| b.batch).collect();
     open::ready(&mut tx, &open, 100).await.unwrap();
     sweep::of_cancelled(&mut tx, 100).await.unwrap();
+    resends::in_vain(&mut tx, 100).await.unwrap();
     holds::gates(&mut tx).await.unwrap();
     holds::stay_undecided(&mut tx).await.unwrap();
     let through = read_through(&mut tx).await;

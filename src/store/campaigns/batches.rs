@@ -159,11 +159,16 @@ pub async fn hold_batches(
     by: &str,
 ) -> Result<UnderWay, StoreError> {
     let found = sqlx::query!(
-        r#"WITH live AS MATERIALIZED (
+        r#"WITH RECURSIVE mine AS (
+               -- With the batches that send their messages again.
                SELECT o.batch_id FROM occurrence o
-               WHERE o.campaign_id = $1 AND o.state = 'fired' AND o.expires_at > now() AND o.batch_id IS NOT NULL
-                 AND (EXISTS (SELECT FROM work w WHERE w.batch_id = o.batch_id AND w.stage <> 'unsure')
-                      OR EXISTS (SELECT FROM batch b WHERE b.batch_id = o.batch_id AND b.state = 'planning'))
+               WHERE o.campaign_id = $1 AND o.state = 'fired' AND o.batch_id IS NOT NULL
+               UNION
+               SELECT r.batch_id FROM mine JOIN batch r ON r.resend_of = mine.batch_id
+           ), live AS MATERIALIZED (
+               SELECT m.batch_id FROM mine m
+               WHERE EXISTS (SELECT FROM work w WHERE w.batch_id = m.batch_id AND w.stage <> 'unsure')
+                  OR EXISTS (SELECT FROM batch b WHERE b.batch_id = m.batch_id AND b.state = 'planning')
            ), opened AS (
                INSERT INTO hold (tenant_id, scope, cause, detail, resume)
                SELECT $2, 'batch:' || batch_id, $3, $4, $5 FROM live
@@ -187,14 +192,19 @@ pub async fn hold_batches(
 pub async fn cancel_batches(connection: &mut PgConnection, campaign: i32) -> Result<UnderWay, StoreError> {
     let found = sqlx::query_as!(
         UnderWay,
-        r#"WITH given_up AS (
+        r#"WITH RECURSIVE mine AS (
+               -- With the batches that send their messages again.
+               SELECT o.batch_id FROM occurrence o
+               WHERE o.campaign_id = $1 AND o.state = 'fired' AND o.batch_id IS NOT NULL
+               UNION
+               SELECT r.batch_id FROM mine JOIN batch r ON r.resend_of = mine.batch_id
+           ), given_up AS (
                UPDATE occurrence SET cancelled_at = now()
                WHERE campaign_id = $1 AND state = 'fired' AND cancelled_at IS NULL AND expires_at > now()
-               RETURNING batch_id
            ), live AS MATERIALIZED (
-               SELECT g.batch_id FROM given_up g
-               WHERE EXISTS (SELECT FROM work w WHERE w.batch_id = g.batch_id AND w.stage <> 'unsure')
-                  OR EXISTS (SELECT FROM batch b WHERE b.batch_id = g.batch_id AND b.state = 'planning')
+               SELECT m.batch_id FROM mine m
+               WHERE EXISTS (SELECT FROM work w WHERE w.batch_id = m.batch_id AND w.stage <> 'unsure')
+                  OR EXISTS (SELECT FROM batch b WHERE b.batch_id = m.batch_id AND b.state = 'planning')
            ), marked AS (
                UPDATE batch b SET cancelled_at = coalesce(b.cancelled_at, now()) FROM live WHERE b.batch_id = live.batch_id
            )
@@ -211,10 +221,14 @@ pub async fn cancel_batches(connection: &mut PgConnection, campaign: i32) -> Res
 /// Closes those holds again; says how many.
 pub async fn release_batches(connection: &mut PgConnection, campaign: i32, by: &str) -> Result<u64, StoreError> {
     let done = sqlx::query!(
-        "UPDATE hold SET closed_at = now(), closed_by = $3, reason = 'the campaign was resumed'
-         WHERE closed_at IS NULL AND cause = $2
-           AND scope IN (SELECT 'batch:' || batch_id FROM occurrence WHERE campaign_id = $1 AND batch_id IS NOT NULL
-                         AND state = 'fired')",
+        "WITH RECURSIVE mine AS (
+             SELECT o.batch_id FROM occurrence o
+             WHERE o.campaign_id = $1 AND o.state = 'fired' AND o.batch_id IS NOT NULL
+             UNION
+             SELECT r.batch_id FROM mine JOIN batch r ON r.resend_of = mine.batch_id
+         )
+         UPDATE hold SET closed_at = now(), closed_by = $3, reason = 'the campaign was resumed'
+         WHERE closed_at IS NULL AND cause = $2 AND scope IN (SELECT 'batch:' || batch_id FROM mine)",
         campaign,
         PAUSED,
         by

@@ -6,10 +6,12 @@
 
 pub mod batches;
 pub mod failures;
+pub mod history;
 pub mod imports;
 pub mod load;
 pub mod messages;
 pub mod refused;
+pub mod why;
 
 use sqlx::PgConnection;
 

@@ -200,19 +200,24 @@ pub async fn open_canaries(connection: &mut PgConnection, canaries: &[NewCanary]
     Ok(())
 }
 
-/// Marks the batch of a job as cancelled; what is not sent yet is then given up by the sweep. The first time counts.
+/// Marks the batch of a job as cancelled, and those that send its messages again; what is not sent yet is then given up by
+/// the sweep. The first time counts.
 pub async fn cancel(connection: &mut PgConnection, key: &JobKey) -> Result<Option<BatchId>, StoreError> {
-    let batch = sqlx::query_scalar!(
-        "UPDATE batch b SET cancelled_at = coalesce(cancelled_at, now())
-         FROM job j
-         WHERE j.tenant_id = $1 AND j.producer = $2 AND j.job_id = $3 AND b.batch_id = j.batch_id
-         RETURNING b.batch_id",
+    let batches = sqlx::query_scalar!(
+        r#"WITH RECURSIVE given_up AS (
+               SELECT j.batch_id FROM job j WHERE j.tenant_id = $1 AND j.producer = $2 AND j.job_id = $3
+               UNION
+               SELECT r.batch_id FROM given_up g JOIN batch r ON r.resend_of = g.batch_id
+           )
+           UPDATE batch b SET cancelled_at = coalesce(b.cancelled_at, now())
+           FROM given_up g WHERE b.batch_id = g.batch_id
+           RETURNING CASE WHEN b.resend_of IS NULL THEN b.batch_id END AS batch"#,
         key.tenant.0,
         key.producer,
         key.job_id
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await
     .doing("cancel a job")?;
-    Ok(batch.map(BatchId))
+    Ok(batches.into_iter().flatten().next().map(BatchId))
 }

@@ -31,7 +31,7 @@ use crate::{
         suppression::SuppressionScope,
     },
     fault::{self, Point},
-    store::{Doing as _, StoreError, commit, suppressions, work::windows},
+    store::{Doing as _, StoreError, commit, resends, suppressions, work::windows},
 };
 
 /// Something that happened to a message.
@@ -239,6 +239,7 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     writes::write_attempts(&mut tx, &plan.attempts).await?;
     decisions::write(&mut tx, &plan.decisions).await?;
     writes::write_failures(&mut tx, &plan.failed, &plan.lifted).await?;
+    resends::note_vain(&mut tx, &plan.lifted).await?;
     writes::delete_work(&mut tx, &plan.done).await?;
     writes::update_work(&mut tx, &plan.again).await?;
     writes::insert_work(&mut tx, &plan.revived).await?;

@@ -4,6 +4,7 @@ pub(crate) mod broker;
 pub(crate) mod db;
 pub(crate) mod eventually;
 pub(crate) mod hours;
+pub(crate) mod operator;
 pub(crate) mod world;
 
 use std::time::Duration;
