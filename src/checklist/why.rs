@@ -67,7 +67,7 @@ pub async fn why_message(
     let Some(way) = why::way(&mut connection, tenant, key.batch_id).await? else {
         return Ok(None);
     };
-    let facts = facts(&mut connection, providers, &row, way).await?;
+    let facts = facts(&mut connection, providers, tenant, &row, way).await?;
     Ok(Some(WhyMessage { message: key.to_string(), state: row.state, why: explain(&facts) }))
 }
 
@@ -89,7 +89,7 @@ pub async fn why_batch(
         None => None,
     };
     let why = match row {
-        Some(row) => explain(&facts(&mut connection, providers, &row, way).await?),
+        Some(row) => explain(&facts(&mut connection, providers, tenant, &row, way).await?),
         None if !way.batch.is_planned => {
             let key = MessageKey { batch_id: batch, seq: 0 };
             let holds = holds(&mut connection, providers, &way).await?;
@@ -122,6 +122,7 @@ fn bare(message: MessageKey, state: MessageState, way: Way) -> Facts {
         advice: None,
         may_resend: false,
         resent_as: None,
+        suppression: None,
         batch: way.batch,
         work: None,
         last_call: None,
@@ -135,6 +136,7 @@ fn bare(message: MessageKey, state: MessageState, way: Way) -> Facts {
 async fn facts(
     connection: &mut Connection,
     providers: &providers::Registry,
+    tenant: TenantId,
     row: &MessageRow,
     way: Way,
 ) -> Result<Facts, StoreError> {
@@ -150,6 +152,10 @@ async fn facts(
         }
         Some(_) | None => None,
     };
+    let suppression = match state {
+        MessageState::Pending => why::suppression(connection, &way.route, tenant, &row.recipient).await?,
+        _ => None,
+    };
     let failure = row.failed_at.zip(row.code.clone()).map(|(at, code)| CallFacts {
         at,
         code,
@@ -164,6 +170,7 @@ async fn facts(
         may_resend,
         resent_as: kin.and_then(|kin| kin.resent_in).map(|batch| MessageKey { batch_id: BatchId(batch), seq: row.seq }),
         work: work.map(|(work, _)| work),
+        suppression,
         last_call,
         failure,
         holds,

@@ -43,6 +43,10 @@ named! {
         TokenCreate = "token_create",
         /// A token was revoked.
         TokenRevoke = "token_revoke",
+        /// Recipients were suppressed.
+        Suppress = "suppress",
+        /// A suppression was lifted.
+        Unsuppress = "unsuppress",
         /// Messages were marked after the database went back in time.
         Recover = "recover",
     }

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     checklist::{self, Page, ReceivedQuery, SuppressionQuery},
-    domain::{Channel, suppression::SuppressionScope},
+    domain::{Channel, act::Act, suppression::SuppressionScope},
     http::{
         HttpState,
-        changes::{current, given},
+        changes::{current, given, record},
         error::{ApiError, Errors},
         extract::{Asked, BodyLimit, id, json, pieces, read},
         jobs::problem,
@@ -138,9 +138,20 @@ fn terms(snapshot: &Snapshot, caller: &Caller, request: &CoverRequest) -> Result
     Ok(Terms { cover: Cover { tenant: caller.tenant, account, scope: *scope }, channel, country, detail })
 }
 
-fn tell(caller: &Caller, scope: SuppressionScope, report: &SuppressionReport) {
-    let SuppressionReport { added, bad, .. } = report;
+async fn tell(
+    state: &HttpState,
+    caller: &Caller,
+    request: &CoverRequest,
+    report: &SuppressionReport,
+) -> Result<(), ApiError> {
+    let (SuppressionReport { added, bad, .. }, scope) = (report, request.scope);
     tracing::info!(token.name = caller.name, scope = %scope, added, bad, "recipients were suppressed");
+    if *added == 0 {
+        return Ok(());
+    }
+    let subject = request.account.as_ref().map_or_else(|| scope.to_string(), |account| format!("{scope}:{account}"));
+    let count = usize::try_from(*added).unwrap_or(usize::MAX);
+    record(state, caller, Act::Suppress, subject, (request.reason.trim(), count)).await
 }
 
 #[utoipa::path(post, path = "/v1/suppressions", tag = "suppressions", request_body = SuppressRequest, responses(
@@ -159,7 +170,7 @@ pub(super) async fn add(
     let snapshot = current(&state).await?;
     let terms = terms(&snapshot, &caller, &request)?;
     let report = suppressions::add(&state.store, &terms, &to).await?;
-    tell(&caller, scope, &report);
+    tell(&state, &caller, &request, &report).await?;
     Ok(Json(report))
 }
 
@@ -177,7 +188,7 @@ pub(super) async fn import(
     let snapshot = current(&state).await?;
     let terms = terms(&snapshot, &caller, &request)?;
     let report = suppressions::import(&state.store, &terms, pieces(body, state.body_timeout())).await?;
-    tell(&caller, request.scope, &report);
+    tell(&state, &caller, &request, &report).await?;
     Ok(Json(report))
 }
 
@@ -216,6 +227,7 @@ pub(super) async fn remove(
                 reason,
                 "a person lifted a suppression"
             );
+            record(&state, &caller, Act::Unsuppress, format!("suppression:{suppression}"), (reason, 1)).await?;
             Ok(StatusCode::NO_CONTENT)
         }
     }

@@ -1,5 +1,6 @@
 //! What operators ask and do: why something waits, what failed, what is sent again, what was done.
 
+mod kinds;
 mod resend;
 mod why;
 
@@ -93,6 +94,12 @@ async fn every_act_leaves_a_row_that_says_who_and_why(_: PgPoolOptions, options:
     let message = format!("{}.1", batches[0]);
     post(&served, &admin, &format!("/v1/messages/{message}/cancel"), because("asked us to")).await;
     let held = post(&served, &admin, "/v1/holds", json!({"scope": "everything", "reason": "fire drill"})).await;
+    let unwanted = json!({"to": ["+819012345678"], "scope": "tenant", "reason": "wrote to us"});
+    post(&served, &admin, "/v1/suppressions", unwanted.clone()).await;
+    post(&served, &admin, "/v1/suppressions", unwanted).await;
+    let (_, list) = served.get(&admin, "/v1/suppressions").await;
+    let path = format!("/v1/suppressions/{}?reason=changed%20mind", list["items"][0]["id"]);
+    assert_eq!(served.call(&admin, Method::DELETE, &path, None).await.0, StatusCode::NO_CONTENT);
     post(&served, &admin, &format!("/v1/holds/{}/close", held["id"]), because("over")).await;
     let resolve = json!({"batch": batches[0], "as": "failed", "reason": "not in the report"});
     post(&served, &admin, "/v1/uncertain/resolve", resolve).await;
@@ -111,6 +118,8 @@ async fn every_act_leaves_a_row_that_says_who_and_why(_: PgPoolOptions, options:
             ("cancel", "too late", 1),
             ("resolve", "not in the report", 1),
             ("hold_close", "over", 0),
+            ("unsuppress", "changed mind", 1),
+            ("suppress", "wrote to us", 1),
             ("hold_open", "fire drill", 1),
             ("cancel", "asked us to", 1),
             ("resume", "it was right", 1),

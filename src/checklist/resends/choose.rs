@@ -8,7 +8,6 @@ use uuid::Uuid;
 use super::ResendRequest;
 use crate::{
     domain::{
-        failure::FailureClass,
         ids::{BatchId, MessageKey},
         resend::{Again, Candidate, Skip, Terms, decide},
     },
@@ -97,7 +96,7 @@ fn candidate(providers: &providers::Registry, row: &FailedRow) -> Candidate {
         is_failed: row.is_failed,
         is_resent: row.is_resent,
         is_acknowledged: row.is_acknowledged,
-        is_opt_out: row.class == FailureClass::OptOut.as_str(),
+        is_opt_out: row.is_opt_out,
         is_cancelled: row.is_cancelled,
         is_campaign_paused: row.is_campaign_paused,
         is_template_dead: is_dead(&row.template_status),

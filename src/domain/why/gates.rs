@@ -121,7 +121,7 @@ fn ended(facts: &Facts, what: &str) -> Why {
 
 /// All gates of a message that is to be sent; those that stop it say so.
 pub(super) fn all(facts: &Facts) -> Vec<Checked> {
-    let mut gates = vec![cancelled(facts), life(facts), planning(facts), send_at(facts)];
+    let mut gates = vec![cancelled(facts), life(facts), suppressed(facts), planning(facts), send_at(facts)];
     gates.extend(window(facts));
     gates.extend(retry(facts));
     if facts.holds.is_empty() {
@@ -140,6 +140,18 @@ fn cancelled(facts: &Facts) -> Checked {
             Checked { since: Some(at), ..closed(Gate::Cancelled, "its batch was given up", next) }
         }
         None => open(Gate::Cancelled, "its batch was not given up"),
+    }
+}
+
+fn suppressed(facts: &Facts) -> Checked {
+    match &facts.suppression {
+        Some(found) => {
+            let lift = format!("suppressions lift {} --reason TEXT", found.id);
+            let next = vec![Step::run("lift it, if the recipient asked for that", &lift)];
+            let detail = format!("it will not be called: {} ({})", found.scope.reason(), found.source);
+            Checked { since: Some(found.since), ..closed(Gate::Suppressed, detail, next) }
+        }
+        None => open(Gate::Suppressed, "its recipient is not suppressed"),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Why a message waits: the gates in the order in which they are asked, which one stops it now, since when, until when, and
 //! what a person can do.
 //!
-//! What will never be called is told first: a batch that was given up, a life that has ended. Then come time (nobody looks
+//! What will never be called is told first: a batch that was given up, a life that has ended, a recipient who does not want
+//! it. Then come time (nobody looks
 //! at what is not due), the holds from the widest to the narrowest (what intake or a claim meets is parked), the worker
 //! that holds the number, and its rate. Facts are read by `store`; [`explain`] knows no clock but theirs.
 
@@ -17,6 +18,7 @@ use crate::domain::{
     ids::{BatchId, MessageKey},
     message::MessageState,
     named,
+    suppression::SuppressionScope,
 };
 
 named! {
@@ -30,6 +32,8 @@ named! {
         Cancelled = "cancelled",
         /// Its life has not ended.
         Life = "life",
+        /// Its recipient wants such messages.
+        Suppressed = "suppressed",
         /// All messages of its batch have been made.
         Planning = "planning",
         /// Its time has come.
@@ -162,6 +166,19 @@ pub struct HoldFacts {
     pub advice: Option<String>,
 }
 
+/// A suppression that is in force for a message.
+#[derive(Debug, Clone)]
+pub struct SuppressionFacts {
+    /// Its row.
+    pub id: i64,
+    /// What it covers.
+    pub scope: SuppressionScope,
+    /// Where it comes from.
+    pub source: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
 /// The batch of a message.
 #[derive(Debug, Clone)]
 pub struct BatchFacts {
@@ -237,6 +254,8 @@ pub struct Facts {
     pub may_resend: bool,
     /// The message it was sent again as.
     pub resent_as: Option<MessageKey>,
+    /// Why its recipient is not messaged.
+    pub suppression: Option<SuppressionFacts>,
     /// Its batch.
     pub batch: BatchFacts,
     /// What is left to do for it.

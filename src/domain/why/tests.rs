@@ -31,6 +31,7 @@ fn due() -> Facts {
         advice: None,
         may_resend: false,
         resent_as: None,
+        suppression: None,
         batch: BatchFacts {
             id: batch(),
             campaign: Some("spring".to_owned()),

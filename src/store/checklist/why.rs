@@ -9,7 +9,7 @@ use crate::{
         hold::{HoldScope, Resume, Route},
         ids::{AccountId, BatchId, MessageKey, NumberId, TemplateId, TenantId},
         lane::Lane,
-        why::{BatchFacts, CallFacts, HoldFacts, Stage, WorkFacts},
+        why::{BatchFacts, CallFacts, HoldFacts, Stage, SuppressionFacts, WorkFacts},
     },
     store::{Doing as _, StoreError},
 };
@@ -102,6 +102,31 @@ pub async fn holds(connection: &mut PgConnection, scopes: &[HoldScope]) -> Resul
         advice: None,
     });
     Ok(holds.collect())
+}
+
+/// The suppression for which a claim would not call a message, the widest of several.
+pub async fn suppression(
+    connection: &mut PgConnection,
+    route: &Route,
+    tenant: TenantId,
+    recipient: &str,
+) -> Result<Option<SuppressionFacts>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT id, scope, source, since FROM suppression
+           WHERE recipient = $1 AND tenant_id = $2 AND lifted_at IS NULL AND (account_id IS NULL OR account_id = $3)
+             AND (scope <> 'marketing' OR $4)
+           ORDER BY array_position(ARRAY['tenant', 'account', 'marketing'], scope) LIMIT 1"#,
+        recipient,
+        tenant.0,
+        route.account.0,
+        route.lane == Lane::Marketing
+    )
+    .fetch_optional(connection)
+    .await
+    .doing("look whether a recipient is suppressed")?;
+    Ok(row.and_then(|row| {
+        Some(SuppressionFacts { id: row.id, scope: row.scope.parse().ok()?, source: row.source, since: row.since })
+    }))
 }
 
 /// What is left to do for a message, and whose turn it takes.

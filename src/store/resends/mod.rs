@@ -70,8 +70,6 @@ pub struct FailedRow {
     pub provider: String,
     /// The code.
     pub code: String,
-    /// What it means.
-    pub class: String,
     /// When it failed.
     pub failed_at: DateTime<Utc>,
     /// Whether it is failed or expired still.
@@ -80,6 +78,8 @@ pub struct FailedRow {
     pub is_resent: bool,
     /// Whether somebody has seen to it.
     pub is_acknowledged: bool,
+    /// Whether the recipient does not want it.
+    pub is_opt_out: bool,
     /// Whether its batch was given up.
     pub is_cancelled: bool,
     /// Whether its campaign is paused.
@@ -146,9 +146,16 @@ pub async fn failed(
     filter.push(&mut sql);
     sql.push(" ORDER BY f.batch_id, f.seq LIMIT ").push_bind(limit);
     sql.push(
-        ") SELECT f.batch_id, f.seq, f.number_id, a.provider, f.code, f.class, f.failed_at,
+        ") SELECT f.batch_id, f.seq, f.number_id, a.provider, f.code, f.failed_at,
                 m.state IN ('failed', 'expired') AS is_failed, m.resent_in IS NOT NULL AS is_resent,
-                f.acknowledged IS NOT NULL AS is_acknowledged, b.cancelled_at IS NOT NULL AS is_cancelled,
+                f.acknowledged IS NOT NULL AS is_acknowledged,
+                f.class = 'opt_out' OR EXISTS (
+                    SELECT FROM suppression s
+                    WHERE s.recipient = m.recipient AND s.tenant_id = b.tenant_id AND s.lifted_at IS NULL
+                      AND (s.account_id IS NULL OR s.account_id = b.account_id)
+                      AND (s.scope <> 'marketing' OR b.lane = 'marketing')
+                ) AS is_opt_out,
+                b.cancelled_at IS NOT NULL AS is_cancelled,
                 c.id IS NOT NULL AS is_campaign_paused, t.status AS template_status, b.lane::text AS lane, same.same,
                 md5(concat_ws(' ', b.template_id, m.recipient, b.params || coalesce(m.params, '{}'))) AS text
          FROM f

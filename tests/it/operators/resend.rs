@@ -80,7 +80,15 @@ async fn a_preview_tells_how_many_when_and_what_is_left_out(_: PgPoolOptions, op
             "UPDATE message SET state = 'failed', accepted_at = NULL WHERE seq = 1 AND state = 'pending'; UPDATE failed_message SET class = 'opt_out'",
             "opted_out",
         ),
-        ("UPDATE failed_message SET class = 'message'; UPDATE batch SET cancelled_at = now()", "cancelled"),
+        (
+            "UPDATE failed_message SET class = 'message'; INSERT INTO suppression (tenant_id, scope, recipient, source)
+             SELECT DISTINCT 1, 'tenant', recipient, 'keyword' FROM message",
+            "opted_out",
+        ),
+        (
+            "UPDATE suppression SET lifted_at = now(), lifted_by = 'ann'; UPDATE batch SET cancelled_at = now()",
+            "cancelled",
+        ),
         ("UPDATE batch SET cancelled_at = NULL; UPDATE template SET status = 'disabled'", "template"),
     ] {
         run(&served, change).await;

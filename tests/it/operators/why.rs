@@ -54,7 +54,15 @@ const SITUATIONS: &[(&str, &str)] = &[
         "UPDATE batch SET windows = NULL; UPDATE work SET until = NULL; INSERT INTO attempt SELECT batch_id, seq, 1, 'returned', '131049', 'throttled_user', 'x', now() FROM work WHERE stage = 'ready'",
         "retry",
     ),
-    ("DELETE FROM attempt; UPDATE batch SET send_at = now() + interval '1 hour'", "send_at"),
+    (
+        "DELETE FROM attempt; INSERT INTO suppression (tenant_id, scope, recipient, source)
+         SELECT 1, 'tenant', recipient, 'keyword' FROM message WHERE seq = 8",
+        "suppressed",
+    ),
+    (
+        "UPDATE suppression SET lifted_at = now(), lifted_by = 'ann'; UPDATE batch SET send_at = now() + interval '1 hour'",
+        "send_at",
+    ),
     ("UPDATE batch SET state = 'planning', send_at = now()", "planning"),
     ("UPDATE batch SET expires_at = now()", "life"),
     ("UPDATE batch SET cancelled_at = now()", "cancelled"),
