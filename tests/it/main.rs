@@ -18,6 +18,7 @@ mod journey;
 mod leases;
 mod operators;
 mod plans;
+mod reader;
 mod registry;
 mod resolve;
 mod served;
