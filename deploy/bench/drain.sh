@@ -68,18 +68,18 @@ drain_beside_peers() {
   local rounds=${ROUNDS:-3} theirs=() rate cpu peer i line
   have_peers_services || install_packages have_peers_services redis-server nginx-light libnginx-mod-http-echo postgresql rabbitmq-server nodejs
   for ((i = 0; i < rounds; i++)); do
-    "$CHECKOUT/deploy/services.sh" up >&2
-    POSTMASTER=$("$CHECKOUT/deploy/services.sh" pid postgres 2>/dev/null || true)
-    BROKER_PID=$("$CHECKOUT/deploy/services.sh" pid rabbitmq 2>/dev/null || true)
+    services up >&2
+    POSTMASTER=$(services pid postgres 2>/dev/null || true)
+    BROKER_PID=$(services pid rabbitmq 2>/dev/null || true)
     if ((i == 0)); then drain_setup; else start_serve; fi
     drain_round 60000
     stop_serve
-    "$CHECKOUT/deploy/services.sh" down >&2
+    services down >&2
     line=$(peer_round)
     say "peer $((i + 1)): $line"
     theirs+=("$line")
   done
-  "$CHECKOUT/deploy/services.sh" up >&2
+  services up >&2
   read -r rate cpu < <(median_round)
   peer=$(printf '%s\n' "${theirs[@]}" | sort -g | sed -n "$(((rounds + 1) / 2))p")
   figure ratio "$(calc "$rate / ${peer% *}" %.2f)" 'times node-batch-long' '>=' 1.25

@@ -56,6 +56,10 @@ fill_log() {
     FROM generate_series(1, 1300)" -c CHECKPOINT >/dev/null
 }
 
+# The servers of the bench: by the URL they were given or started with, not by that of the bench's own database, which
+# services.sh would take for somebody else's.
+services() { DATABASE_URL=$ADMIN_URL "$CHECKOUT/deploy/services.sh" "$@"; }
+
 # A database of its own, migrated, with a token that also registers the producer.
 new_database() {
   psql -qX "$ADMIN_URL" -c "CREATE DATABASE $1"
