@@ -7,7 +7,7 @@
 #   deploy/chaos.sh --cluster           against a RabbitMQ cluster of three nodes, one of them killed now and then
 #   deploy/chaos.sh --points            every fault point of src/fault.rs, crashed, failed and delayed pass by pass
 #   deploy/chaos.sh --scenario NAME     one story: takeover, outage, drain, token, pacing, cron, cancel, shares,
-#                                       imports
+#                                       imports, events (with python3-pika, installed when missing)
 #   --dev                               the build that tests use, in place of a release build
 #
 # Servers that ran before are left running. With DATABASE_URL or AMQP_URL of others, their servers are used and never
@@ -56,7 +56,26 @@ services_up() {
   fi
 }
 
+# The first in PATH may be another one than Debian's packages are for.
+find_pika() {
+  for CHAOS_PYTHON in python3 /usr/bin/python3; do
+    if "$CHAOS_PYTHON" -c 'import pika' 2>/dev/null; then return; fi
+  done
+  return 1
+}
+
+# The program of the README that listens to events.
+need_pika() {
+  if ! find_pika; then
+    can_install || die 'pika is missing: pip install pika, or run this as root'
+    install_packages find_pika python3-pika
+    find_pika || die 'installed python3-pika, yet no python3 can import pika: pip install pika'
+  fi
+  export CHAOS_PYTHON
+}
+
 need_cargo
+if [[ " ${ARGUMENTS[*]} " == *" events "* ]]; then need_pika; fi
 services_up
 export SQLX_OFFLINE=true
 cargo test --locked "${PROFILE[@]}" "${FEATURES[@]}" --test chaos -- "${ARGUMENTS[@]}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole test suite against real PostgreSQL and RabbitMQ.
-#   deploy/test.sh              everything, doc tests too, then a short run of deploy/chaos.sh
+#   deploy/test.sh              everything, doc tests too, then short runs of deploy/chaos.sh
 #   deploy/test.sh pacing -j1   only that: arguments go to cargo nextest run (or cargo test)
 # Servers that ran before are left running; those started here are stopped at the end.
 set -euo pipefail
@@ -69,4 +69,5 @@ fi
 if ((!$#)); then
   deploy/chaos.sh --dev --short
   deploy/chaos.sh --dev --points --short
+  deploy/chaos.sh --dev --scenario events --messages 1200
 fi

@@ -24,6 +24,7 @@
 //!
 //! * a provider: a folder in [`providers`] and one line in [`providers::registry`];
 //! * a state or an event: [`domain::message`], the document beside it, an enum label in a migration;
+//! * what is told on the exchange of events: [`domain::event`], and its schema in [`contracts`];
 //! * a setting: `deploy/settings.default.toml` and the section in [`settings`];
 //! * a query: a function in [`store`], called by its file's name;
 //! * a repair: a step of [`upkeep::Upkeep`].
@@ -72,6 +73,8 @@ pub mod decisions {
     pub mod adr_0010_who_does_not_want_it_is_asked_at_the_claim {}
     #[doc = include_str!("docs/0011-what-is-sent-again-is-a-new-message.md")]
     pub mod adr_0011_what_is_sent_again_is_a_new_message {}
+    #[doc = include_str!("docs/0012-what-is-told-is-written-with-what-it-tells-of.md")]
+    pub mod adr_0012_what_is_told_is_written_with_what_it_tells_of {}
     #[doc = include_str!("docs/state-machines.md")]
     pub mod state_machines {}
 }

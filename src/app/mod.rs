@@ -230,7 +230,10 @@ impl Parts {
             settings: self.settings.http.clone(),
             inline_bytes: self.settings.intake.inline_bytes,
             campaigns: self.settings.campaigns.clone(),
-            rules: Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) },
+            rules: Rules {
+                grace: Duration::from_secs(self.settings.uncertain.grace_s),
+                events: self.settings.events.wanted(),
+            },
             upkeep: self.nudge.clone(),
         };
         let router = http::router(state).merge(callbacks::routes(receiver));

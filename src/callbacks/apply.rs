@@ -234,7 +234,10 @@ impl Applier {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        let rules = Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) };
+        let rules = Rules {
+            grace: Duration::from_secs(self.settings.uncertain.grace_s),
+            events: self.settings.events.wanted(),
+        };
         let outcome = messages::apply(self.session.connection().await?, &changes, rules).await?;
         metrics::counter!("callbacks_applied_total").increment(changes.len() as u64);
         let unsettled = outcome

@@ -197,6 +197,7 @@ impl<'a> Firing<'a> {
             key: if is_urgent { Topology::URGENT_KEY } else { Topology::JOBS_KEY }.to_owned(),
             id: Uuid::new_v4().to_string(),
             correlation_id: None,
+            about: None,
             body: self.definition.document.job(&self.campaign.producer, job_id, send_at, expires_at),
         };
         outbox::insert(connection, &[message]).await

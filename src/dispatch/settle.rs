@@ -72,7 +72,7 @@ pub(super) fn start(
     hunger: Rc<Hunger>,
 ) -> (Settler, JoinHandle<()>) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let rules = Rules { grace: Duration::from_secs(settings.uncertain.grace_s) };
+    let rules = Rules { grace: Duration::from_secs(settings.uncertain.grace_s), events: settings.events.wanted() };
     let most = settings.dispatch.settle_max;
     let session = Session::new(store.clone(), "settle");
     let task = tokio::task::spawn_local(run(session, receiver, most, rules, (gates, hunger)));

@@ -207,6 +207,16 @@ impl MessageState {
         matches!(self, Self::Pending | Self::Uncertain)
     }
 
+    /// Whether it says at least as much good as `other` does.
+    pub const fn is_at_least(self, other: Self) -> bool {
+        self.rank() >= other.rank()
+    }
+
+    /// Whether it will not arrive (`failed` in every balance).
+    pub const fn has_ended_in_vain(self) -> bool {
+        matches!(self, Self::Failed | Self::Expired | Self::Suppressed | Self::Cancelled)
+    }
+
     /// Whether the provider has it (`sent` in every balance).
     pub const fn is_sent(self) -> bool {
         self.rank() > 0

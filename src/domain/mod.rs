@@ -8,6 +8,7 @@ pub mod alive;
 pub mod campaign;
 pub mod canary;
 pub mod cell;
+pub mod event;
 pub mod failure;
 pub mod forecast;
 pub mod health;

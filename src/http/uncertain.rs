@@ -130,7 +130,7 @@ pub(super) async fn recover(
     let after = request.after.as_deref().map(str::parse::<MessageKey>).transpose();
     let after = after.map_err(|_| refused("/after", "invalid_cursor", "this is not `next` of an answer"))?;
     let wish = Wish { since: request.since, is_rehearsal: request.dry_run, after };
-    let done = recover::recover(&state.store, state.rules.grace, wish).await?;
+    let done = recover::recover(&state.store, state.rules, wish).await?;
     if done.marked > 0 {
         let subject = format!("since:{}", request.since.to_rfc3339());
         record(&state, &caller, Act::Recover, subject, ("", done.marked)).await?;

@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    domain::ids::BatchId,
+    domain::{event::EventKind, ids::BatchId},
     intake::{
         canonical::raw_digest,
         group::Job,
@@ -61,10 +61,10 @@ pub(super) fn told(snapshot: &Snapshot, job: &Job, answer: &JobAnswer) -> Vec<Ou
     let tenant = snapshot.tenants.get(&job.prepared.tenant).map_or("default", String::as_str);
     let body = json!(answer);
     let (kind, id) = match answer {
-        JobAnswer::Accepted(accepted) => ("job.accepted.v1", accepted_event_id(accepted)),
-        JobAnswer::Rejected(_) => ("job.rejected.v1", Uuid::new_v4()),
+        JobAnswer::Accepted(accepted) => (EventKind::JobAccepted, accepted_event_id(accepted)),
+        JobAnswer::Rejected(_) => (EventKind::JobRejected, Uuid::new_v4()),
     };
-    let mut messages = vec![OutboxMessage::event(id, kind, tenant, answer.producer(), &body)];
+    let mut messages = vec![OutboxMessage::event(id, kind, Some(tenant), Some(answer.producer()), &body)];
     messages.extend(
         job.reply_to.iter().map(|queue| OutboxMessage::reply(queue.clone(), job.correlation_id.clone(), body.clone())),
     );

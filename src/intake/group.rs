@@ -39,6 +39,8 @@ use crate::{
 pub struct Sizes<'a> {
     /// Up to this, batches take one turn together.
     pub small_batch: usize,
+    /// Whether batches of a single message are counted, and so told, like others.
+    pub tell_of_one: bool,
     /// Which marketing batches open with a few messages, where a job does not say it itself.
     pub canary: &'a settings::Canary,
 }

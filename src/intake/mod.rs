@@ -222,6 +222,7 @@ impl Shared {
     }
 
     pub(crate) fn sizes(&self) -> group::Sizes<'_> {
-        group::Sizes { small_batch: self.settings.small_batch, canary: &self.canary }
+        let settings::Intake { small_batch, tell_of_one, .. } = self.settings;
+        group::Sizes { small_batch, tell_of_one, canary: &self.canary }
     }
 }

@@ -83,6 +83,7 @@ fn new_batch<'a>(send: &'a Sending<'_>, sizes: Sizes<'_>, holds: &'a Holds) -> N
     // What is not due yet is met by its holds when it is: parked, it would be due as soon as they end.
     let is_due = checked.send_at.is_none() && checked.hours.is_none();
     let notify: Vec<&str> = checked.job.notify.iter().map(|word| word.as_str()).collect();
+    let has_tally = checked.import.is_some() || checked.recipients.len() > 1 || sizes.tell_of_one;
     NewBatch {
         batch: checked.batch,
         key: &send.key,
@@ -95,6 +96,7 @@ fn new_batch<'a>(send: &'a Sending<'_>, sizes: Sizes<'_>, holds: &'a Holds) -> N
         notify: notify.join(","),
         import: checked.import.map(|(id, _)| id),
         recipients: i32::try_from(checked.recipients.len()).unwrap_or(i32::MAX),
+        has_tally,
         rejected: i32::try_from(rejected_rows(checked)).unwrap_or(i32::MAX),
         send_at: checked.send_at,
         expires_at: checked.expires_at,

@@ -15,7 +15,14 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::{
-    domain::{lane::Lane, nearest::nearest, retry::RetryPolicy, suppression::Words, uncertain::UncertainPolicy},
+    domain::{
+        event::{Tell, Wanted},
+        lane::Lane,
+        nearest::nearest,
+        retry::RetryPolicy,
+        suppression::Words,
+        uncertain::UncertainPolicy,
+    },
     providers::http::HttpSettings,
 };
 
@@ -56,6 +63,8 @@ pub struct Settings {
     pub callbacks: Callbacks,
     /// By which words recipients want no more marketing.
     pub suppression: Suppression,
+    /// What is told to whoever listens.
+    pub events: Events,
     /// Campaigns by the clock.
     pub campaigns: Campaigns,
     /// Periodic repairs.
@@ -87,7 +96,8 @@ sections! {
     /// Section `intake`.
     Intake {
         prefetch: u16, group_max: usize, inline_recipients: usize, inline_bytes: usize, small_batch: usize,
-        plan_chunk: i64, send_at_days: i64, expires_authentication_s: i64, expires_utility_s: i64, expires_marketing_s: i64,
+        tell_of_one: bool, plan_chunk: i64, send_at_days: i64, expires_authentication_s: i64, expires_utility_s: i64,
+        expires_marketing_s: i64,
     }
     /// Section `dispatch`.
     Dispatch {
@@ -113,6 +123,8 @@ sections! {
     Callbacks { prefetch: u16, apply_max: usize, group_max: usize, retry_window_h: i64, wait_max_s: i64, }
     /// Section `suppression`.
     Suppression { stop_words: String, stop_buttons: String, resume_words: String, }
+    /// Section `events`.
+    Events { failed: bool, delivered: Tell, read: Tell, }
     /// Section `campaigns`.
     Campaigns { tick_ms: u64, approval_over: i64, }
     /// Section `upkeep`.
@@ -134,6 +146,13 @@ impl Suppression {
     /// The words to compare with.
     pub fn words(&self) -> Words {
         Words::read(&self.stop_words, &self.stop_buttons, &self.resume_words)
+    }
+}
+
+impl Events {
+    /// Which events about messages are told.
+    pub const fn wanted(&self) -> Wanted {
+        Wanted { failed: self.failed, delivered: self.delivered, read: self.read }
     }
 }
 
@@ -390,6 +409,7 @@ mod tests {
         let settings = load(&[("DISPATCH__HTTP__LISTEN", "127.0.0.1:0"), ("DATABASE_URL", "postgres://x")]).unwrap();
         assert_eq!(settings.http.listen.port(), 0);
         assert_eq!(settings.database.url.expose_secret(), "postgres://x");
+        assert_eq!(settings.events.wanted(), Wanted::DEFAULT);
     }
 
     #[test]

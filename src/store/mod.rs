@@ -13,6 +13,7 @@ pub mod callbacks;
 pub mod campaigns;
 pub mod checklist;
 pub mod control;
+mod events;
 pub mod frozen;
 pub mod holds;
 pub mod holds_list;

@@ -7,9 +7,15 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    domain::named,
+    domain::{
+        event::{Event, EventKind},
+        named,
+    },
     store::{Doing as _, StoreError},
 };
+
+/// Messages a row at most, so that a relay holds few of them at a time.
+const ROW_MAX: usize = 500;
 
 named! {
     /// Where a message goes; the name of the exchange is the relay's affair.
@@ -35,56 +41,73 @@ pub struct OutboxMessage {
     /// Given back with a reply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    /// What it is about: of two about the same thing the second is published when the first has arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
     /// JSON.
     pub body: Value,
 }
 
 impl OutboxMessage {
-    /// An event of `kind` (for example `job.accepted.v1`), routed by kind and producer.
-    pub fn event(id: Uuid, kind: &str, tenant: &str, producer: &str, data: &Value) -> Self {
+    /// An event, routed by its kind and the producer whose job it is about, if it is about one.
+    pub fn event(
+        id: Uuid,
+        kind: EventKind,
+        tenant: Option<&str>,
+        producer: Option<&str>,
+        data: impl Serialize,
+    ) -> Self {
+        let (tenant, producer) = (tenant.map(str::to_owned), producer.map(str::to_owned));
         Self {
             to: Destination::Events,
-            key: format!("{kind}.{producer}"),
+            key: producer.as_ref().map_or_else(|| kind.to_string(), |producer| format!("{kind}.{producer}")),
             id: id.to_string(),
             correlation_id: None,
-            body: json!({"id": id, "type": kind, "time": Utc::now(), "tenant": tenant, "producer": producer, "data": data}),
+            about: None,
+            body: json!(Event { id, r#type: kind, time: Utc::now(), tenant, producer, data }),
         }
     }
 
     /// A bare answer to whoever asked for one.
     pub fn reply(queue: String, correlation_id: Option<String>, answer: Value) -> Self {
-        Self { to: Destination::Queue, key: queue, id: Uuid::new_v4().to_string(), correlation_id, body: answer }
+        let id = Uuid::new_v4().to_string();
+        Self { to: Destination::Queue, key: queue, id, correlation_id, about: None, body: answer }
     }
 }
 
-/// Messages of one transaction.
+/// Messages of one transaction, or a part of them.
 #[derive(Debug, Clone)]
 pub struct OutboxRow {
-    /// In order of writing, roughly.
+    /// Rises from one transaction to another that waited for it; of others it says nothing.
     pub id: i64,
     /// In order.
     pub messages: Vec<OutboxMessage>,
 }
 
-/// Owes messages, in the transaction they tell of.
+/// Owes messages, in the transaction they tell of: after everything that others wait for, so that who waited comes later.
 pub async fn insert(connection: &mut PgConnection, messages: &[OutboxMessage]) -> Result<(), StoreError> {
-    if messages.is_empty() {
-        return Ok(());
+    for row in messages.chunks(ROW_MAX) {
+        let row = serde_json::to_value(row).unwrap_or_default();
+        sqlx::query!("INSERT INTO outbox (messages) VALUES ($1)", row)
+            .execute(&mut *connection)
+            .await
+            .doing("write the outbox")?;
     }
-    let messages = serde_json::to_value(messages).unwrap_or_default();
-    sqlx::query!("INSERT INTO outbox (messages) VALUES ($1)", messages)
-        .execute(connection)
-        .await
-        .doing("write the outbox")?;
     Ok(())
 }
 
-/// The oldest rows that no other process is publishing, locked until the transaction ends.
+/// The oldest rows, for the one process at a time that publishes, until the transaction ends. None for the others: each
+/// would publish rows that the first one has passed over, and what is told of a message would come out of order.
 pub async fn take(connection: &mut PgConnection, max: i64) -> Result<Vec<OutboxRow>, StoreError> {
-    let rows = sqlx::query!("SELECT id, messages FROM outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED", max)
-        .fetch_all(connection)
-        .await
-        .doing("read the outbox")?;
+    // Locked as well: what the one before published may be deleted since this statement began.
+    let rows = sqlx::query!(
+        "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('outbox')) AS is_ours)
+         SELECT o.id, o.messages FROM outbox o, turn WHERE turn.is_ours ORDER BY o.id LIMIT $1 FOR UPDATE OF o",
+        max
+    )
+    .fetch_all(connection)
+    .await
+    .doing("read the outbox")?;
     let rows = rows.into_iter().map(|row| OutboxRow {
         id: row.id,
         messages: serde_json::from_value(row.messages).unwrap_or_else(|error| {

@@ -10,7 +10,7 @@ use crate::{
         ids::{BatchId, NumberId, TemplateId},
         lane::Lane,
     },
-    store::{Doing as _, StoreError},
+    store::{Doing as _, StoreError, events, outbox},
 };
 
 /// A batch whose messages are still to be made.
@@ -124,11 +124,17 @@ pub async fn plan_chunk(
     Ok(made.count)
 }
 
-/// Says that all messages of a batch are made: from now on they are sent.
+/// Says that all messages of a batch are made: from now on they are sent. One of which nothing is left has ended by this.
 pub async fn finish_plan(connection: &mut PgConnection, batch: BatchId) -> Result<(), StoreError> {
     sqlx::query!("UPDATE batch SET state = 'planned' WHERE batch_id = $1", batch.0)
-        .execute(connection)
+        .execute(&mut *connection)
         .await
         .doing("end the planning of a batch")?;
-    Ok(())
+    // Whoever ends its last message meanwhile sees a batch that is not planned yet, and leaves it to this.
+    sqlx::query_scalar!("SELECT batch_id FROM batch_tally WHERE batch_id = $1 FOR NO KEY UPDATE", batch.0)
+        .fetch_optional(&mut *connection)
+        .await
+        .doing("lock the tally of a batch")?;
+    let told = events::of_batches(connection, &[batch.0]).await?;
+    outbox::insert(connection, &told).await
 }

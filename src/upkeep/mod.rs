@@ -194,7 +194,7 @@ impl Upkeep {
     }
 
     fn rules(&self) -> Rules {
-        Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s) }
+        Rules { grace: Duration::from_secs(self.settings.uncertain.grace_s), events: self.settings.events.wanted() }
     }
 
     /// Ends holds by the clock, and gives back what was parked under closed ones, a chunk each.

@@ -1,8 +1,6 @@
 //! After the database went back in time: what may have been called is marked uncertain, so that nothing of it is called
 //! again before a callback, the policy or a person has decided.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -54,7 +52,7 @@ pub struct Recovered {
 }
 
 /// Marks what may have been called since the wish's instant. Running it again marks nothing twice.
-pub async fn recover(store: &Store, grace: Duration, wish: Wish) -> Result<Recovered, StoreError> {
+pub async fn recover(store: &Store, rules: Rules, wish: Wish) -> Result<Recovered, StoreError> {
     let mut connection = store.acquire().await?;
     let until = recover::until(&mut connection).await?;
     let hold = until.hold.map(|hold| hold.0);
@@ -68,7 +66,7 @@ pub async fn recover(store: &Store, grace: Duration, wish: Wish) -> Result<Recov
         done.found += rows.len();
         if !wish.is_rehearsal {
             let changes: Vec<Change> = rows.iter().map(|(key, attempt)| lost(*key, *attempt)).collect();
-            let outcome = messages::apply(&mut connection, &changes, Rules { grace }).await?;
+            let outcome = messages::apply(&mut connection, &changes, rules).await?;
             let moved = outcome.applied.iter().filter(|a| matches!(a, Some(Applied::Moved { .. })));
             done.marked += moved.count();
         }

@@ -21,7 +21,10 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
-use crate::{registry::Number, world::World};
+use crate::{
+    registry::{Number, PRODUCERS},
+    world::World,
+};
 
 /// A job that is to be published.
 #[derive(Debug, Clone)]
@@ -34,12 +37,19 @@ pub(crate) struct Job {
     first: u32,
     over_http: bool,
     again: bool,
+    producer: &'static str,
+    notify: &'static [&'static str],
 }
 
 impl Job {
     /// Not before this time, as the contract has it.
     pub(crate) fn due(self, at: &str) -> Self {
         Self { send_at: Some(at.to_owned()), ..self }
+    }
+
+    /// From this producer, who wants to be told everything.
+    pub(crate) fn told(self, producer: &'static str) -> Self {
+        Self { producer, notify: &["delivered", "read"], ..self }
     }
 
     fn body(&self, numbers: &[Number]) -> Value {
@@ -49,7 +59,7 @@ impl Job {
                 if is_code { json!({"code": format!("{:06}", i % 1_000_000)}) } else { json!({"name": "佐藤"}) };
             json!({"to": format!("+8190{:08}", 10_000_000 + i), "params": params})
         });
-        json!({"schema": "send-job/v1", "job_id": self.id, "producer": "chaos",
+        json!({"schema": "send-job/v1", "job_id": self.id, "producer": self.producer, "notify": self.notify,
                "business_number": numbers[self.number].business(),
                "template": {"name": self.template, "language": "ja"}, "send_at": self.send_at,
                "recipients": recipients.collect::<Vec<_>>()})
@@ -72,7 +82,7 @@ pub(crate) fn plan(numbers: &[Number], messages: u32, seed: u64) -> Vec<Job> {
             let recipients = u32::try_from(left.min(most)).unwrap_or(1);
             let (over_http, again) = (rng.random_bool(0.3), rng.random_bool(0.1));
             let id = format!("job-{}", jobs.len());
-            jobs.push(Job { id, template, number: number.index, recipients, send_at: None, first, over_http, again });
+            jobs.push(Job { over_http, again, ..bulk(&id, template, number.index, recipients, first) });
             (first, left) = (first + recipients, left - u64::from(recipients));
         }
     }
@@ -82,7 +92,19 @@ pub(crate) fn plan(numbers: &[Number], messages: u32, seed: u64) -> Vec<Job> {
 
 /// One job for one number, over AMQP.
 pub(crate) fn bulk(id: &str, template: &'static str, number: usize, recipients: u32, first: u32) -> Job {
-    Job { id: id.to_owned(), template, number, recipients, send_at: None, first, over_http: false, again: false }
+    let (over_http, again, producer) = (false, false, PRODUCERS[0]);
+    Job {
+        id: id.to_owned(),
+        template,
+        number,
+        recipients,
+        send_at: None,
+        first,
+        over_http,
+        again,
+        producer,
+        notify: &[],
+    }
 }
 
 /// What was answered: the batch of each job, and how many of its recipients were accepted.

@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
     /// Every fault point, one after the other; with --short only a crash at the first pass
     #[arg(long)]
     points: bool,
-    /// One story instead: takeover, outage, drain, token, pacing, cron, cancel, shares, imports
+    /// One story instead: takeover, outage, drain, token, pacing, cron, cancel, shares, imports, events
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
 }

@@ -24,6 +24,8 @@ impl Number {
     }
 }
 
+/// Who publishes: the first one nearly everything.
+pub(crate) const PRODUCERS: [&str; 2] = ["chaos", "shop"];
 /// Names of the accounts.
 pub(crate) const ACCOUNTS: [&str; 2] = ["north", "south"];
 /// Their WABA ids.
@@ -58,6 +60,6 @@ pub(crate) fn registry(numbers: &[Number], base_url: &str) -> Value {
                            {"type": "BUTTONS", "buttons": [{"type": "OTP", "otp_type": "COPY_CODE", "text": "Copy"}]}]});
         [text("offer", "marketing"), text("order", "utility"), password]
     });
-    json!({"producers": [{"name": "chaos"}], "accounts": accounts.collect::<Vec<_>>(),
+    json!({"producers": PRODUCERS.map(|name| json!({"name": name})), "accounts": accounts.collect::<Vec<_>>(),
            "numbers": numbers.collect::<Vec<_>>(), "templates": templates.collect::<Vec<_>>()})
 }

@@ -70,10 +70,12 @@ async fn outcomes(connection: &mut PgConnection) -> Vec<(String, i64)> {
 
 /// The ids of the jobs that are owed.
 async fn owed(connection: &mut PgConnection) -> Vec<String> {
-    sqlx::query_scalar("SELECT m -> 'body' ->> 'job_id' FROM outbox, jsonb_array_elements(messages) m ORDER BY 1")
-        .fetch_all(connection)
-        .await
-        .unwrap()
+    sqlx::query_scalar(
+        "SELECT m -> 'body' ->> 'job_id' FROM outbox, jsonb_array_elements(messages) m WHERE m ->> 'to' = 'entry' ORDER BY 1",
+    )
+    .fetch_all(connection)
+    .await
+    .unwrap()
 }
 
 fn counted(pairs: &[(&str, i64)]) -> Vec<(String, i64)> {
@@ -145,7 +147,8 @@ async fn a_firing_of_an_authentication_template_goes_by_the_urgent_road() {
     due_since(&mut connection, 0).await;
     ticker(&world).step().await.unwrap();
     let keys: Vec<(String, String)> = sqlx::query_as(
-        "SELECT m -> 'body' ->> 'campaign', m ->> 'key' FROM outbox, jsonb_array_elements(messages) m ORDER BY 1",
+        "SELECT m -> 'body' ->> 'campaign', m ->> 'key' FROM outbox, jsonb_array_elements(messages) m
+         WHERE m ->> 'to' = 'entry' ORDER BY 1",
     )
     .fetch_all(&mut connection)
     .await

@@ -5,6 +5,7 @@ mod audiences;
 mod canary;
 mod firings;
 mod refusals;
+mod tallies;
 mod windows;
 
 use std::time::Duration;

@@ -8,6 +8,7 @@ mod broker;
 mod campaigns;
 mod contracts;
 mod dispatch;
+mod events;
 mod forecast;
 #[cfg(target_os = "linux")]
 mod frozen;

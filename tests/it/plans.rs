@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use campaign_dispatch::{
     domain::{
+        event::Wanted,
         hold::OpenHold,
         ids::{BatchId, HoldId, MessageKey},
         lane::Lane,
@@ -22,7 +23,7 @@ use uuid::Uuid;
 
 use super::support::world::{Plan, World};
 
-const RULES: Rules = Rules { grace: Duration::from_mins(1) };
+const RULES: Rules = Rules { grace: Duration::from_mins(1), events: Wanted::DEFAULT };
 
 /// Rows that statements of this transaction read by going through a large table, or through the whole of its index.
 async fn read_through(connection: &mut PgConnection) -> Vec<(String, i64, i64)> {

@@ -61,7 +61,7 @@ impl Served {
             settings: settings.http.clone(),
             inline_bytes: settings.intake.inline_bytes,
             campaigns: settings.campaigns.clone(),
-            rules: Rules { grace: Duration::from_secs(settings.uncertain.grace_s) },
+            rules: Rules { grace: Duration::from_secs(settings.uncertain.grace_s), events: settings.events.wanted() },
             upkeep: None,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

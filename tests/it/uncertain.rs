@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use campaign_dispatch::{
     broker::{Broker, BrokerOptions},
     domain::{
+        event::Wanted,
         ids::{BatchId, MessageKey},
         message::MessageEvent,
     },
@@ -21,7 +22,7 @@ use super::support::{
 };
 
 const LONG: Duration = Duration::from_mins(1);
-const RULES: Rules = Rules { grace: Duration::from_mins(1) };
+const RULES: Rules = Rules { grace: Duration::from_mins(1), events: Wanted::DEFAULT };
 
 /// A sweeper whose broker is away: everything here works without.
 pub(crate) fn upkeep(world: &World) -> Upkeep {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use campaign_dispatch::{
     app::{self, Role},
     domain::{
+        event::Wanted,
         ids::{BatchId, MessageKey},
         message::MessageEvent,
         uncertain::Decided,
@@ -29,7 +30,7 @@ use super::{
 
 const LONG: Duration = Duration::from_mins(1);
 const GRACE: Duration = Duration::from_mins(1);
-const RULES: Rules = Rules { grace: GRACE };
+const RULES: Rules = Rules { grace: GRACE, events: Wanted::DEFAULT };
 
 fn janitor(world: &World) -> Janitor {
     Janitor::new(&world.store, Arc::clone(&world.settings), Arc::default(), CancellationToken::new())
@@ -254,11 +255,11 @@ async fn what_may_have_been_called_on_a_lost_timeline_is_marked_once() {
     // What came after everything was held was not called.
     world.batch(world.number(1), "offer", 400, 2).await;
 
-    let counted = recover::recover(&world.store, GRACE, wish(true)).await.unwrap();
+    let counted = recover::recover(&world.store, RULES, wish(true)).await.unwrap();
     assert_eq!((counted.found, counted.marked, counted.next, counted.hold), (6, 0, None, Some(1)));
-    let marked = recover::recover(&world.store, GRACE, wish(false)).await.unwrap();
+    let marked = recover::recover(&world.store, RULES, wish(false)).await.unwrap();
     assert_eq!((marked.found, marked.marked), (6, 6));
-    let again = recover::recover(&world.store, GRACE, wish(false)).await.unwrap();
+    let again = recover::recover(&world.store, RULES, wish(false)).await.unwrap();
     assert_eq!((again.found, again.marked), (0, 0), "nothing is marked twice");
     let counts = world.counts().await;
     assert_eq!((counts.of("uncertain"), counts.of("pending")), (6, 6));
@@ -279,7 +280,7 @@ async fn callbacks_of_lost_calls_are_heard_and_their_numbers_are_not_used_again(
     let world = World::start(Plan::default()).await;
     let mut connection = world.database.connect().await;
     let batch = world.batch(world.number(1), "offer", 0, 4).await;
-    assert_eq!(recover::recover(&world.store, GRACE, wish(false)).await.unwrap().marked, 4);
+    assert_eq!(recover::recover(&world.store, RULES, wish(false)).await.unwrap().marked, 4);
     // Of calls whose numbers the rows do not have: good and bad news are heard, and a failure for now sends nothing by
     // itself.
     let change = |seq, attempt, event| Change::new(MessageKey { batch_id: batch, seq }, attempt, event);

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use campaign_dispatch::{
     domain::{
+        event::Wanted,
         failure::FailureClass,
         ids::MessageKey,
         message::{MessageEvent, MessageState},
@@ -52,7 +53,7 @@ async fn a_retry_keeps_to_the_window_of_its_recipient() {
         Change::new(MessageKey { batch_id: batch, seq: 1 }, 1, MessageEvent::Accepted),
         failed(2, MessageEvent::Returned, 10),
     ];
-    let rules = Rules { grace: Duration::from_mins(1) };
+    let rules = Rules { grace: Duration::from_mins(1), events: Wanted::DEFAULT };
     let done = messages::apply(&mut connection, &changes, rules).await.unwrap();
     // The other retry would come after the window.
     let moved = Applied::Moved { from: MessageState::Pending, to: MessageState::Failed };

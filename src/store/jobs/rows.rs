@@ -40,6 +40,8 @@ pub struct NewBatch<'a> {
     pub import: Option<Uuid>,
     /// Messages written now.
     pub recipients: i32,
+    /// Whether its messages are counted by state, and its end told.
+    pub has_tally: bool,
     /// Recipients refused.
     pub rejected: i32,
     /// Not before; absent is at once.
@@ -85,7 +87,7 @@ pub struct Plain {
     pub scopes: Vec<String>,
 }
 
-/// Writes batches with their work, their messages, and their tallies where they have more than one message.
+/// Writes batches with their work, their messages, and their tallies where they have one.
 pub async fn insert(
     connection: &mut PgConnection,
     batches: &[NewBatch<'_>],
@@ -151,7 +153,8 @@ async fn write(
         &messages.iter().map(|m| m.reference).collect::<Vec<_>>() as &[Option<&str>],
         &messages.iter().map(|m| m.time_zone).collect::<Vec<_>>() as &[Option<&str>],
         &messages.iter().map(|m| m.params.clone()).collect::<Vec<_>>() as &[Option<Value>],
-        plain.is_some_and(|plain| plain.told.is_none())
+        plain.is_some_and(|plain| plain.told.is_none()),
+        &batches.iter().map(|b| b.has_tally).collect::<Vec<_>>()
     );
     let written = query.fetch_all(connection).await;
     if plain.is_some() {

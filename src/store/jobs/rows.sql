@@ -5,10 +5,10 @@ WITH given AS MATERIALIZED (
     FROM UNNEST($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::integer[],
                 $8::integer[], $9::text[]::lane[], $10::jsonb[], $11::text[], $12::integer[], $13::integer[],
                 $14::uuid[], $15::timestamptz[], $16::timestamptz[], $17::bigint[], $18::jsonb[], $19::uuid[],
-                $20::bigint[], $21::timestamptz[], $22::bytea[], $23::jsonb[])
+                $20::bigint[], $21::timestamptz[], $22::bytea[], $23::jsonb[], $32::boolean[])
          AS g (batch_id, tenant_id, producer, job_id, campaign, account_id, number_id, template_id, lane,
                params, notify, recipients, rejected, import_id, send_at, expires_at, life_s, windows, turn_group,
-               hold_id, hold_until, body_sha256, told)
+               hold_id, hold_until, body_sha256, told, has_tally)
 ), held AS MATERIALIZED (
     -- Under a canary work is not parked: the first messages are taken from it.
     SELECT FROM hold WHERE closed_at IS NULL AND scope = ANY($24) AND resume <> 'canary' LIMIT 1
@@ -31,7 +31,7 @@ WITH given AS MATERIALIZED (
     FROM new
 ), tallies AS (
     INSERT INTO batch_tally (batch_id, pending)
-    SELECT batch_id, recipients FROM new WHERE recipients > 1 OR import_id IS NOT NULL
+    SELECT batch_id, recipients FROM new WHERE has_tally
 ), works AS (
     INSERT INTO work (batch_id, seq, number_id, lane, stage, turn_group, wake_at, hold_id)
     SELECT batch_id, seq, number_id, lane, (CASE WHEN hold_id IS NULL THEN 'ready' ELSE 'parked' END)::work_stage,

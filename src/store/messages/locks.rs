@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     domain::{
+        event::Asks,
         hold::{Resume, Route},
         ids::{AccountId, BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
         lane::Lane,
@@ -62,7 +63,8 @@ pub(super) async fn lock_messages(
     let (batches, seqs) = columns(keys.iter());
     let rows = sqlx::query!(
         r#"
-        SELECT m.batch_id, m.seq, m.state::text AS "state!", m.attempt, m.dropped_attempt, b.number_id
+        SELECT m.batch_id, m.seq, m.state::text AS "state!", m.attempt, m.dropped_attempt, b.number_id,
+               'delivered' = ANY (b.notify) AS "asks_delivered!", 'read' = ANY (b.notify) AS "asks_read!"
         FROM unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
         JOIN message m ON m.batch_id = u.batch_id AND m.seq = u.seq
         JOIN batch b ON b.batch_id = u.batch_id
@@ -77,7 +79,9 @@ pub(super) async fn lock_messages(
     let rows = rows.into_iter().map(|row| {
         let key = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq };
         let state = row.state.parse().unwrap_or(MessageState::Pending);
-        (key, MessageRow { state, attempt: row.attempt, dropped: row.dropped_attempt, number: NumberId(row.number_id) })
+        let asks = Asks { delivered: row.asks_delivered, read: row.asks_read };
+        let number = NumberId(row.number_id);
+        (key, MessageRow { state, attempt: row.attempt, dropped: row.dropped_attempt, number, asks })
     });
     Ok(rows.collect())
 }
@@ -92,7 +96,7 @@ pub(super) async fn read_batches(
     let rows = sqlx::query!(
         r#"
         SELECT b.batch_id, b.tenant_id, b.account_id, b.number_id, b.template_id, b.lane::text AS "lane!",
-               b.import_id IS NOT NULL OR t.batch_id IS NOT NULL AS "own_turn!", a.provider, a.portfolio,
+               b.import_id IS NOT NULL OR (t.batch_id IS NOT NULL AND b.recipients > 1) AS "own_turn!", a.provider, a.portfolio,
                extract(epoch FROM b.expires_at - now())::float8 AS "left!", b.windows IS NOT NULL AS "has_hours!"
         FROM unnest($1::uuid[]) AS u(batch_id)
         JOIN batch b ON b.batch_id = u.batch_id

@@ -24,6 +24,7 @@ pub use decisions::Ruling;
 
 use crate::{
     domain::{
+        event::Wanted,
         failure::{FailureClass, FaultScope},
         hold::{HoldScope, Resume},
         ids::{HoldId, MessageKey, NumberId, TenantId},
@@ -31,7 +32,7 @@ use crate::{
         suppression::SuppressionScope,
     },
     fault::{self, Point},
-    store::{Doing as _, StoreError, commit, resends, suppressions, work::windows},
+    store::{Doing as _, StoreError, commit, events, outbox, resends, suppressions, work::windows},
 };
 
 /// Something that happened to a message.
@@ -192,6 +193,8 @@ pub enum Applied {
 pub struct Rules {
     /// How long evidence about an uncertain call may take.
     pub grace: Duration,
+    /// What is told of messages.
+    pub events: Wanted,
 }
 
 /// What a group did.
@@ -229,11 +232,11 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     let work = locks::lock_work(&mut tx, &keys).await?;
     let messages = locks::lock_messages(&mut tx, &keys).await?;
     let batches =
-        if changes.iter().any(plan::needs_batch) { locks::read_batches(&mut tx, &keys).await? } else { HashMap::new() };
+        if changes.iter().any(rows::needs_batch) { locks::read_batches(&mut tx, &keys).await? } else { HashMap::new() };
     let mut plan = plan::Plan::new(work, messages, batches, rules);
     let applied: Vec<_> = changes.iter().map(|change| Some(plan.take(change))).collect();
     let (holds, holds_opened) = locks::open_holds(&mut tx, plan.wanted_holds(), &plan.seen_holds()).await?;
-    let ended = under::write(&mut tx, plan.under()).await?;
+    let under::Ended { closed, canaries } = under::write(&mut tx, plan.under()).await?;
     let plan = plan.finish(&holds);
     writes::write_messages(&mut tx, &plan.messages).await?;
     writes::write_attempts(&mut tx, &plan.attempts).await?;
@@ -244,11 +247,14 @@ async fn try_apply(connection: &mut PgConnection, changes: &[Change], rules: Rul
     writes::update_work(&mut tx, &plan.again).await?;
     writes::insert_work(&mut tx, &plan.revived).await?;
     windows::restore(&mut tx, &plan.with_hours).await?;
-    writes::add_tallies(&mut tx, &plan.tallies).await?;
+    let ended = writes::add_tallies(&mut tx, &plan.tallies).await?;
     suppressions::of_messages(&mut tx, &plan.opt_outs).await?;
+    let mut told = events::of_messages(&mut tx, &plan.told).await?;
+    // A batch's end comes after the ends of its messages.
+    told.extend(events::of_batches(&mut tx, &ended).await?);
+    outbox::insert(&mut tx, &told).await?;
     fault::pass(Point::ChangesBefore)?;
     commit(tx, "commit a group of changes").await?;
     fault::pass(Point::ChangesAfter)?;
-    let under::Ended { closed, canaries } = ended;
     Ok(Outcome { applied, woken: plan.woken, holds_opened, holds_closed: closed, canaries })
 }

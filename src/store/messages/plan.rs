@@ -14,33 +14,19 @@ use super::{
 };
 use crate::{
     domain::{
+        event::{Asks, EventKind},
         failure::FailureClass,
         hold::Resume,
         ids::{BatchId, MessageKey},
         message::{Age, Late, MessageEvent, MessageState, Transition},
     },
-    store::suppressions::OptOut,
+    store::{events::OfMessage, suppressions::OptOut},
 };
-
-/// Whether a change may need to know its batch: everything but a clean acceptance or a plain return.
-pub(super) fn needs_batch(change: &Change) -> bool {
-    match change.event {
-        MessageEvent::Returned => matches!(change.next, Next::Wait { .. }),
-        MessageEvent::Refused | MessageEvent::Expired | MessageEvent::Failed | MessageEvent::FailedForNow => true,
-        MessageEvent::Accepted
-        | MessageEvent::Unknown
-        | MessageEvent::Recovered
-        | MessageEvent::Suppressed
-        | MessageEvent::Cancelled
-        | MessageEvent::Sent
-        | MessageEvent::Delivered
-        | MessageEvent::Read => false,
-    }
-}
 
 #[derive(Debug)]
 struct Entered {
     found: MessageState,
+    asks: Asks,
     /// The latest call that the provider said it dropped.
     dropped: i16,
     write: MessageWrite,
@@ -249,6 +235,8 @@ impl Plan {
                 writes.failed.push(FailedWrite { key, attempt, number, template, failure, at });
             }
             let batch = self.batches.get(&key.batch_id);
+            let kinds = self.rules.events.told(entry.asks, entry.found, to);
+            writes.told.extend(kinds.map(|kind| OfMessage { key, kind, failure: entry.said(kind) }));
             write_work(&mut writes, key, &entry, to, self.work.get(&key), batch, self.rules, holds);
             if entry.is_changed {
                 writes.messages.push((key, entry.write));
@@ -289,6 +277,7 @@ impl Entered {
     fn new(row: &MessageRow) -> Self {
         Self {
             found: row.state,
+            asks: row.asks,
             dropped: row.dropped,
             write: MessageWrite { attempt: row.attempt, ..MessageWrite::default() },
             is_changed: false,
@@ -317,6 +306,12 @@ impl Entered {
         }
     }
 
+    /// Why it will not arrive, where that is what is told.
+    fn said(&self, kind: EventKind) -> Option<(String, FailureClass, String)> {
+        let (failure, _) = self.failure.as_ref().filter(|_| kind == EventKind::MessageFailed)?;
+        Some((failure.code.clone(), failure.class, failure.reason.clone()))
+    }
+
     fn move_to(&mut self, to: MessageState, change: &Change, failure: Option<Failure>) {
         self.is_changed = true;
         self.write.state = Some(to);
@@ -328,8 +323,9 @@ impl Entered {
                 self.failure = Some((failure, change.at));
             }
             MessageState::Suppressed | MessageState::Cancelled => {
-                self.write.code = failure.map(|failure| failure.code);
+                self.write.code = failure.as_ref().map(|failure| failure.code.clone());
                 self.write.ended = Some(change.at);
+                self.failure = failure.map(|failure| (failure, change.at));
             }
             MessageState::Pending => self.next = Some(change.next.clone()),
             MessageState::Uncertain

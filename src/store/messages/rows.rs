@@ -8,9 +8,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Failure, Fault, NewHold, decisions::DecisionWrite};
+use super::{Change, Failure, Fault, NewHold, Next, decisions::DecisionWrite};
 use crate::{
     domain::{
+        event::Asks,
         failure::FailureClass,
         hold::{HoldScope, Route},
         ids::{BatchId, HoldId, MessageKey, NumberId, TemplateId, TenantId},
@@ -18,7 +19,7 @@ use crate::{
         message::{Late, MessageEvent, MessageState},
         suppression::SuppressionScope,
     },
-    store::suppressions::OptOut,
+    store::{events::OfMessage, suppressions::OptOut},
 };
 
 /// Longer waits than this are "until something else happens".
@@ -61,6 +62,24 @@ pub(super) struct MessageRow {
     pub(super) attempt: i16,
     pub(super) dropped: i16,
     pub(super) number: NumberId,
+    /// What its job wants to be told.
+    pub(super) asks: Asks,
+}
+
+/// Whether a change may need to know its batch: everything but a clean acceptance or a plain return.
+pub(super) fn needs_batch(change: &Change) -> bool {
+    match change.event {
+        MessageEvent::Returned => matches!(change.next, Next::Wait { .. }),
+        MessageEvent::Refused | MessageEvent::Expired | MessageEvent::Failed | MessageEvent::FailedForNow => true,
+        MessageEvent::Accepted
+        | MessageEvent::Unknown
+        | MessageEvent::Recovered
+        | MessageEvent::Suppressed
+        | MessageEvent::Cancelled
+        | MessageEvent::Sent
+        | MessageEvent::Delivered
+        | MessageEvent::Read => false,
+    }
 }
 
 /// What bad news needs of a batch.
@@ -176,6 +195,7 @@ pub(super) struct Writes {
     pub(super) with_hours: Vec<MessageKey>,
     pub(super) tallies: Tallies,
     pub(super) opt_outs: Vec<OptOut>,
+    pub(super) told: Vec<OfMessage>,
     pub(super) woken: Vec<NumberId>,
 }
 

@@ -10,10 +10,16 @@ use super::{
     rows::{BatchRow, Holds, MessageRow, Stage, WorkRow, Writes},
     *,
 };
-use crate::domain::{hold::Route, ids::*, lane::Lane};
+use crate::domain::{
+    event::{Asks, EventKind, Tell},
+    hold::Route,
+    ids::*,
+    lane::Lane,
+};
 
 const MESSAGES: i32 = 4;
-const RULES: Rules = Rules { grace: Duration::from_mins(1) };
+const ALL: Wanted = Wanted { failed: true, delivered: Tell::Always, read: Tell::Always };
+const RULES: Rules = Rules { grace: Duration::from_mins(1), events: ALL };
 const HOLD: HoldId = HoldId(1);
 
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +88,8 @@ struct World {
     /// Everything the provider tells, again and again and in any order.
     callbacks: Vec<Change>,
     calls: HashSet<(MessageKey, i16)>,
+    /// What was told of each message, in the order it was told.
+    told: BTreeMap<MessageKey, Vec<EventKind>>,
 }
 
 fn key(seq: i32) -> MessageKey {
@@ -106,7 +114,8 @@ impl World {
             group: uuid::Uuid::nil(),
             has_hours: false,
         };
-        let message = MessageRow { state: MessageState::Pending, attempt: 0, dropped: 0, number };
+        let message =
+            MessageRow { state: MessageState::Pending, attempt: 0, dropped: 0, number, asks: Asks::default() };
         let work = WorkRow { stage: Stage::Ready, attempt: 0, charged: 0, number, left: None };
         let mut tally = [0; 10];
         tally[MessageState::Pending as usize] = MESSAGES;
@@ -122,6 +131,7 @@ impl World {
             resends: HashMap::new(),
             callbacks: Vec::new(),
             calls: HashSet::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -146,6 +156,9 @@ impl World {
             let row = self.messages.get_mut(&key).unwrap();
             row.state = write.state.unwrap_or(row.state);
             (row.attempt, row.dropped) = (write.attempt, write.dropped.unwrap_or(row.dropped));
+        }
+        for told in writes.told {
+            self.told.entry(told.key).or_default().push(told.kind);
         }
         for key in writes.done {
             self.work.remove(&key);
@@ -265,7 +278,27 @@ impl World {
             assert_eq!(message.state.has_work(), self.work.contains_key(key), "{message:?} {:?}", self.work.get(key));
             let allowed = 1 + self.resends.get(key).copied().unwrap_or_default();
             assert!(self.taken.get(key).copied().unwrap_or_default() <= allowed, "sent twice");
+            self.check_told(*key, message.state);
         }
+    }
+
+    /// Whoever hears each event knows where the message stands, and hears nothing twice.
+    fn check_told(&self, key: MessageKey, state: MessageState) {
+        let (mut failed, mut delivered, mut read) = (false, false, false);
+        for kind in self.told.get(&key).into_iter().flatten() {
+            let (flag, was, is) = match kind {
+                EventKind::MessageFailed => (&mut failed, false, true),
+                EventKind::MessageLifted => (&mut failed, true, false),
+                EventKind::MessageDelivered => (&mut delivered, false, true),
+                EventKind::MessageRead => (&mut read, false, true),
+                other => panic!("{other} is not about a message"),
+            };
+            assert_eq!(*flag, was, "{kind} out of place: {:?}", self.told[&key]);
+            *flag = is;
+            assert!(delivered || !read, "read before it was delivered");
+        }
+        let is = (state.has_ended_in_vain(), state.is_at_least(MessageState::Delivered), state == MessageState::Read);
+        assert_eq!((failed, delivered, read), is, "{state}: {:?}", self.told.get(&key));
     }
 
     /// Faults end: everything owed arrives, in order, and the rest is called.

@@ -297,15 +297,15 @@ pub(super) async fn insert_work(tx: &mut PgConnection, inserts: &[WorkInsert]) -
     Ok(())
 }
 
-/// Locks the tallies by key, then adds what moved, and notes the batches that are completed by it. Batches of one have
-/// no row.
-pub(super) async fn add_tallies(tx: &mut PgConnection, tallies: &Tallies) -> Result<(), StoreError> {
+/// Locks the tallies by key, then adds what moved, and notes the batches that are completed by it. Returns those of which
+/// nothing is left to call, or nothing is pending or uncertain, since then. Batches of one have no row.
+pub(super) async fn add_tallies(tx: &mut PgConnection, tallies: &Tallies) -> Result<Vec<Uuid>, StoreError> {
     if tallies.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let batches: Vec<Uuid> = tallies.keys().map(|b| b.0).collect();
     let column = |state: MessageState| -> Vec<i32> { tallies.values().map(|deltas| deltas[state as usize]).collect() };
-    sqlx::query!(
+    sqlx::query_scalar!(
         "WITH locked AS MATERIALIZED (
              SELECT t.batch_id FROM batch_tally t WHERE t.batch_id = ANY ($1::uuid[]) ORDER BY t.batch_id FOR NO KEY UPDATE
          ), moved AS (
@@ -318,10 +318,13 @@ pub(super) async fn add_tallies(tx: &mut PgConnection, tallies: &Tallies) -> Res
              AS u(batch_id, pending, uncertain, accepted, sent, delivered, read, failed, expired, suppressed, cancelled)
              ON u.batch_id = locked.batch_id
          WHERE t.batch_id = locked.batch_id
-         RETURNING t.batch_id, t.pending + t.uncertain = 0 AND u.pending + u.uncertain < 0 AS completed
-         )
+         RETURNING t.batch_id, t.pending = 0 AND u.pending < 0 AS dispatched,
+                   t.pending + t.uncertain = 0 AND u.pending + u.uncertain < 0 AS completed
+         ), audited AS (
          INSERT INTO batch_to_audit (batch_id) SELECT batch_id FROM moved WHERE completed ORDER BY batch_id
-         ON CONFLICT (batch_id) DO UPDATE SET since = excluded.since",
+         ON CONFLICT (batch_id) DO UPDATE SET since = excluded.since
+         )
+         SELECT batch_id FROM moved WHERE dispatched OR completed",
         &batches,
         &column(MessageState::Pending),
         &column(MessageState::Uncertain),
@@ -334,8 +337,7 @@ pub(super) async fn add_tallies(tx: &mut PgConnection, tallies: &Tallies) -> Res
         &column(MessageState::Suppressed),
         &column(MessageState::Cancelled),
     )
-    .execute(tx)
+    .fetch_all(tx)
     .await
-    .doing("move tallies")?;
-    Ok(())
+    .doing("move tallies")
 }

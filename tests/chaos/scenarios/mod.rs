@@ -2,6 +2,7 @@
 
 mod batches;
 mod cron;
+mod events;
 mod imports;
 mod pacing;
 mod servers;
@@ -31,6 +32,7 @@ pub(crate) async fn run(name: &str, arguments: &Arguments) -> anyhow::Result<boo
         "cancel" => batches::cancel(arguments).await,
         "shares" => batches::shares(arguments).await,
         "imports" => imports::run(arguments).await,
+        "events" => events::run(arguments).await,
         other => anyhow::bail!("there is no scenario `{other}`: see deploy/chaos.sh"),
     }
 }

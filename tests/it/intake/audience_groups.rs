@@ -46,7 +46,7 @@ fn submission(body: &Value, is_dry_run: bool) -> Submission {
 }
 
 /// Gives a job as HTTP does, with the lane going on until it is answered.
-async fn give_to(intake: &Intake, lane: &mut IntakeLane, body: &Value) -> JobAnswer {
+pub(super) async fn give_to(intake: &Intake, lane: &mut IntakeLane, body: &Value) -> JobAnswer {
     let stop = CancellationToken::new();
     let answer = intake.submit(Road::Bulk, submission(body, false));
     let going_on = async {

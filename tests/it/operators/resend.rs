@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use campaign_dispatch::{
     checklist::{self, ResendMeans, ResendRequest},
     domain::{
+        event::Wanted,
         failure::FailureClass,
         ids::{BatchId, MessageKey, TenantId},
         message::MessageEvent,
@@ -34,7 +35,7 @@ use crate::{
 };
 
 const PATH: &str = "/v1/resends";
-const RULES: Rules = Rules { grace: Duration::from_mins(1) };
+const RULES: Rules = Rules { grace: Duration::from_mins(1), events: Wanted::DEFAULT };
 
 fn skipped(answer: &Value) -> BTreeMap<String, i64> {
     let skipped = answer["skipped"].as_array().unwrap().iter();
