@@ -62,7 +62,8 @@ pub(super) async fn lock_messages(
     let (batches, seqs) = columns(keys.iter());
     let rows = sqlx::query!(
         r#"
-        SELECT m.batch_id, m.seq, m.state::text AS "state!", m.attempt, m.dropped_attempt, b.number_id
+        SELECT m.batch_id, m.seq, m.state::text AS "state!", m.attempt, m.dropped_attempt, b.number_id,
+               m.accepted_at IS NOT NULL AS "is_grouped!"
         FROM unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
         JOIN message m ON m.batch_id = u.batch_id AND m.seq = u.seq
         JOIN batch b ON b.batch_id = u.batch_id
@@ -77,7 +78,9 @@ pub(super) async fn lock_messages(
     let rows = rows.into_iter().map(|row| {
         let key = MessageKey { batch_id: BatchId(row.batch_id), seq: row.seq };
         let state = row.state.parse().unwrap_or(MessageState::Pending);
-        (key, MessageRow { state, attempt: row.attempt, dropped: row.dropped_attempt, number: NumberId(row.number_id) })
+        let number = NumberId(row.number_id);
+        let (attempt, dropped, is_grouped) = (row.attempt, row.dropped_attempt, row.is_grouped);
+        (key, MessageRow { state, attempt, dropped, number, is_grouped })
     });
     Ok(rows.collect())
 }

@@ -106,7 +106,7 @@ impl World {
             group: uuid::Uuid::nil(),
             has_hours: false,
         };
-        let message = MessageRow { state: MessageState::Pending, attempt: 0, dropped: 0, number };
+        let message = MessageRow { state: MessageState::Pending, attempt: 0, dropped: 0, number, is_grouped: false };
         let work = WorkRow { stage: Stage::Ready, attempt: 0, charged: 0, number, left: None };
         let mut tally = [0; 10];
         tally[MessageState::Pending as usize] = MESSAGES;
