@@ -72,6 +72,8 @@ pub mod decisions {
     pub mod adr_0010_who_does_not_want_it_is_asked_at_the_claim {}
     #[doc = include_str!("docs/0011-what-is-sent-again-is-a-new-message.md")]
     pub mod adr_0011_what_is_sent_again_is_a_new_message {}
+    #[doc = include_str!("docs/0013-lists-walk-narrow-tables.md")]
+    pub mod adr_0013_lists_walk_narrow_tables {}
     #[doc = include_str!("docs/state-machines.md")]
     pub mod state_machines {}
 }

@@ -243,8 +243,18 @@ fn message_row(message: Message) -> Vec<String> {
 
 fn batch_row(b: BatchRow) -> Vec<String> {
     let counts = [
-        b.recipients, b.rejected, b.pending, b.uncertain, b.accepted, b.sent, b.delivered, b.read, b.failed, b.expired,
-        b.suppressed, b.cancelled,
+        b.recipients,
+        b.rejected,
+        b.pending,
+        b.uncertain,
+        b.accepted,
+        b.sent,
+        b.delivered,
+        b.read,
+        b.failed,
+        b.expired,
+        b.suppressed,
+        b.cancelled,
     ];
     let names = [
         b.batch_id.to_string(),

@@ -232,7 +232,8 @@ async fn of_batch(
         let channel = named.channel.map(Channel::as_str);
         let of = checklist::number_ids_of(connection, tenant, named.account, channel).await?;
         if let (true, Some(account)) = (of.is_empty(), named.account) {
-            let reason = format!("no number of an account `{account}` is asked for: `accounts list` shows the accounts");
+            let reason =
+                format!("no number of an account `{account}` is asked for: `accounts list` shows the accounts");
             return Err(refused("/account", "unknown_account", &reason));
         }
         numbers = Some(numbers.map_or_else(|| of.clone(), |n| n.into_iter().filter(|id| of.contains(id)).collect()));
@@ -270,7 +271,11 @@ mod tests {
 
     #[test]
     fn a_code_or_a_state_says_which_list() {
-        let query = |code: Option<&str>, state| MessageQuery { code: code.map(str::to_owned), state, ..MessageQuery::default() };
+        let query = |code: Option<&str>, state| MessageQuery {
+            code: code.map(str::to_owned),
+            state,
+            ..MessageQuery::default()
+        };
         assert_eq!(which_list(&query(None, None), true), List::All);
         assert_eq!(which_list(&query(Some("131026"), None), true), List::Failed);
         assert_eq!(which_list(&query(Some("131026"), None), false), List::All);

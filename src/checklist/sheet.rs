@@ -275,7 +275,10 @@ mod tests {
         let sheet = book.worksheet_range_at(0).unwrap().unwrap();
         assert_eq!(sheet.get((1, 0)), Some(&Data::String("+819012345678".to_owned())));
         assert_eq!(sheet.get((1, 1)), Some(&Data::String("=1+1".to_owned())));
-        assert_eq!((sheet.get((2, 2)), sheet.get((0, 2))), (Some(&Data::Float(2.0)), Some(&Data::String("attempt".to_owned()))));
+        assert_eq!(
+            (sheet.get((2, 2)), sheet.get((0, 2))),
+            (Some(&Data::Float(2.0)), Some(&Data::String("attempt".to_owned())))
+        );
         assert!(book.worksheet_formula("Sheet1").unwrap().is_empty());
     }
 

@@ -79,13 +79,34 @@ pub(super) async fn report(common: &Common, args: ReportArgs) -> anyhow::Result<
     let report: Report = read(&value)?;
     let by = report.by.as_str().to_ascii_uppercase();
     let heads = [
-        by.as_str(), "BATCHES", "MESSAGES", "PENDING", "UNCERTAIN", "ACCEPTED", "SENT", "DELIVERED", "READ", "FAILED",
-        "EXPIRED", "SUPPRESSED", "CANCELLED",
+        by.as_str(),
+        "BATCHES",
+        "MESSAGES",
+        "PENDING",
+        "UNCERTAIN",
+        "ACCEPTED",
+        "SENT",
+        "DELIVERED",
+        "READ",
+        "FAILED",
+        "EXPIRED",
+        "SUPPRESSED",
+        "CANCELLED",
     ];
     let row = |r: &ReportRow| {
         let counts = [
-            r.batches, r.messages, r.pending, r.uncertain, r.accepted, r.sent, r.delivered, r.read, r.failed, r.expired,
-            r.suppressed, r.cancelled,
+            r.batches,
+            r.messages,
+            r.pending,
+            r.uncertain,
+            r.accepted,
+            r.sent,
+            r.delivered,
+            r.read,
+            r.failed,
+            r.expired,
+            r.suppressed,
+            r.cancelled,
         ];
         std::iter::once(r.key.clone()).chain(counts.map(|count| count.to_string())).collect()
     };
@@ -102,7 +123,10 @@ mod tests {
     fn the_name_of_a_file_says_what_it_is() {
         let of = |to: &str, format| FileArgs { to: to.into(), format }.format().ok();
         assert_eq!((of("a.XLSX", None), of("a.csv", None)), (Some(Format::Xlsx), Some(Format::Csv)));
-        assert_eq!((of("-", Some(Format::Csv)), of("a.csv", Some(Format::Xlsx))), (Some(Format::Csv), Some(Format::Xlsx)));
+        assert_eq!(
+            (of("-", Some(Format::Csv)), of("a.csv", Some(Format::Xlsx))),
+            (Some(Format::Csv), Some(Format::Xlsx))
+        );
         assert_eq!((of("-", None), of("a.txt", None)), (None, None));
     }
 }

@@ -32,7 +32,8 @@ fn two_accounts() -> Value {
     let number = json!({"account": "second", "business_number": "+15550002222", "provider_number_id": "1002"});
     all["numbers"].as_array_mut().unwrap().push(number);
     let mut template = all["templates"][0].clone();
-    (template["account"], template["name"], template["category"]) = (json!("second"), json!("notice"), json!("utility"));
+    (template["account"], template["name"], template["category"]) =
+        (json!("second"), json!("notice"), json!("utility"));
     all["templates"].as_array_mut().unwrap().push(template);
     all
 }
@@ -47,7 +48,14 @@ async fn served(options: &PgConnectOptions) -> (Served, String, Vec<uuid::Uuid>)
     assert_eq!(status, StatusCode::OK, "{answer}");
     let batches = seed(
         &served,
-        &[&["sent", "sent", "failed"], &["pending", "pending"], &["sent"], &["failed"], &["uncertain", "sent"], &["pending"]],
+        &[
+            &["sent", "sent", "failed"],
+            &["pending", "pending"],
+            &["sent"],
+            &["failed"],
+            &["uncertain", "sent"],
+            &["pending"],
+        ],
     )
     .await;
     let mut connection = served.store.acquire().await.unwrap();
@@ -128,9 +136,15 @@ async fn every_filter_finds_its_messages_in_the_order_of_the_list(_: PgPoolOptio
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
 async fn batches_are_found_by_all_that_they_have(_: PgPoolOptions, options: PgConnectOptions) {
     let (served, admin, batches) = served(&options).await;
-    for filter in ["campaign=spring", "account=second", "template=notice", "category=utility", "producer=crm", "job_id=job-2"] {
+    for filter in
+        ["campaign=spring", "account=second", "template=notice", "category=utility", "producer=crm", "job_id=job-2"]
+    {
         let (_, found) = served.get(&admin, &format!("/v1/batches?{filter}")).await;
-        assert_eq!((&found["items"][0]["batch_id"], found["items"].as_array().unwrap().len()), (&json!(batches[2]), 1), "{filter}");
+        assert_eq!(
+            (&found["items"][0]["batch_id"], found["items"].as_array().unwrap().len()),
+            (&json!(batches[2]), 1),
+            "{filter}"
+        );
     }
     let (_, all) = served.get(&admin, "/v1/batches").await;
     let third = all["items"][2]["created_at"].as_str().unwrap().replace('+', "%2B");
@@ -161,7 +175,11 @@ async fn what_cannot_be_asked_is_refused_by_name(_: PgPoolOptions, options: PgCo
     ];
     for (path, pointer) in cases {
         let (status, answer) = served.get(&admin, path).await;
-        assert_eq!((status, &answer["errors"][0]["pointer"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(pointer)), "{path}");
+        assert_eq!(
+            (status, &answer["errors"][0]["pointer"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!(pointer)),
+            "{path}"
+        );
     }
     for path in ["/v1/messages?channel=fax", "/v1/messages/export", "/v1/messages/export?format=pdf", "/v1/reports"] {
         assert_eq!(served.get(&admin, path).await.0, StatusCode::BAD_REQUEST, "{path}");
@@ -187,7 +205,11 @@ async fn a_list_is_exported_whole_and_as_text(_: PgPoolOptions, options: PgConne
     let mut book = Xlsx::new(std::io::Cursor::new(file)).unwrap();
     let sheet = book.worksheet_range_at(0).unwrap().unwrap();
     assert_eq!(sheet.height(), 5);
-    assert!(sheet.rows().any(|row| row[1] == Data::String("+819012345602".to_owned()) && row[2] == Data::String("=1+1".to_owned())));
+    assert!(
+        sheet
+            .rows()
+            .any(|row| row[1] == Data::String("+819012345602".to_owned()) && row[2] == Data::String("=1+1".to_owned()))
+    );
 
     let (_, batches) = served.get(&admin, "/v1/batches/export?format=csv&campaign=spring").await;
     assert_eq!(batches.as_str().unwrap().lines().count(), 2, "{batches}");
@@ -212,11 +234,15 @@ async fn reports_count_every_state(_: PgPoolOptions, options: PgConnectOptions) 
         assert_eq!(counts, [6, 10, 3, 1, 4, 2, 0], "{by}");
     }
     let (_, days) = served.get(&admin, "/v1/reports?by=day&zone=Asia/Tokyo").await;
-    let today: String = sqlx::query_scalar("SELECT to_char(max(send_at) AT TIME ZONE 'Asia/Tokyo', 'YYYY-MM-DD') FROM batch")
-        .fetch_one(&mut *served.store.acquire().await.unwrap())
-        .await
-        .unwrap();
-    assert_eq!((&days["rows"].as_array().unwrap().last().unwrap()["key"], &days["zone"]), (&json!(today), &json!("Asia/Tokyo")));
+    let today: String =
+        sqlx::query_scalar("SELECT to_char(max(send_at) AT TIME ZONE 'Asia/Tokyo', 'YYYY-MM-DD') FROM batch")
+            .fetch_one(&mut *served.store.acquire().await.unwrap())
+            .await
+            .unwrap();
+    assert_eq!(
+        (&days["rows"].as_array().unwrap().last().unwrap()["key"], &days["zone"]),
+        (&json!(today), &json!("Asia/Tokyo"))
+    );
     let (_, errors) = served.get(&admin, &format!("/v1/reports?by=error&{soon}")).await;
     assert_eq!((&errors["rows"][0]["key"], &errors["rows"][0]["failed"]), (&json!("131026"), &json!(2)));
     let other = served.token_for("default", &[Scope::Publish]).await;
@@ -251,7 +277,8 @@ async fn a_user_in_the_reading_role_reads_the_views_and_nothing_else(_: PgPoolOp
         }
     }
     views.sort();
-    let promised = ["batches", "failed", "failures_by_code", "holds", "messages", "pending", "received", "sent", "uncertain"];
+    let promised =
+        ["batches", "failed", "failures_by_code", "holds", "messages", "pending", "received", "sent", "uncertain"];
     assert_eq!(views, promised);
     for act in [
         "SELECT ensure_partitions(now() + interval '9 years', 1)",
@@ -289,8 +316,16 @@ async fn what_was_accepted_is_found_by_number_and_time_however_it_became_known()
     let groups = [
         // A settle; callbacks of calls that are not settled; a settle of what callbacks told before, and a repeat.
         vec![change(1, MessageEvent::Accepted, None), change(2, MessageEvent::Accepted, None)],
-        vec![change(3, MessageEvent::Sent, Some(told)), change(4, MessageEvent::Delivered, Some(told)), change(1, MessageEvent::Sent, Some(told))],
-        vec![change(3, MessageEvent::Accepted, None), change(5, MessageEvent::Accepted, None), change(1, MessageEvent::Accepted, None)],
+        vec![
+            change(3, MessageEvent::Sent, Some(told)),
+            change(4, MessageEvent::Delivered, Some(told)),
+            change(1, MessageEvent::Sent, Some(told)),
+        ],
+        vec![
+            change(3, MessageEvent::Accepted, None),
+            change(5, MessageEvent::Accepted, None),
+            change(1, MessageEvent::Accepted, None),
+        ],
         // A call nobody knows of, and the late news that lifts it.
         vec![change(6, MessageEvent::Unknown, None)],
         vec![change(6, MessageEvent::Read, Some(told))],

@@ -117,7 +117,11 @@ fn push_work(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
     sql.push("k AS MATERIALIZED (SELECT r.at, r.batch_id, r.seq FROM (");
     if is_pending {
         sql.push("SELECT e.* FROM g CROSS JOIN LATERAL (");
-        push_work_rows(sql, filter, "d.stage = 'ready' AND d.number_id = g.number_id AND d.lane = g.lane AND d.turn_group = g.turn_group");
+        push_work_rows(
+            sql,
+            filter,
+            "d.stage = 'ready' AND d.number_id = g.number_id AND d.lane = g.lane AND d.turn_group = g.turn_group",
+        );
         sql.push(") e WHERE g.number_id = ANY(").push_bind(filter.of.numbers.clone().unwrap_or_default());
         sql.push(") UNION ALL (");
         push_work_rows(sql, filter, "d.stage <> 'ready' AND d.stage <> 'unsure'");

@@ -119,8 +119,18 @@ pub async fn by_state(
 }
 
 const COUNTS: &[&str] = &[
-    "batches", "messages", "pending", "uncertain", "accepted", "sent", "delivered", "read", "failed", "expired",
-    "suppressed", "cancelled",
+    "batches",
+    "messages",
+    "pending",
+    "uncertain",
+    "accepted",
+    "sent",
+    "delivered",
+    "read",
+    "failed",
+    "expired",
+    "suppressed",
+    "cancelled",
 ];
 
 /// What failed in the range on these numbers, by code, the most frequent first.

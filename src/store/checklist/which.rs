@@ -181,11 +181,7 @@ pub async fn few(
 }
 
 /// The batches that jobs of this id became: a tenant has few producers.
-pub async fn of_job(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    job_id: &str,
-) -> Result<Vec<Uuid>, StoreError> {
+pub async fn of_job(connection: &mut PgConnection, tenant: TenantId, job_id: &str) -> Result<Vec<Uuid>, StoreError> {
     sqlx::query_scalar!(
         "SELECT j.batch_id FROM producer p JOIN job j ON j.tenant_id = p.tenant_id AND j.producer = p.name
          WHERE p.tenant_id = $1 AND j.job_id = $2",
