@@ -14,6 +14,7 @@
 #   pacing                numbers of 80/s and 1 000/s: the worst second and the mean at the provider
 #   memory                the worker's memory with 10 000 and with 1 000 000 pending messages
 #   cost                  CPU per message over counts of messages, of numbers, and beside a million held ones
+#   checklist             10 000 000 messages over 14 months: every filter, first and later pages; exports of a tenth of them
 #   idle                  5 000 numbers with no work: CPU of worker and Postgres
 #
 # The last line is `bench BENCH: ...`, or one JSON object with --json. Exit code 1 when a gate is missed, so that a
@@ -33,6 +34,8 @@ source "$CHECKOUT/deploy/bench/flow.sh"
 source "$CHECKOUT/deploy/bench/pace.sh"
 # shellcheck source=deploy/bench/cost.sh
 source "$CHECKOUT/deploy/bench/cost.sh"
+# shellcheck source=deploy/bench/checklist.sh
+source "$CHECKOUT/deploy/bench/checklist.sh"
 
 usage() {
   sed -n '2,/^set /{ /^#/ s/^# \{0,1\}//p }' "${BASH_SOURCE[0]}" >&2
@@ -41,7 +44,7 @@ usage() {
 
 QUICK=false JSON=false N='' ROUNDS='' DELAY=0 PEERS='' AUTH=false
 BENCH=${1:-}
-[[ $BENCH =~ ^(drain|callbacks|endtoend|intake|import|latency|pacing|memory|cost|idle)$ ]] || usage
+[[ $BENCH =~ ^(drain|callbacks|endtoend|intake|import|latency|pacing|memory|cost|idle|checklist)$ ]] || usage
 shift
 while (($#)); do
   case $1 in

@@ -75,6 +75,8 @@ pub mod decisions {
     pub mod adr_0011_what_is_sent_again_is_a_new_message {}
     #[doc = include_str!("docs/0012-what-is-told-is-written-with-what-it-tells-of.md")]
     pub mod adr_0012_what_is_told_is_written_with_what_it_tells_of {}
+    #[doc = include_str!("docs/0013-lists-walk-narrow-tables.md")]
+    pub mod adr_0013_lists_walk_narrow_tables {}
     #[doc = include_str!("docs/state-machines.md")]
     pub mod state_machines {}
 }

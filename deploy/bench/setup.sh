@@ -163,7 +163,7 @@ fill() {
   sql -c CHECKPOINT >/dev/null
 }
 
-empty() { sql -c 'TRUNCATE work, message, batch, batch_tally, job, attempt, failed_message, outbox' >/dev/null; }
+empty() { sql -c 'TRUNCATE work, message, batch, batch_tally, job, attempt, failed_message, sent_group, outbox' >/dev/null; }
 
 # wait_until SECONDS PAUSE WANTED QUERY: the time (of the database's clock) when a count was reached.
 wait_until() {

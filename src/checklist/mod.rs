@@ -7,11 +7,15 @@
 
 mod acknowledge;
 mod audiences;
+mod exports;
 mod failures;
 mod history;
 mod holds;
 mod imports;
+mod lists;
+mod reports;
 mod resends;
+mod sheet;
 mod suppressions;
 mod uncertain;
 mod which;
@@ -22,11 +26,15 @@ use uuid::Uuid;
 
 pub use acknowledge::{AcknowledgeRequest, Acknowledged, acknowledge};
 pub use audiences::list_audiences;
+pub use exports::{export_batches, export_messages, export_received};
 pub use failures::{AdvisedFailure, Failures, Language, failures};
 pub use history::{Entry, Kind};
 pub use holds::{close_hold, find_hold, list_holds, open_hold};
 pub use imports::{find_import, list_changed_cells, list_imports, list_rejected_rows};
+pub use lists::{BatchQuery, MessageQuery, list_batches, list_messages};
+pub use reports::{Report, ReportQuery, report};
 pub use resends::{Means as ResendMeans, ResendDone, ResendRequest, resend};
+pub use sheet::{Export, Format};
 pub use suppressions::{ReceivedQuery, SuppressionQuery, list_received, list_suppressions};
 pub use uncertain::{ResolveRequest, Resolved, UncertainMessage, list_uncertain, resolve};
 pub use why::{WhyBatch, WhyMessage, why_batch, why_message};
@@ -37,7 +45,6 @@ use crate::{
         act::Act,
         address::{Address, AddressError},
         ids::{BatchId, MessageKey, TenantId},
-        message::MessageState,
     },
     providers::{self, Advice},
     store::{
@@ -45,9 +52,9 @@ use crate::{
         acts::{self, ActFilter, ActRow},
         checklist::{
             self,
-            batches::{self, BatchFilter, BatchRow},
+            batches::{self, BatchRow},
             history as kin,
-            messages::{self, AttemptRow, DecisionRow, List, MessageFilter, MessageRow},
+            messages::{self, AttemptRow, DecisionRow, MessageRow},
             refused::{self, RejectedJobRow, RejectedRecipientRow},
         },
     },
@@ -150,44 +157,6 @@ pub struct MessageWithAttempts {
     pub advice: Option<Advice>,
 }
 
-/// Which batches, as people write it.
-#[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct BatchQuery {
-    /// Only of this business number.
-    pub number: Option<String>,
-    /// Only of this producer.
-    pub producer: Option<String>,
-    /// Only of this job.
-    pub job_id: Option<String>,
-    /// Rows of the page, 50 unless told, at most 500.
-    pub limit: Option<u16>,
-    /// `next` of the page before.
-    pub after: Option<String>,
-}
-
-/// Which messages, as people write it.
-#[derive(Debug, Clone, Default, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct MessageQuery {
-    /// sent, pending, failed, uncertain or all.
-    #[param(inline)]
-    pub list: Option<List>,
-    /// Only of this batch.
-    pub batch: Option<Uuid>,
-    /// Only of this business number.
-    pub number: Option<String>,
-    /// Only to this recipient.
-    pub recipient: Option<String>,
-    /// Only in this state.
-    #[param(inline)]
-    pub state: Option<MessageState>,
-    /// Rows of the page, 50 unless told, at most 500.
-    pub limit: Option<u16>,
-    /// `next` of the page before.
-    pub after: Option<String>,
-}
-
 fn size(limit: Option<u16>) -> u16 {
     limit.unwrap_or(PAGE).clamp(1, PAGE_MAX)
 }
@@ -220,24 +189,6 @@ async fn number_ids(
     Ok(Some(ids))
 }
 
-/// A page of batches.
-pub async fn list_batches(
-    store: &Store,
-    tenant: TenantId,
-    query: &BatchQuery,
-) -> Result<Page<BatchRow>, ChecklistError> {
-    let (mut connection, limit) = (store.acquire().await?, size(query.limit));
-    let filter = BatchFilter {
-        numbers: number_ids(&mut connection, tenant, query.number.as_deref()).await?,
-        producer: query.producer.clone(),
-        job_id: query.job_id.clone(),
-        after: key(query.after.as_deref())?,
-        limit: i64::from(limit) + 1,
-    };
-    let rows = batches::list(&mut connection, tenant, &filter).await?;
-    Ok(Page::cut(rows, limit, |row| row.batch_id.to_string()))
-}
-
 /// One batch.
 pub async fn find_batch(store: &Store, tenant: TenantId, batch: BatchId) -> Result<Option<BatchRow>, ChecklistError> {
     Ok(batches::find(&mut *store.acquire().await?, tenant, batch).await?)
@@ -267,33 +218,6 @@ fn row_key(after: Option<&str>) -> Result<(i64, &str), ChecklistError> {
     };
     let (row, field) = after.split_once(':').ok_or(ChecklistError::NotACursor)?;
     Ok((row.parse().map_err(|_| ChecklistError::NotACursor)?, field))
-}
-
-/// A page of messages; `whole` shows addresses in full.
-pub async fn list_messages(
-    store: &Store,
-    tenant: TenantId,
-    query: &MessageQuery,
-    whole: bool,
-) -> Result<Page<Message>, ChecklistError> {
-    let (mut connection, limit) = (store.acquire().await?, size(query.limit));
-    let list = match (query.list.unwrap_or(List::All), query.state) {
-        // The state says where to look, which is cheaper than to look everywhere.
-        (List::All, Some(state)) => List::of(state),
-        (list, _) => list,
-    };
-    let filter = MessageFilter {
-        list,
-        batch: query.batch.map(BatchId),
-        numbers: number_ids(&mut connection, tenant, query.number.as_deref()).await?,
-        recipient: recipient(&mut connection, tenant, query.recipient.as_deref()).await?,
-        state: query.state,
-        after: key::<MessageKey>(query.after.as_deref())?,
-        limit: i64::from(limit) + 1,
-    };
-    let rows = messages::list(&mut connection, tenant, &filter).await?;
-    let shown = rows.into_iter().map(|row| shown(row, whole)).collect();
-    Ok(Page::cut(shown, limit, |message| message.id.clone()))
 }
 
 /// An address as it is kept; refused when no channel the tenant has an account of takes it.

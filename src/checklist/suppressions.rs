@@ -6,12 +6,13 @@ use serde::Deserialize;
 use super::{ChecklistError, Page, key, number_ids, recipient, size};
 use crate::{
     domain::{
+        Channel,
         address::Address,
         ids::TenantId,
         suppression::{SuppressionScope, SuppressionSource},
     },
     store::{
-        Store,
+        Connection, Store,
         received::{self, ReceivedFilter, ReceivedRow},
         suppressions::{self, SuppressionFilter, SuppressionRow},
     },
@@ -25,6 +26,9 @@ pub struct ReceivedQuery {
     pub number: Option<String>,
     /// Only to this account.
     pub account: Option<String>,
+    /// Only of this channel.
+    #[param(inline)]
+    pub channel: Option<Channel>,
     /// Only from this sender.
     pub sender: Option<String>,
     /// Only what was received then or later.
@@ -67,24 +71,38 @@ pub async fn list_received(
     whole: bool,
 ) -> Result<Page<ReceivedRow>, ChecklistError> {
     let (mut connection, limit) = (store.acquire().await?, size(query.limit));
-    let filter = ReceivedFilter {
-        numbers: number_ids(&mut connection, tenant, query.number.as_deref()).await?,
-        account: query.account.clone(),
-        sender: recipient(&mut connection, tenant, query.sender.as_deref()).await?,
-        since: query.since,
-        until: query.until,
-        after: query.after.as_deref().map(place).transpose()?,
-        limit: i64::from(limit) + 1,
-    };
+    let mut filter = received_filter(&mut connection, tenant, query).await?;
+    filter.limit = i64::from(limit) + 1;
     let rows = received::list(&mut connection, tenant, &filter).await?;
     let mut page = Page::cut(rows, limit, |row| format!("{}.{}", row.received_at.timestamp_micros(), row.id));
     if !whole {
-        for row in &mut page.items {
-            row.sender = masked(&row.sender);
-            (row.text, row.payload) = (None, None);
-        }
+        page.items.iter_mut().for_each(hide);
     }
     Ok(page)
+}
+
+/// What is asked, in the words of the store.
+pub(super) async fn received_filter(
+    connection: &mut Connection,
+    tenant: TenantId,
+    query: &ReceivedQuery,
+) -> Result<ReceivedFilter, ChecklistError> {
+    Ok(ReceivedFilter {
+        numbers: number_ids(connection, tenant, query.number.as_deref()).await?,
+        account: query.account.clone(),
+        channel: query.channel,
+        sender: recipient(connection, tenant, query.sender.as_deref()).await?,
+        since: query.since,
+        until: query.until,
+        after: query.after.as_deref().map(place).transpose()?,
+        limit: 0,
+    })
+}
+
+/// What only the scope pii shows.
+pub(super) fn hide(row: &mut ReceivedRow) {
+    row.sender = masked(&row.sender);
+    (row.text, row.payload) = (None, None);
 }
 
 /// A place in the list of received messages: `<microseconds since 1970>.<id>`.

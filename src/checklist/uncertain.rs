@@ -14,7 +14,7 @@ use crate::{
     },
     store::{
         Connection, Store, StoreError,
-        checklist::messages::{self, List},
+        checklist::{messages, which::List},
         messages::{Applied, Change, Rules, Ruling, apply},
         work::unsure::{self, UnsureFilter},
     },

@@ -10,6 +10,8 @@ use crate::{
     cli::{
         Common, PageArgs,
         client::{Method, Query},
+        exports::{self, FileArgs},
+        filters::BatchFilterArgs,
         ids, output, read,
     },
     store::{
@@ -33,19 +35,19 @@ pub(super) enum JobsCommand {
 /// Batches.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum BatchesCommand {
-    /// The newest first
+    /// The newest first; of one number the latest due first
     List {
-        /// Only of this business number
-        #[arg(long)]
-        number: Option<String>,
-        /// Only of this producer
-        #[arg(long)]
-        producer: Option<String>,
-        /// Only of this job
-        #[arg(long)]
-        job_id: Option<String>,
+        #[command(flatten)]
+        which: Box<BatchFilterArgs>,
         #[command(flatten)]
         page: PageArgs,
+    },
+    /// The whole list as a file for a spreadsheet
+    Export {
+        #[command(flatten)]
+        which: Box<BatchFilterArgs>,
+        #[command(flatten)]
+        file: FileArgs,
     },
     /// One batch
     Show {
@@ -112,11 +114,14 @@ pub(super) async fn jobs(common: &Common, command: JobsCommand) -> anyhow::Resul
 pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow::Result<()> {
     let client = common.client()?;
     match command {
-        BatchesCommand::List { number, producer, job_id, page } => {
+        BatchesCommand::Export { which, file } => {
+            let mut query = Query::new();
+            which.push(&mut query);
+            exports::export(common, "/v1/batches/export", query, file).await
+        }
+        BatchesCommand::List { which, page } => {
             let mut query = page.query();
-            with(&mut query, "number", number);
-            with(&mut query, "producer", producer);
-            with(&mut query, "job_id", job_id);
+            which.push(&mut query);
             let value = client.get("/v1/batches", &query).await?;
             if common.json {
                 return output::json(&value);

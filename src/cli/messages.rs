@@ -6,8 +6,9 @@ use crate::{
     checklist::{Entry, Message, MessageWithAttempts, Page},
     cli::{
         Common, PageArgs,
-        batches::with,
         client::{Method, Query},
+        exports::{self, FileArgs},
+        filters::MessageFilterArgs,
         ids, output, read,
     },
     domain::ids::MessageKey,
@@ -16,25 +17,19 @@ use crate::{
 /// Messages.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum MessagesCommand {
-    /// The latest due batch first
+    /// The latest due batch first; of a range of time, or a code, by the list's time
     List {
-        /// sent, pending, failed, uncertain or all
-        #[arg(default_value = "all")]
-        list: String,
-        /// Only of this batch
-        #[arg(long, value_parser = ids::batch)]
-        batch: Option<uuid::Uuid>,
-        /// Only of this business number
-        #[arg(long)]
-        number: Option<String>,
-        /// Only to this recipient
-        #[arg(long)]
-        recipient: Option<String>,
-        /// Only in this state
-        #[arg(long)]
-        state: Option<String>,
+        #[command(flatten)]
+        which: Box<MessageFilterArgs>,
         #[command(flatten)]
         page: PageArgs,
+    },
+    /// The whole list as a file for a spreadsheet
+    Export {
+        #[command(flatten)]
+        which: Box<MessageFilterArgs>,
+        #[command(flatten)]
+        file: FileArgs,
     },
     /// Give up one message that is not being called, for good
     Cancel {
@@ -56,13 +51,14 @@ pub(super) enum MessagesCommand {
 pub(super) async fn messages(common: &Common, command: MessagesCommand) -> anyhow::Result<()> {
     let client = common.client()?;
     match command {
-        MessagesCommand::List { list, batch, number, recipient, state, page } => {
+        MessagesCommand::Export { which, file } => {
+            let mut query = Query::new();
+            which.push(&mut query);
+            exports::export(common, "/v1/messages/export", query, file).await
+        }
+        MessagesCommand::List { which, page } => {
             let mut query = page.query();
-            query.push(("list", list));
-            with(&mut query, "batch", batch);
-            with(&mut query, "number", number);
-            with(&mut query, "recipient", recipient);
-            with(&mut query, "state", state);
+            which.push(&mut query);
             let value = client.get("/v1/messages", &query).await?;
             if common.json {
                 return output::json(&value);

@@ -10,7 +10,9 @@ mod campaigns;
 mod client;
 mod contracts;
 mod download;
+mod exports;
 mod failures;
+mod filters;
 mod forecast;
 mod holds;
 mod ids;
@@ -141,6 +143,8 @@ enum Command {
     /// What recipients wrote
     #[command(subcommand)]
     Received(suppressions::ReceivedCommand),
+    /// How many messages are in which state, by day, number, template, campaign or error
+    Reports(exports::ReportArgs),
     /// Mark what may have been sent after the database went back in time
     Recover(recover::RecoverArgs),
     /// What people did
@@ -190,6 +194,7 @@ impl Cli {
             Command::Audiences(command) => audiences::run(common, command).await,
             Command::Suppressions(command) => suppressions::run(common, command).await,
             Command::Received(command) => suppressions::received(common, command).await,
+            Command::Reports(args) => exports::report(common, args).await,
             Command::Audit(command) => audit::run(common, command).await,
             Command::Tokens(command) => tokens::run(common, command).await,
         }

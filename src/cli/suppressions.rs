@@ -13,6 +13,7 @@ use crate::{
         Common, PageArgs,
         batches::with,
         client::{Client, Method, Query},
+        exports::{self, FileArgs},
         output, read,
     },
     domain::{
@@ -97,24 +98,52 @@ pub(super) struct CoverArgs {
 pub(super) enum ReceivedCommand {
     /// The latest first; senders are masked and texts left out without the scope pii
     List {
-        /// Only to this business number
-        #[arg(long, allow_hyphen_values = true)]
-        number: Option<String>,
-        /// Only to this account
-        #[arg(long)]
-        account: Option<String>,
-        /// Only from this sender
-        #[arg(long, allow_hyphen_values = true)]
-        sender: Option<String>,
-        /// Only what was received then or later, for example 2026-12-01T09:00:00+09:00
-        #[arg(long)]
-        since: Option<DateTime<Utc>>,
-        /// Only what was received before then
-        #[arg(long)]
-        until: Option<DateTime<Utc>>,
+        #[command(flatten)]
+        which: ReceivedArgs,
         #[command(flatten)]
         page: PageArgs,
     },
+    /// The whole list as a file for a spreadsheet
+    Export {
+        #[command(flatten)]
+        which: ReceivedArgs,
+        #[command(flatten)]
+        file: FileArgs,
+    },
+}
+
+/// Which received messages.
+#[derive(Debug, clap::Args)]
+pub(super) struct ReceivedArgs {
+    /// Only to this business number
+    #[arg(long, allow_hyphen_values = true)]
+    number: Option<String>,
+    /// Only to this account
+    #[arg(long)]
+    account: Option<String>,
+    /// Only of this channel
+    #[arg(long)]
+    channel: Option<Channel>,
+    /// Only from this sender
+    #[arg(long, allow_hyphen_values = true)]
+    sender: Option<String>,
+    /// Only what was received then or later, for example 2026-12-01T09:00:00+09:00
+    #[arg(long)]
+    since: Option<DateTime<Utc>>,
+    /// Only what was received before then
+    #[arg(long)]
+    until: Option<DateTime<Utc>>,
+}
+
+impl ReceivedArgs {
+    fn push(self, query: &mut Query) {
+        with(query, "number", self.number);
+        with(query, "account", self.account);
+        with(query, "channel", self.channel);
+        with(query, "sender", self.sender);
+        with(query, "since", self.since.map(|at| at.to_rfc3339()));
+        with(query, "until", self.until.map(|at| at.to_rfc3339()));
+    }
 }
 
 pub(super) async fn run(common: &Common, command: SuppressionsCommand) -> anyhow::Result<()> {
@@ -206,13 +235,16 @@ fn row(s: &SuppressionRow) -> Vec<String> {
 }
 
 pub(super) async fn received(common: &Common, command: ReceivedCommand) -> anyhow::Result<()> {
-    let ReceivedCommand::List { number, account, sender, since, until, page } = command;
+    let (which, page) = match command {
+        ReceivedCommand::Export { which, file } => {
+            let mut query = Query::new();
+            which.push(&mut query);
+            return exports::export(common, "/v1/received/export", query, file).await;
+        }
+        ReceivedCommand::List { which, page } => (which, page),
+    };
     let mut query = page.query();
-    with(&mut query, "number", number);
-    with(&mut query, "account", account);
-    with(&mut query, "sender", sender);
-    with(&mut query, "since", since.map(|at| at.to_rfc3339()));
-    with(&mut query, "until", until.map(|at| at.to_rfc3339()));
+    which.push(&mut query);
     let value = common.client()?.get("/v1/received", &query).await?;
     if common.json {
         return output::json(&value);

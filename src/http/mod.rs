@@ -9,6 +9,7 @@ mod campaigns;
 mod changes;
 mod control;
 mod error;
+mod exports;
 mod extract;
 mod forecast;
 mod imports;
@@ -116,8 +117,9 @@ pub fn router(state: HttpState) -> Router {
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN));
     Router::new()
         .merge(quick)
-        // An upload takes as long as the file is large.
+        // A file takes as long as it is large.
         .merge(guarded(Scope::Publish, upload_routes()))
+        .merge(guarded(Scope::Read, export_routes()))
         .merge(guarded(Scope::Operate, Router::new().route("/v1/suppressions/import", post(suppressions::import))))
         .route("/healthz", get(system::alive))
         .route("/readyz", get(system::ready))
@@ -153,8 +155,15 @@ fn upload_routes() -> Router<HttpState> {
         .route("/v1/audiences/{name}/numbers", post(audiences::numbers))
 }
 
+fn export_routes() -> Router<HttpState> {
+    Router::new()
+        .route("/v1/messages/export", get(exports::messages))
+        .route("/v1/batches/export", get(exports::batches))
+        .route("/v1/received/export", get(exports::received))
+}
+
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 34] = [
+    let routes: [(&str, MethodRouter<HttpState>); 35] = [
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),
@@ -167,6 +176,7 @@ fn read_routes() -> Router<HttpState> {
         ("/v1/audit", get(operators::audit)),
         ("/v1/uncertain", get(uncertain::list)),
         ("/v1/failures", get(lists::failures)),
+        ("/v1/reports", get(exports::report)),
         ("/v1/jobs/rejected", get(lists::rejected_jobs)),
         ("/v1/imports", get(imports::list)),
         ("/v1/imports/form", get(imports::empty_form)),

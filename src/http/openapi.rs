@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use crate::http::{
-    audiences, campaigns, changes, control, forecast, imports, jobs, lists, operators, suppressions, uncertain,
+    audiences, campaigns, changes, control, exports, forecast, imports, jobs, lists, operators, suppressions, uncertain,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -22,7 +22,7 @@ use crate::http::{
         jobs::submit, imports::create, imports::list, imports::find, imports::rejected_rows, imports::changed_cells,
         imports::report, imports::empty_form,
         lists::batches, lists::batch, lists::batch_rejected, lists::messages, lists::message, lists::failures,
-        lists::rejected_jobs, lists::holds, lists::hold, uncertain::list, uncertain::resolve, uncertain::recover,
+        exports::messages, exports::batches, exports::received, exports::report, lists::rejected_jobs, lists::holds, lists::hold, uncertain::list, uncertain::resolve, uncertain::recover,
         campaigns::apply, campaigns::list, campaigns::show, campaigns::next, campaigns::occurrences, campaigns::run,
         campaigns::test, campaigns::pause, campaigns::resume, campaigns::archive, campaigns::cancel,
         audiences::create, audiences::list, audiences::show, audiences::add, audiences::fill, audiences::numbers,

@@ -5,6 +5,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use crate::{
     domain::{
+        Channel,
         ids::{AccountId, NumberId, TenantId},
         suppression::Wish,
     },
@@ -72,6 +73,8 @@ pub struct ReceivedFilter {
     pub numbers: Option<Vec<i32>>,
     /// Only to this account.
     pub account: Option<String>,
+    /// Only of this channel.
+    pub channel: Option<Channel>,
     /// Only from this sender.
     pub sender: Option<String>,
     /// Not before.
@@ -119,6 +122,9 @@ pub async fn list(
     sql.push("a.tenant_id = ").push_bind(tenant.0);
     if let Some(account) = &filter.account {
         sql.push(" AND a.name = ").push_bind(account.clone());
+    }
+    if let Some(channel) = filter.channel {
+        sql.push(" AND a.channel = ").push_bind(channel.as_str());
     }
     sql.push(") o CROSS JOIN LATERAL (SELECT i.id, i.received_at FROM inbound_message i WHERE i.")
         .push(column)

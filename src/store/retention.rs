@@ -26,7 +26,7 @@ pub async fn old_months(
         SELECT DISTINCT m.first AS "first!"
         FROM pg_inherits i
         JOIN pg_class c ON c.oid = i.inhrelid
-        JOIN pg_class p ON p.oid = i.inhparent AND p.relname IN ('batch', 'message', 'failed_message', 'attempt', 'decision')
+        JOIN pg_class p ON p.oid = i.inhparent AND p.relname IN ('batch', 'message', 'failed_message', 'attempt', 'decision', 'sent_group')
         CROSS JOIN LATERAL (SELECT to_timestamp(right(c.relname, 7) || ' +00', 'YYYY_MM TZH') AS first) m
         WHERE m.first < $1
         ORDER BY 1

@@ -17,6 +17,7 @@ mod imports;
 mod intake;
 mod journey;
 mod leases;
+mod lists;
 mod operators;
 mod plans;
 mod reader;

@@ -5,6 +5,7 @@
 
 mod callbacks;
 mod jobs;
+mod lists;
 mod watch;
 
 use std::{
@@ -21,6 +22,8 @@ enum Load {
     Callbacks(callbacks::Callbacks),
     /// Publishes jobs of one recipient each
     Jobs(jobs::Jobs),
+    /// Asks for pages of lists (`name|path` a line on standard input) and says how long each filter takes
+    Lists(lists::Lists),
     /// Says when a stub got its first and its last request
     Watch(watch::Watch),
     /// Says by how much the clock of a simulator is behind the wall clock
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<()> {
     match Load::parse() {
         Load::Callbacks(callbacks) => runtime.block_on(callbacks.run()),
         Load::Jobs(jobs) => runtime.block_on(jobs.run()),
+        Load::Lists(lists) => runtime.block_on(lists.run()),
         Load::Watch(watch) => runtime.block_on(watch.run()),
         Load::Clock(clock) => runtime.block_on(clock.run()),
     }

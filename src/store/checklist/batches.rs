@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::which::{OfBatch, Span};
 use crate::{
     domain::ids::{BatchId, TenantId},
     store::{Doing as _, StoreError},
@@ -45,12 +46,10 @@ pub struct BatchRow {
 /// Which batches.
 #[derive(Debug, Clone, Default)]
 pub struct BatchFilter {
-    /// Only of these numbers.
-    pub numbers: Option<Vec<i32>>,
-    /// Only of this producer.
-    pub producer: Option<String>,
-    /// Only of this job.
-    pub job_id: Option<String>,
+    /// What they have in common.
+    pub of: OfBatch,
+    /// Only those that were accepted in this range.
+    pub span: Span,
     /// Only after this one in the order of the list.
     pub after: Option<BatchId>,
     /// How many at most.
@@ -63,8 +62,8 @@ const COLUMNS: &str =
     v.language, v.category, v.state, v.recipients, v.rejected, v.pending, v.uncertain, v.accepted, v.sent, v.delivered,
     v.read, v.failed, v.expired, v.suppressed, v.cancelled, v.send_at, v.expires_at, v.created_at, v.cancelled_at";
 
-/// A tenant's batches: by number the latest due first (index `batch_by_number`), else the newest first
-/// (index `batch_by_tenant`).
+/// A tenant's batches: by one number the latest due first (index `batch_by_number`), else the newest first (index
+/// `batch_by_tenant`).
 pub async fn list(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -79,25 +78,13 @@ pub async fn list(
 }
 
 fn push_keys(sql: &mut QueryBuilder<Postgres>, tenant: TenantId, filter: &BatchFilter) {
-    let by_number = filter.numbers.is_some();
+    let by_number = matches!(filter.of.numbers.as_deref(), Some([_]));
     let at = if by_number { "b.send_at" } else { "b.created_at" };
     sql.push("SELECT b.batch_id, ").push(at).push(" AS at FROM batch b WHERE b.tenant_id = ").push_bind(tenant.0);
-    match filter.numbers.as_deref() {
-        // An equality, not `= ANY`, lets the index give the order.
-        Some([number]) => drop(sql.push(" AND b.number_id = ").push_bind(*number)),
-        Some(numbers) => drop(sql.push(" AND b.number_id = ANY(").push_bind(numbers.to_vec()).push(")")),
-        None => {}
-    }
-    if let Some(producer) = &filter.producer {
-        sql.push(" AND b.producer = ").push_bind(producer.clone());
-    }
-    if let Some(job_id) = &filter.job_id {
-        // The primary key of `job` begins with tenant and producer: a tenant has few of them.
-        sql.push(" AND b.batch_id IN (SELECT j.batch_id FROM producer p JOIN job j ON j.tenant_id = p.tenant_id AND j.producer = p.name WHERE p.tenant_id = ")
-            .push_bind(tenant.0)
-            .push(" AND j.job_id = ")
-            .push_bind(job_id.clone())
-            .push(")");
+    filter.of.push(sql);
+    filter.span.push(sql, "b.created_at", 0.0);
+    if by_number {
+        filter.span.push_accepted(sql, "b.batch_id");
     }
     match filter.after {
         Some(after) if by_number => drop(sql.push(" AND b.batch_id < ").push_bind(after.0)),

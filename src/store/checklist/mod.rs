@@ -5,12 +5,16 @@
 //! walks for more rows than a page has.
 
 pub mod batches;
+mod by_time;
 pub mod failures;
 pub mod history;
 pub mod imports;
+pub mod lists;
 pub mod load;
 pub mod messages;
 pub mod refused;
+pub mod reports;
+pub mod which;
 pub mod why;
 
 use sqlx::PgConnection;
@@ -35,6 +39,44 @@ pub async fn number_ids(
     .fetch_all(connection)
     .await
     .doing("look for a number")
+}
+
+/// The rows of a tenant's numbers of an account, of a channel, or of both.
+pub async fn number_ids_of(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    account: Option<&str>,
+    channel: Option<&str>,
+) -> Result<Vec<i32>, StoreError> {
+    sqlx::query_scalar!(
+        "SELECT n.id FROM business_number n JOIN account a ON a.id = n.account_id
+         WHERE a.tenant_id = $1 AND ($2::text IS NULL OR a.name = $2) AND ($3::text IS NULL OR a.channel = $3) ORDER BY n.id",
+        tenant.0,
+        account,
+        channel
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for the numbers of an account")
+}
+
+/// The rows of a tenant's templates of a name, of a category, or of both: one for each account and language.
+pub async fn template_ids(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    name: Option<&str>,
+    category: Option<&str>,
+) -> Result<Vec<i32>, StoreError> {
+    sqlx::query_scalar!(
+        "SELECT t.id FROM template t JOIN account a ON a.id = t.account_id
+         WHERE a.tenant_id = $1 AND ($2::text IS NULL OR t.name = $2) AND ($3::text IS NULL OR t.category = $3) ORDER BY t.id",
+        tenant.0,
+        name,
+        category
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for templates")
 }
 
 /// All numbers of a tenant, as people write them.

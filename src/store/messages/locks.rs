@@ -64,7 +64,8 @@ pub(super) async fn lock_messages(
     let rows = sqlx::query!(
         r#"
         SELECT m.batch_id, m.seq, m.state::text AS "state!", m.attempt, m.dropped_attempt, b.number_id,
-               'delivered' = ANY (b.notify) AS "asks_delivered!", 'read' = ANY (b.notify) AS "asks_read!"
+               'delivered' = ANY (b.notify) AS "asks_delivered!", 'read' = ANY (b.notify) AS "asks_read!",
+               m.accepted_at IS NOT NULL AS "is_grouped!"
         FROM unnest($1::uuid[], $2::int[]) AS u(batch_id, seq)
         JOIN message m ON m.batch_id = u.batch_id AND m.seq = u.seq
         JOIN batch b ON b.batch_id = u.batch_id
@@ -81,7 +82,8 @@ pub(super) async fn lock_messages(
         let state = row.state.parse().unwrap_or(MessageState::Pending);
         let asks = Asks { delivered: row.asks_delivered, read: row.asks_read };
         let number = NumberId(row.number_id);
-        (key, MessageRow { state, attempt: row.attempt, dropped: row.dropped_attempt, number, asks })
+        let (attempt, dropped, is_grouped) = (row.attempt, row.dropped_attempt, row.is_grouped);
+        (key, MessageRow { state, attempt, dropped, number, asks, is_grouped })
     });
     Ok(rows.collect())
 }

@@ -217,8 +217,9 @@ impl Plan {
         let mut writes = Writes { attempts, decisions, opt_outs, ..Writes::default() };
         let mut entries: Vec<_> = self.entries.into_iter().collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
-        for (key, entry) in entries {
+        for (key, mut entry) in entries {
             let to = entry.write.state.unwrap_or(entry.found);
+            entry.write.prove_acceptance(self.messages.get(&key), to);
             if to != entry.found {
                 let tally = writes.tallies.entry(key.batch_id).or_default();
                 tally[entry.found as usize] -= 1;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{Change, Failure, Fault, NewHold, Next, decisions::DecisionWrite};
@@ -64,6 +64,8 @@ pub(super) struct MessageRow {
     pub(super) number: NumberId,
     /// What its job wants to be told.
     pub(super) asks: Asks,
+    /// Whether it has a time of acceptance, and with it a place in a group of sent messages.
+    pub(super) is_grouped: bool,
 }
 
 /// Whether a change may need to know its batch: everything but a clean acceptance or a plain return.
@@ -107,13 +109,39 @@ pub(super) struct MessageWrite {
     pub(super) delivered: Option<Stamp>,
     pub(super) read: Option<Stamp>,
     pub(super) ended: Option<Stamp>,
+    /// The number whose sent messages it joins: it has no time of acceptance yet, and gets it now.
+    pub(super) joins: Option<NumberId>,
 }
 
 impl MessageWrite {
+    /// News that it left, arrived or was read prove that it was accepted, also where that itself was never told.
+    pub(super) fn prove_acceptance(&mut self, row: Option<&MessageRow>, to: MessageState) {
+        let Some(row) = row.filter(|row| !row.is_grouped) else {
+            return;
+        };
+        if self.accepted.is_none() && matches!(to, MessageState::Sent | MessageState::Delivered | MessageState::Read) {
+            let news = self.sent.or(self.delivered).or(self.read);
+            // Providers tell whole seconds: by the next one it was accepted for certain.
+            self.accepted = news.map(|at| at.map(|at| at + TimeDelta::seconds(1)));
+        }
+        self.joins = self.accepted.is_some().then_some(row.number);
+    }
+
     /// Whether it says that the message was accepted just now, and nothing beside that.
     pub(super) fn is_clean_acceptance(&self) -> bool {
-        let Self { state, attempt: _, dropped, provider_message_id: _, code, accepted, sent, delivered, read, ended } =
-            self;
+        let Self {
+            state,
+            attempt: _,
+            dropped,
+            provider_message_id: _,
+            code,
+            accepted,
+            sent,
+            delivered,
+            read,
+            ended,
+            joins: _,
+        } = self;
         *state == Some(MessageState::Accepted)
             && *accepted == Some(None)
             && dropped.is_none()

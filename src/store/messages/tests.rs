@@ -114,8 +114,9 @@ impl World {
             group: uuid::Uuid::nil(),
             has_hours: false,
         };
+        let asks = Asks::default();
         let message =
-            MessageRow { state: MessageState::Pending, attempt: 0, dropped: 0, number, asks: Asks::default() };
+            MessageRow { state: MessageState::Pending, attempt: 0, dropped: 0, number, asks, is_grouped: false };
         let work = WorkRow { stage: Stage::Ready, attempt: 0, charged: 0, number, left: None };
         let mut tally = [0; 10];
         tally[MessageState::Pending as usize] = MESSAGES;

@@ -39,24 +39,9 @@ pub(super) async fn write_messages(
     let (delivered, delivered_at) = stamps(all().map(|w| &w.delivered));
     let (read, read_at) = stamps(all().map(|w| &w.read));
     let (ended, ended_at) = stamps(all().map(|w| &w.ended));
-    sqlx::query!(
-        r#"
-        UPDATE message m
-        SET state = coalesce(u.state, m.state), attempt = u.attempt,
-            dropped_attempt = coalesce(u.dropped_attempt, m.dropped_attempt), code = coalesce(u.code, m.code),
-            provider_message_id = coalesce(u.provider_message_id, m.provider_message_id),
-            accepted_at = CASE WHEN u.accepted THEN coalesce(m.accepted_at, u.accepted_at, now()) ELSE m.accepted_at END,
-            sent_at = CASE WHEN u.sent THEN coalesce(m.sent_at, u.sent_at, now()) ELSE m.sent_at END,
-            delivered_at = CASE WHEN u.delivered THEN coalesce(m.delivered_at, u.delivered_at, now()) ELSE m.delivered_at END,
-            read_at = CASE WHEN u.read THEN coalesce(m.read_at, u.read_at, now()) ELSE m.read_at END,
-            ended_at = CASE WHEN u.ended THEN coalesce(u.ended_at, now()) ELSE m.ended_at END
-        FROM unnest($1::uuid[], $2::int[], $3::text[]::message_state[], $4::smallint[], $5::text[], $6::text[],
-                    $7::bool[], $8::timestamptz[], $9::bool[], $10::timestamptz[], $11::bool[], $12::timestamptz[],
-                    $13::bool[], $14::timestamptz[], $15::bool[], $16::timestamptz[], $17::smallint[])
-            AS u(batch_id, seq, state, attempt, provider_message_id, code, accepted, accepted_at, sent, sent_at,
-                 delivered, delivered_at, read, read_at, ended, ended_at, dropped_attempt)
-        WHERE m.batch_id = u.batch_id AND m.seq = u.seq
-        "#,
+    let joins: Vec<Option<i32>> = all().map(|w| w.joins.map(|number| number.0)).collect();
+    sqlx::query_file!(
+        "src/store/messages/write.sql",
         &batches,
         &seqs,
         &states as &[Option<&str>],
@@ -74,6 +59,7 @@ pub(super) async fn write_messages(
         &ended,
         &ended_at as &[Option<DateTime<Utc>>],
         &dropped as &[Option<i16>],
+        &joins as &[Option<i32>],
     )
     .execute(tx)
     .await
@@ -81,7 +67,8 @@ pub(super) async fn write_messages(
     Ok(())
 }
 
-/// What nearly every message of a drain is: accepted now, and nothing else. Four columns instead of sixteen.
+/// What nearly every message of a drain is: accepted now, and nothing else. Four columns instead of sixteen. All that have
+/// no earlier time of acceptance have the same.
 async fn write_accepted(tx: &mut PgConnection, writes: &[&(MessageKey, MessageWrite)]) -> Result<(), StoreError> {
     if writes.is_empty() {
         return Ok(());
@@ -89,18 +76,27 @@ async fn write_accepted(tx: &mut PgConnection, writes: &[&(MessageKey, MessageWr
     let (batches, seqs) = columns(writes.iter().map(|(key, _)| key));
     let attempts: Vec<i16> = writes.iter().map(|(_, write)| write.attempt).collect();
     let ids: Vec<Option<&str>> = writes.iter().map(|(_, write)| write.provider_message_id.as_deref()).collect();
+    let joins: Vec<Option<i32>> = writes.iter().map(|(_, write)| write.joins.map(|number| number.0)).collect();
     sqlx::query!(
         r#"
+        WITH moved AS (
         UPDATE message m
         SET state = 'accepted', attempt = u.attempt, accepted_at = coalesce(m.accepted_at, now()),
             provider_message_id = coalesce(u.provider_message_id, m.provider_message_id)
-        FROM unnest($1::uuid[], $2::int[], $3::smallint[], $4::text[]) AS u(batch_id, seq, attempt, provider_message_id)
+        FROM unnest($1::uuid[], $2::int[], $3::smallint[], $4::text[], $5::int[])
+            AS u(batch_id, seq, attempt, provider_message_id, number_id)
         WHERE m.batch_id = u.batch_id AND m.seq = u.seq
+        RETURNING u.number_id, m.batch_id, m.seq
+        )
+        INSERT INTO sent_group (number_id, batch_id, first_at, last_at, seqs)
+        SELECT number_id, batch_id, now(), now(), array_agg(seq) FROM moved WHERE number_id IS NOT NULL
+        GROUP BY number_id, batch_id
         "#,
         &batches,
         &seqs,
         &attempts,
         &ids as &[Option<&str>],
+        &joins as &[Option<i32>],
     )
     .execute(tx)
     .await

@@ -365,8 +365,19 @@ pub(crate) async fn assert_balanced(connection: &mut PgConnection) {
         "SELECT count(*) FROM message m FULL JOIN failed_message f ON f.batch_id = m.batch_id AND f.seq = m.seq
          WHERE coalesce(m.state IN ('failed', 'expired'), false) <> (f.seq IS NOT NULL)",
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await
     .unwrap();
     assert_eq!(failures, 0, "failure rows do not match the states");
+    let groups: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (
+             SELECT m.accepted_at BETWEEN g.first_at AND g.last_at AND count(*) OVER (PARTITION BY batch_id, seq) = 1 AS fits
+             FROM (SELECT batch_id, seq, accepted_at FROM message WHERE accepted_at IS NOT NULL) m
+             FULL JOIN (SELECT batch_id, unnest(seqs) AS seq, first_at, last_at FROM sent_group) g USING (batch_id, seq)) f
+         WHERE NOT coalesce(fits, false)",
+    )
+    .fetch_one(connection)
+    .await
+    .unwrap();
+    assert_eq!(groups, 0, "groups of sent messages do not have each accepted message once");
 }
