@@ -4,6 +4,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 
 use crate::{
     campaigns::CampaignDocument,
+    domain::alarm::Alarm,
     http::openapi,
     intake::job::{CancelJob, JobAnswer, SendJob},
     registry::file::RegistryFile,
@@ -35,6 +36,23 @@ struct Event {
     data: JobAnswer,
 }
 
+/// An alarm on `dispatch.events`: `alarm.raised.v1` when it begins, `alarm.cleared.v1` when it is over, by that routing key
+/// alone. Its id is also the AMQP `message_id`: the same event may come twice.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used; the outbox writes events as JSON")]
+struct AlarmEvent {
+    /// The same when it comes again.
+    id: uuid::Uuid,
+    /// `alarm.raised.v1` or `alarm.cleared.v1`.
+    r#type: String,
+    /// When it happened.
+    time: chrono::DateTime<chrono::Utc>,
+    /// Whose it is; null when it concerns everybody.
+    tenant: Option<String>,
+    /// The alarm.
+    data: Alarm,
+}
+
 /// Every contract by its file name.
 pub fn all() -> Result<Vec<(&'static str, String)>, serde_json::Error> {
     let mut openapi = serde_json::to_string_pretty(&openapi::document())?;
@@ -45,6 +63,7 @@ pub fn all() -> Result<Vec<(&'static str, String)>, serde_json::Error> {
         ("campaign.schema.json", schema::<CampaignDocument>()?),
         ("job-answer.schema.json", schema::<JobAnswer>()?),
         ("event.schema.json", schema::<Event>()?),
+        ("alarm-event.schema.json", schema::<AlarmEvent>()?),
         ("registry.schema.json", schema::<RegistryFile>()?),
         ("openapi.json", openapi),
         ("checklist.sql", checklist()),

@@ -14,6 +14,7 @@
 //! | the outcome is settled | [`dispatch::settle`], [`store::messages`] | a fact, written in bulk and never lost |
 //! | the provider tells more | [`callbacks`] | authenticated, published, applied by the state table |
 //! | nobody knows whether it was taken | [`domain::uncertain`], [`upkeep`] | decided by policy or person, and recorded |
+//! | somebody must look | [`domain::alarm`], [`upkeep::alarms`] | told once, and once more when it is over |
 //! | it is looked up | [`checklist`], [`http`] | sent, pending, failed, and why |
 //!
 //! Beside the road: [`registry`] (who may send from what), [`upkeep`] (repairs), [`broker`] (what crosses between
@@ -26,6 +27,7 @@
 //! * a state or an event: [`domain::message`], the document beside it, an enum label in a migration;
 //! * a setting: `deploy/settings.default.toml` and the section in [`settings`];
 //! * a query: a function in [`store`], called by its file's name;
+//! * an alarm: a kind in [`domain::alarm`], its signs in [`store::alarms::signs`], a rule in `deploy/alerts.yml`;
 //! * a repair: a step of [`upkeep::Upkeep`].
 
 pub mod app;
@@ -72,6 +74,8 @@ pub mod decisions {
     pub mod adr_0010_who_does_not_want_it_is_asked_at_the_claim {}
     #[doc = include_str!("docs/0011-what-is-sent-again-is-a-new-message.md")]
     pub mod adr_0011_what_is_sent_again_is_a_new_message {}
+    #[doc = include_str!("docs/0014-an-alarm-is-a-row.md")]
+    pub mod adr_0014_an_alarm_is_a_row {}
     #[doc = include_str!("docs/state-machines.md")]
     pub mod state_machines {}
 }

@@ -51,6 +51,18 @@ impl OutboxMessage {
         }
     }
 
+    /// An event of `kind` that is about no producer (for example `alarm.raised.v1`), routed by its kind alone; without a
+    /// tenant it concerns everybody.
+    pub fn notice(id: Uuid, kind: &str, tenant: Option<&str>, data: &Value) -> Self {
+        Self {
+            to: Destination::Events,
+            key: kind.to_owned(),
+            id: id.to_string(),
+            correlation_id: None,
+            body: json!({"id": id, "type": kind, "time": Utc::now(), "tenant": tenant, "data": data}),
+        }
+    }
+
     /// A bare answer to whoever asked for one.
     pub fn reply(queue: String, correlation_id: Option<String>, answer: Value) -> Self {
         Self { to: Destination::Queue, key: queue, id: Uuid::new_v4().to_string(), correlation_id, body: answer }
