@@ -14,6 +14,7 @@
 //! | the outcome is settled | [`dispatch::settle`], [`store::messages`] | a fact, written in bulk and never lost |
 //! | the provider tells more | [`callbacks`] | authenticated, published, applied by the state table |
 //! | nobody knows whether it was taken | [`domain::uncertain`], [`upkeep`] | decided by policy or person, and recorded |
+//! | somebody must look | [`domain::alarm`], [`upkeep::alarms`] | told once, and once more when it is over |
 //! | it is looked up | [`checklist`], [`http`] | sent, pending, failed, and why |
 //!
 //! Beside the road: [`registry`] (who may send from what), [`upkeep`] (repairs), [`broker`] (what crosses between
@@ -27,6 +28,7 @@
 //! * what is told on the exchange of events: [`domain::event`], and its schema in [`contracts`];
 //! * a setting: `deploy/settings.default.toml` and the section in [`settings`];
 //! * a query: a function in [`store`], called by its file's name;
+//! * an alarm: a kind in [`domain::alarm`], its signs in [`store::alarms::signs`], a rule in `deploy/alerts.yml`;
 //! * a repair: a step of [`upkeep::Upkeep`].
 
 pub mod app;
@@ -77,6 +79,8 @@ pub mod decisions {
     pub mod adr_0012_what_is_told_is_written_with_what_it_tells_of {}
     #[doc = include_str!("docs/0013-lists-walk-narrow-tables.md")]
     pub mod adr_0013_lists_walk_narrow_tables {}
+    #[doc = include_str!("docs/0014-an-alarm-is-a-row.md")]
+    pub mod adr_0014_an_alarm_is_a_row {}
     #[doc = include_str!("docs/state-machines.md")]
     pub mod state_machines {}
 }

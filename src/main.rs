@@ -2,7 +2,12 @@
 
 use std::{io::Write as _, process::ExitCode};
 
-use campaign_dispatch::{app::init_tracing, cli::Cli, settings::Log, store::chain};
+use campaign_dispatch::{
+    app::init_tracing,
+    cli::{Cli, MustLook},
+    settings::Log,
+    store::chain,
+};
 use clap::Parser as _;
 
 /// A call to a provider allocates and frees dozens of small pieces, which were a fifth of what a send cost.
@@ -16,6 +21,8 @@ fn main() -> ExitCode {
     campaign_dispatch::fault::set_up();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        // What somebody must look at has been shown.
+        Err(error) if error.is::<MustLook>() => ExitCode::from(3),
         Err(error) => {
             // Nobody is left to tell when standard error is closed.
             writeln!(std::io::stderr().lock(), "error: {}", chain(error.as_ref())).ok();

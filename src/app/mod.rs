@@ -19,7 +19,13 @@ use crate::{
     providers::{self, http::HttpClient},
     settings::{Settings, SettingsError},
     store::{Store, StoreError, chain, messages::Rules, registry::Directory, vault::Vault},
-    upkeep::{self, Nudge, Upkeep, alive::Heart, janitor::Janitor},
+    upkeep::{
+        self, Nudge, Upkeep,
+        alarms::Watch,
+        alive::Heart,
+        janitor::Janitor,
+        notify::{CannotNotify, Notifier, Ways},
+    },
 };
 
 named! {
@@ -63,6 +69,9 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
+    /// Nobody on duty can be told anything.
+    #[error(transparent)]
+    Notify(#[from] CannotNotify),
     /// The dispatch thread did not start.
     #[error("could not start the dispatch thread: {0}")]
     Thread(std::io::Error),
@@ -137,6 +146,7 @@ pub async fn start(settings: Arc<Settings>, roles: &[Role]) -> Result<Server, Ap
         let upkeep = Upkeep::new(store, parts.broker.clone(), settings(), Arc::clone(nudge));
         tasks.spawn("upkeep", upkeep.run(stop.clone()));
         tasks.spawn("janitor", Janitor::new(store, settings(), Arc::clone(nudge), stop.clone()).run());
+        parts.keep_watch(&mut tasks, nudge, &stop)?;
         tasks.spawn("sign of life", heart.run(stop.clone()));
     }
     if roles.contains(&Role::Dispatch) {
@@ -235,6 +245,7 @@ impl Parts {
                 events: self.settings.events.wanted(),
             },
             upkeep: self.nudge.clone(),
+            broker: self.broker.clone(),
         };
         let router = http::router(state).merge(callbacks::routes(receiver));
         let (stop, directory) = (stop.clone(), self.directory.clone());
@@ -274,6 +285,16 @@ impl Parts {
         }
     }
 
+    /// Looks for alarms, and tells them to people.
+    fn keep_watch(&self, tasks: &mut Tasks, nudge: &Arc<Nudge>, stop: &CancellationToken) -> Result<(), CannotNotify> {
+        let (store, settings) = (&self.store, || Arc::clone(&self.settings));
+        let notifier = Notifier::new(store, Ways::new(&self.settings.notify)?);
+        let watch = Watch::new(store, self.broker.clone(), settings(), Arc::clone(nudge), &notifier);
+        tasks.spawn("alarms", watch.run(self.intake.outbox_nudge(), stop.clone()));
+        tasks.spawn("notifications", notifier.run(stop.clone()));
+        Ok(())
+    }
+
     fn dispatch(&self) -> Dispatch {
         Dispatch {
             settings: Arc::clone(&self.settings),
@@ -296,8 +317,8 @@ impl Parts {
                 let connected =
                     if broker.is_connected() { "connected" } else { "not connected; jobs by AMQP and callbacks wait" };
                 vec![
-                    Check { name: "postgres", ok: schema.is_ok(), detail },
-                    Check { name: "rabbitmq", ok: true, detail: connected.to_owned() },
+                    Check { name: "postgres".into(), ok: schema.is_ok(), detail },
+                    Check { name: "rabbitmq".into(), ok: true, detail: connected.to_owned() },
                 ]
             })
         })

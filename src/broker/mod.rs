@@ -24,9 +24,12 @@ pub use self::{
     consumer::{Consumer, Delivery, Tag},
     publication::{Publication, PublishError},
     publisher::Publisher,
-    topology::Topology,
+    topology::{Depth, Topology},
     wake::Wakes,
 };
+
+/// How long the broker may take to say how full its queues are.
+const DEPTHS_WITHIN: Duration = Duration::from_secs(3);
 
 /// What can go wrong with the broker, by the operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +156,22 @@ impl Broker {
     /// Whether both connections stand.
     pub fn is_connected(&self) -> bool {
         self.0.publishing.is_connected() && self.0.consuming.is_connected()
+    }
+
+    /// How many messages lie in each queue, as the broker says now. Quorum queues count what is ready and not what is being
+    /// worked on.
+    ///
+    /// # Errors
+    /// [`BrokerError`] when there is no connection, or none answers in time.
+    pub async fn depths(&self) -> Result<Vec<Depth>, BrokerError> {
+        let asking = async {
+            let channel = self.0.consuming.session().await?.channel().await?;
+            let depths = self.topology().depths(&channel).await;
+            // A channel that was closed by a refusal needs no goodbye.
+            drop(channel.close(200, "bye".into()).await);
+            depths
+        };
+        tokio::time::timeout(DEPTHS_WITHIN, asking).await.unwrap_or(Err(BrokerError::ConnectTimeout(DEPTHS_WITHIN)))
     }
 
     /// Cuts both connections as a fault would; everything rebuilds itself. For rehearsals and tests.

@@ -11,7 +11,7 @@ use lapin::{
     protocol::{AMQPErrorKind, AMQPSoftError},
     types::{AMQPValue, FieldTable, ShortString},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::broker::BrokerError;
 
@@ -67,6 +67,17 @@ pub struct Queue {
     pub arguments: BTreeMap<&'static str, Argument>,
     /// What it is for.
     pub purpose: &'static str,
+}
+
+/// What lies in a queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Depth {
+    /// The queue.
+    pub name: String,
+    /// Messages that wait in it.
+    pub messages: u32,
+    /// Who takes them.
+    pub consumers: u32,
 }
 
 /// Everything that is declared, in the order of declaration. `Display` is for people, `Serialize` for machines.
@@ -129,6 +140,21 @@ impl Topology {
     /// The exchange that events go to.
     pub fn events(&self) -> String {
         self.named("events")
+    }
+
+    /// How many messages lie in each queue. Closes the channel when one is missing.
+    ///
+    /// # Errors
+    /// [`BrokerError::Declare`] names the queue that is not there.
+    pub async fn depths(&self, channel: &Channel) -> Result<Vec<Depth>, BrokerError> {
+        let mut depths = Vec::new();
+        for Queue { name, .. } in self.describe().queues {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let found = channel.queue_declare(short(&name), passive, FieldTable::default()).await;
+            let found = found.map_err(|source| BrokerError::Declare { name: name.clone(), source })?;
+            depths.push(Depth { name, messages: found.message_count(), consumers: found.consumer_count() });
+        }
+        Ok(depths)
     }
 
     fn named(&self, last: &str) -> String {

@@ -33,6 +33,7 @@ use crate::{
         chain,
         messages::{self, Applied, Change, Failure, Fault, Next, Rules},
         registry::{Directory, Snapshot},
+        traffic,
     },
 };
 
@@ -53,6 +54,8 @@ pub struct Applier {
     settings: Arc<Settings>,
     policy: RetryPolicy,
     words: Words,
+    /// Of which numbers statuses came since that was written.
+    heard_of: traffic::Counts,
 }
 
 /// A status on its way to its message, as it is also stored while it waits.
@@ -79,7 +82,8 @@ impl Applier {
     /// An applier with a database connection of its own.
     pub fn new(store: &Store, directory: Directory, providers: providers::Registry, settings: Arc<Settings>) -> Self {
         let (policy, words) = (settings.retry.policy(), settings.suppression.words());
-        Self { session: Session::new(store.clone(), "callbacks"), directory, providers, settings, policy, words }
+        let (session, heard_of) = (Session::new(store.clone(), "callbacks"), traffic::Counts::default());
+        Self { session, directory, providers, settings, policy, words, heard_of }
     }
 
     /// Applies until `stop`; what is being applied is finished and acknowledged.
@@ -140,15 +144,19 @@ impl Applier {
         rows::keep(self.session.connection().await?, &kept).await?;
         let most = self.settings.callbacks.apply_max.max(1);
         for group in events.chunks(most) {
-            let unsettled = self.apply(group).await?;
+            let unsettled = self.apply(group, true).await?;
             let waiting: Vec<_> = unsettled.iter().map(|event| (event.account, encode(event))).collect();
             rows::wait(self.session.connection().await?, &waiting).await?;
         }
         Ok(())
     }
 
-    /// Tries what waited again; what has waited too long is kept as unmatched.
+    /// Writes how much was heard, and tries what waited again; what has waited too long is kept as unmatched.
     async fn try_waiting(&mut self, _: &[Delivery]) -> Result<(), StoreError> {
+        if !self.heard_of.is_empty() {
+            traffic::heard(self.session.connection().await?, &self.heard_of).await?;
+            self.heard_of = traffic::Counts::default();
+        }
         let most = i64::try_from(self.settings.callbacks.apply_max).unwrap_or(500);
         let waiting = rows::waiting(self.session.connection().await?, most).await?;
         if waiting.is_empty() {
@@ -157,7 +165,7 @@ impl Applier {
         let events: Vec<Event> =
             waiting.iter().filter_map(|row| serde_json::from_value(row.event.clone()).ok()).collect();
         let unsettled: std::collections::HashSet<String> =
-            self.apply(&events).await?.into_iter().map(|event| encode(&event).to_string()).collect();
+            self.apply(&events, false).await?.into_iter().map(|event| encode(&event).to_string()).collect();
         let (mut done, mut again, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for row in waiting {
             if !unsettled.contains(&row.event.to_string()) {
@@ -210,8 +218,8 @@ impl Applier {
         }
     }
 
-    /// Applies statuses; returns those whose message or settle is not there yet.
-    async fn apply(&mut self, events: &[Event]) -> Result<Vec<Event>, StoreError> {
+    /// Applies statuses; returns those whose message or settle is not there yet. Those that have just come are counted.
+    async fn apply(&mut self, events: &[Event], just_came: bool) -> Result<Vec<Event>, StoreError> {
         let snapshot = self.directory.current();
         let mut speakers = Speakers::default();
         let mut changes = Vec::with_capacity(events.len());
@@ -225,6 +233,9 @@ impl Applier {
                 continue;
             }
             let numbers = speakers.of(&snapshot, event);
+            if just_came {
+                numbers.iter().for_each(|number| self.heard_of.add(*number));
+            }
             let Some(change) = self.change(event, token.key, token.attempt, numbers) else {
                 continue;
             };

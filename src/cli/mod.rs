@@ -1,7 +1,7 @@
 //! The command line. Commands that act on a running system are clients of its API; `serve`, `migrate`, `check` and the
 //! first `tokens create` work on the database itself.
 //!
-//! Exit codes: 0 done, 1 failed or refused, 2 not understood.
+//! Exit codes: 0 done, 1 failed or refused, 2 not understood; of `status` 3 when somebody must look.
 
 mod audiences;
 mod audit;
@@ -23,6 +23,7 @@ mod recover;
 mod registry;
 mod send;
 mod server;
+mod status;
 mod suppressions;
 mod tokens;
 mod uncertain;
@@ -33,6 +34,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use secrecy::SecretString;
+
+pub use status::MustLook;
 
 use crate::{cli::client::Client, settings::Settings, simulator::cli::SimulateArgs};
 
@@ -92,6 +95,8 @@ enum Command {
     Simulate(SimulateArgs),
     /// Say whether everything `serve` needs is there
     Check,
+    /// Health, rates, queues, holds and alarms on one screen; exit code 3 when somebody must look
+    Status,
     /// Write or compare the published contracts
     Contracts(contracts::ContractsArgs),
     /// Print the exchanges and queues
@@ -174,6 +179,7 @@ impl Cli {
             Command::Migrate => server::migrate(common).await,
             Command::Simulate(args) => crate::simulator::cli::run(args).await,
             Command::Check => server::check(common).await,
+            Command::Status => status::run(common).await,
             Command::Contracts(args) => contracts::run(&args),
             Command::Topology => server::topology(common),
             Command::Jobs(command) => batches::jobs(common, command).await,

@@ -15,6 +15,7 @@ use crate::{
         registry::{Directory, Snapshot},
         vault::Vault,
     },
+    upkeep::notify::Ways,
 };
 
 /// How long `check` waits for the broker.
@@ -82,6 +83,7 @@ pub(super) async fn check(common: &Common) -> anyhow::Result<()> {
         None => None,
     };
     checked(&mut list, "broker", broker(&settings).await);
+    checked(&mut list, "notify", Ways::new(&settings.notify).map_err(Into::into));
     let key = checked(&mut list, "secrets key", settings.secret_key().map_err(Into::into));
     if let (Some(()), Some(key)) = (current, key) {
         let directory = Directory::new(store, Vault::new(key));

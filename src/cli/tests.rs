@@ -10,6 +10,7 @@ const PLAIN: &[&str] = &[
     "migrate",
     "simulate --registry r.toml",
     "check",
+    "status",
     "contracts --write d",
     "topology",
     "jobs rejected --limit 5",

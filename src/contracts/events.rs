@@ -4,7 +4,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 use serde_json::json;
 
 use crate::{
-    domain::event::{BatchTold, Event, EventKind, HoldTold, MessageTold},
+    domain::{
+        alarm::Alarm,
+        event::{BatchTold, Event, EventKind, HoldTold, MessageTold},
+    },
     intake::job::JobAnswer,
 };
 
@@ -57,6 +60,20 @@ pub(super) const KINDS: &[Kind] = &[
         ..of::<HoldTold>(
             EventKind::HoldOpened,
             "Something is not sent to from now on, until somebody or something ends the hold. The canary of a batch is told when it stays for a person.",
+        )
+    },
+    Kind {
+        has_producer: false,
+        ..of::<Alarm>(
+            EventKind::AlarmRaised,
+            "Something needs a person; once when it begins. `data` says what to type next.",
+        )
+    },
+    Kind {
+        has_producer: false,
+        ..of::<Alarm>(
+            EventKind::AlarmCleared,
+            "What was told as `alarm.raised.v1` is over, with the same `scope` and `kind`.",
         )
     },
 ];

@@ -16,6 +16,7 @@ mod number;
 mod pairs;
 mod send;
 mod slowed;
+mod traffic;
 mod turns;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
@@ -58,6 +59,7 @@ struct Shared {
     settle: settle::Settler,
     /// Calls that ended accepted: counted for every message, so looked up once.
     accepted: metrics::Counter,
+    traffic: traffic::Traffic,
     judge: judge::Judge,
     in_flight: Arc<Semaphore>,
     hunger: Rc<agenda::Hunger>,
@@ -103,6 +105,7 @@ impl Dispatch {
             freeze: clock::FreezeGuard::start(),
             settle: settler,
             accepted: send::counted("accepted"),
+            traffic: traffic::Traffic::default(),
             judge,
             in_flight: Arc::new(Semaphore::new(settings.dispatch.in_flight_max)),
             hunger,
@@ -123,6 +126,8 @@ impl Dispatch {
         let keeper = leases::Keeper::new(&shared, lease_events);
         let keeping = tokio::task::spawn_local(keeper.run(background.clone()));
 
+        let counting = tokio::task::spawn_local(traffic::keep_written(Rc::clone(&shared), background.clone()));
+
         let (claimer, express) = claim::claimers(&shared, events);
         tokio::join!(claimer.run(stop.clone()), express.run(stop));
 
@@ -142,6 +147,7 @@ impl Dispatch {
         // The leases end last: until every outcome is settled, nobody else needs the numbers.
         background.cancel();
         keeping.await.ok();
+        counting.await.ok();
         refresh.await.ok();
     }
 }

@@ -99,7 +99,10 @@ pub(super) async fn send(shared: Rc<Shared>, prepared: Box<Prepared>, permit: Ow
         metrics::counter!("dispatch_outcomes_after_lease_total").increment(1);
     }
     match &outcome {
-        Outcome::Accepted { .. } => shared.accepted.increment(1),
+        Outcome::Accepted { .. } => {
+            shared.accepted.increment(1);
+            shared.traffic.accepted(prepared.claimed.number());
+        }
         Outcome::NotCalled => counted("not_called").increment(1),
         Outcome::Refused(refusal) => counted(refusal.class.as_str()).increment(1),
     }

@@ -34,6 +34,10 @@ named! {
         BatchCompleted = "batch.completed.v1",
         /// Something is not sent to until somebody or something ends that.
         HoldOpened = "hold.opened.v1",
+        /// Something needs a person.
+        AlarmRaised = "alarm.raised.v1",
+        /// It does not any more.
+        AlarmCleared = "alarm.cleared.v1",
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod act;
 pub mod address;
+pub mod alarm;
 pub mod alive;
 pub mod campaign;
 pub mod canary;

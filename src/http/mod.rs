@@ -17,6 +17,7 @@ mod jobs;
 mod lists;
 pub mod openapi;
 mod operators;
+mod status;
 mod suppressions;
 mod system;
 mod trace;
@@ -38,10 +39,12 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 pub use audiences::{AudienceRequest, Removed};
 pub use campaigns::{CampaignInfo, NextFiring, Resumed, TestRequest};
 pub use error::{ApiError, Errors};
+pub use status::{Status, Workers};
 pub use suppressions::SuppressRequest;
 pub use system::Check;
 
 use crate::{
+    broker::Broker,
     http::auth::Gate,
     intake::Intake,
     providers,
@@ -82,6 +85,8 @@ pub struct HttpState {
     pub rules: Rules,
     /// Wakes upkeep, where this process has it.
     pub upkeep: Option<Arc<Nudge>>,
+    /// What says how full the queues are.
+    pub broker: Broker,
 }
 
 impl fmt::Debug for HttpState {
@@ -163,7 +168,8 @@ fn export_routes() -> Router<HttpState> {
 }
 
 fn read_routes() -> Router<HttpState> {
-    let routes: [(&str, MethodRouter<HttpState>); 35] = [
+    let routes: [(&str, MethodRouter<HttpState>); 36] = [
+        ("/v1/status", get(status::status)),
         ("/v1/batches", get(lists::batches)),
         ("/v1/batches/{batch}", get(lists::batch)),
         ("/v1/batches/{batch}/rejected", get(lists::batch_rejected)),

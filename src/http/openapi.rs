@@ -9,7 +9,8 @@ use utoipa::{
 };
 
 use crate::http::{
-    audiences, campaigns, changes, control, exports, forecast, imports, jobs, lists, operators, suppressions, uncertain,
+    audiences, campaigns, changes, control, exports, forecast, imports, jobs, lists, operators, status, suppressions,
+    uncertain,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -19,7 +20,7 @@ use crate::http::{
         description = "Send jobs in, checklists out. Every refusal has the body `Errors`; 401 without a token, 403 without the scope, 429 with Retry-After above the token's rate."
     ),
     paths(
-        jobs::submit, imports::create, imports::list, imports::find, imports::rejected_rows, imports::changed_cells,
+        status::status, jobs::submit, imports::create, imports::list, imports::find, imports::rejected_rows, imports::changed_cells,
         imports::report, imports::empty_form,
         lists::batches, lists::batch, lists::batch_rejected, lists::messages, lists::message, lists::failures,
         exports::messages, exports::batches, exports::received, exports::report, lists::rejected_jobs, lists::holds, lists::hold, uncertain::list, uncertain::resolve, uncertain::recover,

@@ -1,24 +1,27 @@
 //! What machines ask: alive, ready, metrics, the contract. No token, and nothing that is anybody's.
 
+use std::borrow::Cow;
+
 use axum::{
     Json,
     extract::State,
     http::{StatusCode, header},
     response::IntoResponse,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::http::{HttpState, openapi};
 
 /// One thing a process needs to do its work.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Check {
     /// What.
-    pub name: &'static str,
+    #[schema(value_type = String)]
+    pub name: Cow<'static, str>,
     /// Whether it is there.
     pub ok: bool,
     /// What is wrong with it.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
 

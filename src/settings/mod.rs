@@ -2,6 +2,8 @@
 //!
 //! All problems are reported at once; contradictory timeouts refuse to start. No setting without a reader.
 
+mod contradictions;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -10,12 +12,14 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::{
     domain::{
+        alarm::Limits,
         event::{Tell, Wanted},
         lane::Lane,
         nearest::nearest,
@@ -69,6 +73,10 @@ pub struct Settings {
     pub campaigns: Campaigns,
     /// Periodic repairs.
     pub upkeep: Upkeep,
+    /// What somebody on duty must look at.
+    pub alarm: Alarm,
+    /// How they are told.
+    pub notify: Notify,
     /// How long things are kept.
     pub retention: Retention,
     /// What is written to standard error.
@@ -129,6 +137,16 @@ sections! {
     Campaigns { tick_ms: u64, approval_over: i64, }
     /// Section `upkeep`.
     Upkeep { sweep_ms: u64, sweep_max: i64, partitions_s: u64, audit_s: u64, audit_large: i32, gap_s: u64, }
+    /// Section `alarm`.
+    Alarm {
+        every_s: u64, failing_percent: i64, failing_over: i64, silent_accepted: i64, silent_s: u64, uncertain_s: u32,
+        outbox_s: u32, unrouted_s: u32, no_worker_s: u32, remind_s: u32,
+    }
+    /// Section `notify`.
+    Notify {
+        url: SecretString, secret: SecretString, smtp_url: SecretString, mail_from: String, mail_to: String,
+        timeout_ms: u64, give_up_h: u64,
+    }
     /// Section `retention`.
     Retention { months: u32, }
     /// Section `log`.
@@ -153,6 +171,23 @@ impl Events {
     /// Which events about messages are told.
     pub const fn wanted(&self) -> Wanted {
         Wanted { failed: self.failed, delivered: self.delivered, read: self.read }
+    }
+}
+
+impl Alarm {
+    /// From when on something is an alarm.
+    pub fn limits(&self) -> Limits {
+        let seconds = |s: u32| TimeDelta::seconds(s.into());
+        Limits {
+            failing_percent: self.failing_percent,
+            failing_over: self.failing_over,
+            silent_accepted: self.silent_accepted,
+            uncertain: seconds(self.uncertain_s),
+            outbox: seconds(self.outbox_s),
+            unrouted: seconds(self.unrouted_s),
+            no_worker: seconds(self.no_worker_s),
+            remind: Some(seconds(self.remind_s)).filter(|remind| !remind.is_zero()),
+        }
     }
 }
 
@@ -260,69 +295,6 @@ impl Settings {
             problem("secrets.key: needs 64 hexadecimal digits (make one with `openssl rand -hex 32`)".to_owned())
         })?;
         Ok(key)
-    }
-
-    /// Contradictions that would break a promise later are refused now, those within sections that were read.
-    fn contradictions(&self, unread: &BTreeSet<String>) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut refuse = |sections: &[&str], broken: bool, text: String| {
-            if broken && !sections.iter().any(|section| unread.contains(*section)) {
-                problems.push(text);
-            }
-        };
-        let (lease, dispatch) = (&self.lease, &self.dispatch);
-        refuse(
-            &["lease"],
-            lease.renew_s.saturating_mul(2).saturating_add(lease.margin_s) > lease.ttl_s,
-            format!(
-                "lease.ttl_s: {} leaves no room for a missed renewal: make it at least 2 × lease.renew_s + lease.margin_s",
-                lease.ttl_s
-            ),
-        );
-        let grace = (self.provider.timeout_ms / 1000).saturating_add(lease.ttl_s).saturating_add(30);
-        refuse(
-            &["lease", "provider", "uncertain"],
-            self.uncertain.grace_s < grace,
-            format!("uncertain.grace_s: must be at least {grace} (provider.timeout_ms + lease.ttl_s + 30 s)"),
-        );
-        let canary = &self.canary;
-        refuse(
-            &["canary"],
-            canary.messages < 1 || usize::try_from(canary.messages).is_ok_and(|messages| messages > canary.over),
-            format!("canary.messages: must be from 1 to canary.over ({})", canary.over),
-        );
-        refuse(
-            &["canary"],
-            !(1..=100).contains(&canary.fault_percent),
-            "canary.fault_percent: must be from 1 to 100".to_owned(),
-        );
-        refuse(
-            &["hold"],
-            self.hold.probe_base_s == 0 || self.hold.probe_max_s < self.hold.probe_base_s,
-            "hold.probe_base_s: must be from 1 to hold.probe_max_s".to_owned(),
-        );
-        refuse(
-            &["dispatch"],
-            dispatch.step_max == 0 || dispatch.step_max_unlimited == 0,
-            "dispatch.step_max: must be at least 1".to_owned(),
-        );
-        refuse(&["dispatch"], dispatch.in_flight_max == 0, "dispatch.in_flight_max: must be at least 1".to_owned());
-        refuse(
-            &["dispatch"],
-            dispatch.hold_refresh_ms > 1000,
-            "dispatch.hold_refresh_ms: at most 1000, or holds are obeyed too late".to_owned(),
-        );
-        refuse(&["pacing"], self.pacing.pair_every_s == 0, "pacing.pair_every_s: must be at least 1".to_owned());
-        refuse(&["pacing"], self.pacing.pair_burst == 0, "pacing.pair_burst: must be at least 1".to_owned());
-        refuse(&["campaigns"], self.campaigns.tick_ms == 0, "campaigns.tick_ms: must be at least 1".to_owned());
-        refuse(&["retention"], self.retention.months < 1, "retention.months: must be at least 1".to_owned());
-        refuse(&["retry"], self.retry.charged_cap < 1, "retry.charged_cap: must be at least 1".to_owned());
-        refuse(
-            &["log"],
-            !matches!(self.log.format.as_str(), "text" | "json"),
-            format!("log.format: `{}` is neither text nor json", self.log.format),
-        );
-        problems
     }
 }
 

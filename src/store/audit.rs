@@ -78,6 +78,40 @@ pub async fn recount(connection: &mut PgConnection, batches: &[BatchId]) -> Resu
     Ok(differences.map(|row| Difference { batch: BatchId(row.batch_id), told: row.told, found: row.found }).collect())
 }
 
+/// Remembers which of the recounted batches differ, and how; those that are right again are forgotten.
+pub async fn remember(
+    connection: &mut PgConnection,
+    recounted: &[BatchId],
+    differences: &[(BatchId, String)],
+) -> Result<(), StoreError> {
+    let recounted: Vec<Uuid> = recounted.iter().map(|b| b.0).collect();
+    let (batches, details): (Vec<Uuid>, Vec<&str>) =
+        differences.iter().map(|(batch, detail)| (batch.0, detail.as_str())).unzip();
+    sqlx::query!(
+        "WITH right_again AS (
+             DELETE FROM tally_difference WHERE batch_id = ANY ($1) AND NOT batch_id = ANY ($2)
+         )
+         INSERT INTO tally_difference (batch_id, detail) SELECT * FROM unnest($2::uuid[], $3::text[])
+         ON CONFLICT (batch_id) DO UPDATE SET detail = excluded.detail",
+        &recounted,
+        &batches,
+        &details as &[&str]
+    )
+    .execute(connection)
+    .await
+    .doing("remember tallies that differ")?;
+    Ok(())
+}
+
+/// Batches that differed at their last recount, to be looked at again whatever their state.
+pub async fn remembered(connection: &mut PgConnection) -> Result<Vec<BatchId>, StoreError> {
+    let batches = sqlx::query_scalar!("SELECT batch_id FROM tally_difference")
+        .fetch_all(connection)
+        .await
+        .doing("read which tallies differ")?;
+    Ok(batches.into_iter().map(BatchId).collect())
+}
+
 /// A completed batch that is to be audited.
 #[derive(Debug, Clone, Copy)]
 pub struct Completed {

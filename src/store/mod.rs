@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod acts;
+pub mod alarms;
 pub mod alive;
 pub mod audiences;
 pub mod audit;
@@ -21,6 +22,7 @@ pub mod imports;
 pub mod jobs;
 pub mod leases;
 pub mod messages;
+pub mod notifications;
 pub mod outbox;
 pub mod partitions;
 pub mod plan;
@@ -33,6 +35,7 @@ pub mod rounds;
 pub mod session;
 pub mod suppressions;
 pub mod tokens;
+pub mod traffic;
 pub mod vault;
 pub mod work;
 

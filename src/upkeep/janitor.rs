@@ -13,7 +13,7 @@ use crate::{
     domain::ids::BatchId,
     settings::Settings,
     store::{
-        Session, Store, StoreError,
+        Session, Store, StoreError, alarms,
         audit::{self, COMPARED, Difference},
         campaigns::occurrences,
         chain, frozen, retention, rounds,
@@ -72,6 +72,7 @@ impl Janitor {
         let every = within(Duration::from_secs(self.settings.upkeep.audit_s));
         if rounds::begin(self.session.connection().await?, "audit", every).await? {
             self.audit_open(false).await?;
+            self.audit_again().await?;
         }
         if rounds::begin(self.session.connection().await?, "audit_large", within(DAY)).await? {
             self.audit_open(true).await?;
@@ -119,10 +120,22 @@ impl Janitor {
         }
     }
 
+    /// Audits what differed before: it may be right again, and its batch completed.
+    pub async fn audit_again(&mut self) -> Result<Vec<Difference>, StoreError> {
+        let mut differences = Vec::new();
+        for batch in audit::remembered(self.session.connection().await?).await? {
+            differences.extend(self.recount(&[batch]).await?);
+        }
+        Ok(differences)
+    }
+
     /// Recounts, tells what differs, and rests for three times as long as it took: a quarter of a core at most.
     async fn recount(&mut self, batches: &[BatchId]) -> Result<Vec<Difference>, StoreError> {
         let begun = tokio::time::Instant::now();
-        let differences = audit::recount(self.session.connection().await?, batches).await?;
+        let connection = self.session.connection().await?;
+        let differences = audit::recount(connection, batches).await?;
+        let words: Vec<(BatchId, String)> = differences.iter().map(|d| (d.batch, told(d))).collect();
+        audit::remember(connection, batches, &words).await?;
         for difference in &differences {
             metrics::counter!("tally_differences_total").increment(1);
             tracing::error!(batch.id = %difference.batch, differs = told(difference),
@@ -150,6 +163,9 @@ impl Janitor {
             self.breathe().await;
         }
         while retention::delete_received(self.session.connection().await?, kept_from, most).await? > 0 {
+            self.breathe().await;
+        }
+        while alarms::delete_old(self.session.connection().await?, kept_from, most).await? > 0 {
             self.breathe().await;
         }
         while occurrences::delete_old(self.session.connection().await?, kept_from, most).await? > 0 {

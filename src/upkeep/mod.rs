@@ -3,9 +3,12 @@
 //!
 //! What takes long is done beside them: [`janitor`] compares tallies with recounts and drops what is old, [`alive`] gives
 //! the sign of life by which a database that went back in time is noticed, [`recover`] is for a person after that.
+//! [`alarms`] looks for what somebody on duty must know, and [`notify`] tells them.
 
+pub mod alarms;
 pub mod alive;
 pub mod janitor;
+pub mod notify;
 pub mod outbox;
 pub mod recover;
 

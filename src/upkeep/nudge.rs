@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 pub struct Nudge {
     sweep: Notify,
     rounds: Notify,
+    alarms: Notify,
 }
 
 impl Nudge {
@@ -19,10 +20,15 @@ impl Nudge {
     pub fn everything(&self) {
         self.sweep.notify_one();
         self.rounds.notify_one();
+        self.alarms.notify_one();
     }
 
     pub(super) async fn for_sweep(&self) {
         self.sweep.notified().await;
+    }
+
+    pub(super) async fn for_alarms(&self) {
+        self.alarms.notified().await;
     }
 
     pub(super) async fn for_rounds(&self) {

@@ -72,7 +72,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const LIVES_IN: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
     ("lapin", &["broker"]),
-    ("reqwest", &["providers", "cli/client.rs", "simulator"]),
+    ("reqwest", &["providers", "cli/client.rs", "upkeep/notify.rs", "simulator"]),
+    ("lettre", &["providers", "upkeep/notify.rs"]),
     ("axum", &["http", "callbacks", "simulator", "app"]),
     ("governor", &["dispatch", "providers/http.rs", "http"]),
     ("backoff", &["domain/retry.rs"]),

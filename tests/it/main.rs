@@ -8,6 +8,7 @@ mod broker;
 mod campaigns;
 mod contracts;
 mod dispatch;
+mod duty;
 mod events;
 mod forecast;
 #[cfg(target_os = "linux")]

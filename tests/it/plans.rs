@@ -12,7 +12,9 @@ use campaign_dispatch::{
         message::MessageEvent,
     },
     store::{
-        Session, holds, leases,
+        Session,
+        alarms::signs,
+        holds, leases,
         messages::{self, Change, Rules},
         resends,
         work::{self, Want, open, sweep, unsure},
@@ -125,6 +127,22 @@ async fn hot_statements_use_their_indexes_on_empty_and_on_full_tables() {
     let connection = session.connection().await.unwrap();
     sqlx::raw_sql("ANALYZE work, message, batch, batch_tally, suppression").execute(&mut *connection).await.unwrap();
     run(&mut session).await;
+    // What is asked for alarms, on a connection that plans anew each time: the tables were empty, and are full.
+    let mut tx = world.store.begin().await.unwrap();
+    let minute = Duration::from_mins(1);
+    signs::holds(&mut tx).await.unwrap();
+    assert!(signs::failing(&mut tx, minute).await.unwrap().is_empty());
+    signs::late_firings(&mut tx).await.unwrap();
+    signs::silent(&mut tx, minute).await.unwrap();
+    signs::uncertain(&mut tx, minute, minute).await.unwrap();
+    signs::outbox(&mut tx).await.unwrap();
+    signs::tallies(&mut tx).await.unwrap();
+    let numbers = work::numbers_with_work(&mut tx).await.unwrap();
+    let unserved = signs::unserved(&mut tx, &numbers).await.unwrap();
+    assert_eq!(unserved.iter().map(|sign| sign.count).collect::<Vec<_>>(), [2000], "one batch, and all small ones");
+    let through = read_through(&mut tx).await;
+    assert!(through.is_empty(), "read through: {through:?}");
+    drop(tx);
     // The measure itself sees a table that is read through.
     let mut tx = session.begin().await.unwrap();
     sqlx::query("SELECT count(charged) FROM work").execute(&mut *tx).await.unwrap();

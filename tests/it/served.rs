@@ -56,13 +56,14 @@ impl Served {
             providers: providers::registry(&HttpClient::new(&settings.provider).unwrap()),
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             readiness: Arc::new(|| {
-                Box::pin(async { vec![http::Check { name: "broker", ok: false, detail: "gone".to_owned() }] })
+                Box::pin(async { vec![http::Check { name: "broker".into(), ok: false, detail: "gone".to_owned() }] })
             }),
             settings: settings.http.clone(),
             inline_bytes: settings.intake.inline_bytes,
             campaigns: settings.campaigns.clone(),
             rules: Rules { grace: Duration::from_secs(settings.uncertain.grace_s), events: settings.events.wanted() },
             upkeep: None,
+            broker: broker.clone(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
