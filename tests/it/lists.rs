@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use calamine::{Data, Reader as _, Xlsx};
 use campaign_dispatch::{
-    domain::{ids::MessageKey, message::MessageEvent},
+    domain::{event::Wanted, ids::MessageKey, message::MessageEvent},
     registry::tokens::Scope,
     store::messages::{self, Change, Rules},
 };
@@ -312,7 +312,7 @@ async fn what_was_accepted_is_found_by_number_and_time_however_it_became_known()
         .unwrap();
     let told = "2026-01-31T08:59:59Z".parse().unwrap();
     let change = |seq, event, at| Change { at, ..Change::new(MessageKey { batch_id: batch, seq }, 1, event) };
-    let rules = Rules { grace: Duration::from_mins(1) };
+    let rules = Rules { grace: Duration::from_mins(1), events: Wanted::DEFAULT };
     let groups = [
         // A settle; callbacks of calls that are not settled; a settle of what callbacks told before, and a repeat.
         vec![change(1, MessageEvent::Accepted, None), change(2, MessageEvent::Accepted, None)],
