@@ -140,7 +140,7 @@ fn workbook(
 
 /// A workbook whose rows are on the disk as soon as they are written.
 struct Book {
-    book: Workbook,
+    inner: Workbook,
     columns: &'static [Column],
     most: u32,
     /// Rows of the sheet that is written.
@@ -152,13 +152,13 @@ struct Book {
 impl Book {
     fn new(columns: &'static [Column], most: u32) -> io::Result<Self> {
         let (text, bold) = (CellFormat::new().set_num_format("@"), CellFormat::new().set_bold());
-        let mut book = Self { book: Workbook::new(), columns, most, rows: 0, text, bold };
+        let mut book = Self { inner: Workbook::new(), columns, most, rows: 0, text, bold };
         book.add_sheet()?;
         Ok(book)
     }
 
     fn add_sheet(&mut self) -> io::Result<()> {
-        let sheet = self.book.add_worksheet_with_constant_memory();
+        let sheet = self.inner.add_worksheet_with_constant_memory();
         sheet.set_freeze_panes(1, 0).map_err(unwritten)?;
         for (column, (head, _)) in (0..).zip(self.columns) {
             sheet.write_string_with_format(0, column, *head, &self.bold).map_err(unwritten)?;
@@ -183,8 +183,8 @@ impl Book {
         if self.rows == self.most {
             self.add_sheet()?;
         }
-        let last = self.book.worksheets().len() - 1;
-        let sheet = self.book.worksheet_from_index(last).map_err(unwritten)?;
+        let last = self.inner.worksheets().len() - 1;
+        let sheet = self.inner.worksheet_from_index(last).map_err(unwritten)?;
         for ((column, (_, kind)), cell) in (0..).zip(self.columns).zip(row) {
             write_cell(sheet, (self.rows, column), *kind, cell, &self.text).map_err(unwritten)?;
         }
@@ -194,7 +194,7 @@ impl Book {
 
     fn send(mut self, out: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
         let mut file = tempfile::tempfile()?;
-        self.book.save_to_writer(&mut file).map_err(unwritten)?;
+        self.inner.save_to_writer(&mut file).map_err(unwritten)?;
         file.rewind()?;
         loop {
             let mut chunk = vec![0; CHUNK_BYTES];
@@ -289,7 +289,7 @@ mod tests {
             book.write(&row(&number.to_string())).unwrap();
         }
         let mut file = io::Cursor::new(Vec::new());
-        book.book.save_to_writer(&mut file).unwrap();
+        book.inner.save_to_writer(&mut file).unwrap();
         let mut book = Xlsx::new(file).unwrap();
         let sheets: Vec<usize> =
             (0..3).map(|sheet| book.worksheet_range_at(sheet).unwrap().unwrap().height()).collect();
@@ -298,7 +298,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_is_not_whole_is_cut() {
-        let broken = || StoreError::Query("list messages", sqlx::Error::PoolClosed);
+        let broken = || StoreError::Schema { found: 1, known: 2, advice: "" };
         for format in [Format::Csv, Format::Xlsx] {
             assert!(bytes(format, vec![Ok(vec![row("")]), Err(broken())]).await.is_err(), "{format}");
         }

@@ -117,7 +117,7 @@ pub(super) async fn batches(common: &Common, command: BatchesCommand) -> anyhow:
         BatchesCommand::Export { which, file } => {
             let mut query = Query::new();
             which.push(&mut query);
-            exports::export(common, "/v1/batches/export", query, file).await
+            exports::export(common, "/v1/batches/export", query, &file).await
         }
         BatchesCommand::List { which, page } => {
             let mut query = page.query();

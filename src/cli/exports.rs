@@ -37,7 +37,7 @@ impl FileArgs {
 }
 
 /// Writes the list behind `path` to a file, which has its name only when it is whole.
-pub(super) async fn export(common: &Common, path: &str, mut query: Query, file: FileArgs) -> anyhow::Result<()> {
+pub(super) async fn export(common: &Common, path: &str, mut query: Query, file: &FileArgs) -> anyhow::Result<()> {
     let client = common.client()?;
     query.push(("format", file.format()?.to_string()));
     if file.to == Path::new("-") {

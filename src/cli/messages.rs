@@ -54,7 +54,7 @@ pub(super) async fn messages(common: &Common, command: MessagesCommand) -> anyho
         MessagesCommand::Export { which, file } => {
             let mut query = Query::new();
             which.push(&mut query);
-            exports::export(common, "/v1/messages/export", query, file).await
+            exports::export(common, "/v1/messages/export", query, &file).await
         }
         MessagesCommand::List { which, page } => {
             let mut query = page.query();

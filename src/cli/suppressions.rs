@@ -239,7 +239,7 @@ pub(super) async fn received(common: &Common, command: ReceivedCommand) -> anyho
         ReceivedCommand::Export { which, file } => {
             let mut query = Query::new();
             which.push(&mut query);
-            return exports::export(common, "/v1/received/export", query, file).await;
+            return exports::export(common, "/v1/received/export", query, &file).await;
         }
         ReceivedCommand::List { which, page } => (which, page),
     };

@@ -1,9 +1,9 @@
 //! What goes over RabbitMQ, as an `AsyncAPI` 3.0 document: jobs in, answers and events out.
 
-use schemars::{SchemaGenerator, generate::SchemaSettings};
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::events::{KINDS, Kind};
+use super::events::{Described, KINDS};
 use crate::intake::job::{CancelJob, JobAnswer, SendJob};
 
 const ABOUT: &str = "Names of exchanges and queues begin with `broker.prefix` (`dispatch`). Bodies are JSON. \
@@ -18,7 +18,7 @@ pub(super) fn document() -> Result<String, serde_json::Error> {
     jobs(&mut generator, &mut channels, &mut operations, &mut messages);
     for kind in KINDS {
         let name = kind.kind.as_str();
-        messages.insert(name.to_owned(), message(name, kind.summary, kind.schema(&mut generator).to_value()));
+        messages.insert(name.to_owned(), message(name, kind.summary, &kind.schema(&mut generator)));
         channels.insert(name.to_owned(), event_channel(kind));
         operations.insert(name.to_owned(), operation("send", name, kind.summary, &[name]));
     }
@@ -35,12 +35,12 @@ pub(super) fn document() -> Result<String, serde_json::Error> {
 type Section = Map<String, Value>;
 
 fn jobs(generator: &mut SchemaGenerator, channels: &mut Section, operations: &mut Section, messages: &mut Section) {
-    let send = generator.subschema_for::<SendJob>().to_value();
-    let cancel = generator.subschema_for::<CancelJob>().to_value();
-    let answer = generator.subschema_for::<JobAnswer>().to_value();
-    messages.insert("send-job".to_owned(), message("send-job", "A template to many people.", send));
-    messages.insert("cancel-job".to_owned(), message("cancel-job", "Gives up what is left of a job.", cancel));
-    messages.insert("job-answer".to_owned(), message("job-answer", "What became of a job.", answer));
+    let send = generator.subschema_for::<SendJob>();
+    let cancel = generator.subschema_for::<CancelJob>();
+    let answer = generator.subschema_for::<JobAnswer>();
+    messages.insert("send-job".to_owned(), message("send-job", "A template to many people.", &send));
+    messages.insert("cancel-job".to_owned(), message("cancel-job", "Gives up what is left of a job.", &cancel));
+    messages.insert("job-answer".to_owned(), message("job-answer", "What became of a job.", &answer));
     let roads =
         [("jobs", "Jobs."), ("jobs.urgent", "Jobs with a template of the category authentication, and no others.")];
     for (key, summary) in roads {
@@ -59,7 +59,7 @@ fn jobs(generator: &mut SchemaGenerator, channels: &mut Section, operations: &mu
     channels.insert("reply".to_owned(), reply);
 }
 
-fn event_channel(kind: &Kind) -> Value {
+fn event_channel(kind: &Described) -> Value {
     let name = kind.kind.as_str();
     if !kind.has_producer {
         return channel(name, kind.summary, &[name], "dispatch.events");
@@ -87,6 +87,6 @@ fn operation(action: &str, channel: &str, summary: &str, messages: &[&str]) -> V
     json!({"action": action, "channel": {"$ref": format!("#/channels/{channel}")}, "summary": summary, "messages": refs})
 }
 
-fn message(name: &str, summary: &str, payload: Value) -> Value {
+fn message(name: &str, summary: &str, payload: &Schema) -> Value {
     json!({"name": name, "summary": summary, "contentType": "application/json", "payload": payload})
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// An event as it is described.
-pub(super) struct Kind {
+pub(super) struct Described {
     pub(super) kind: EventKind,
     /// Whether its routing key ends with the producer.
     pub(super) has_producer: bool,
@@ -21,11 +21,11 @@ pub(super) struct Kind {
     schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
-const fn of<T: JsonSchema>(kind: EventKind, summary: &'static str) -> Kind {
-    Kind { kind, has_producer: true, summary, schema: SchemaGenerator::subschema_for::<Event<T>> }
+const fn of<T: JsonSchema>(kind: EventKind, summary: &'static str) -> Described {
+    Described { kind, has_producer: true, summary, schema: SchemaGenerator::subschema_for::<Event<T>> }
 }
 
-pub(super) const KINDS: &[Kind] = &[
+pub(super) const KINDS: &[Described] = &[
     of::<JobAnswer>(
         EventKind::JobAccepted,
         "A job was taken. `data` is the answer; a repeated job is told again, with the same id.",
@@ -55,21 +55,21 @@ pub(super) const KINDS: &[Kind] = &[
         EventKind::BatchCompleted,
         "Nothing of a batch is pending or uncertain any more; once, after `batch.dispatched.v1`.",
     ),
-    Kind {
+    Described {
         has_producer: false,
         ..of::<HoldTold>(
             EventKind::HoldOpened,
             "Something is not sent to from now on, until somebody or something ends the hold. The canary of a batch is told when it stays for a person.",
         )
     },
-    Kind {
+    Described {
         has_producer: false,
         ..of::<Alarm>(
             EventKind::AlarmRaised,
             "Something needs a person; once when it begins. `data` says what to type next.",
         )
     },
-    Kind {
+    Described {
         has_producer: false,
         ..of::<Alarm>(
             EventKind::AlarmCleared,
@@ -78,7 +78,7 @@ pub(super) const KINDS: &[Kind] = &[
     },
 ];
 
-impl Kind {
+impl Described {
     /// Its schema, with the one type it has.
     pub(super) fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
         let event = (self.schema)(generator);

@@ -89,10 +89,11 @@ pub(super) async fn of_messages(tx: &mut PgConnection, told: &[OfMessage]) -> Re
 /// Tells of these batches, whose tallies this transaction has locked, what has not been told of them yet: that nothing is
 /// left to call, that nothing is pending or uncertain. Not before all messages of a batch are made.
 pub(super) async fn of_batches(tx: &mut PgConnection, batches: &[Uuid]) -> Result<Vec<OutboxMessage>, StoreError> {
+    let mut told = Vec::new();
     if batches.is_empty() {
-        return Ok(Vec::new());
+        return Ok(told);
     }
-    let rows = sqlx::query!(
+    let query = sqlx::query!(
         r#"
         WITH ended AS MATERIALIZED (
             SELECT t.batch_id, t.dispatched_at IS NULL AS is_dispatched,
@@ -116,11 +117,8 @@ pub(super) async fn of_batches(tx: &mut PgConnection, batches: &[Uuid]) -> Resul
         ORDER BY e.batch_id
         "#,
         batches
-    )
-    .fetch_all(tx)
-    .await
-    .doing("tell that batches have ended")?;
-    let mut told = Vec::with_capacity(rows.len());
+    );
+    let rows = query.fetch_all(tx).await.doing("tell that batches have ended")?;
     for row in rows {
         let data = BatchTold {
             batch_id: BatchId(row.batch_id),

@@ -106,6 +106,21 @@ async fn relay_all(relay: &mut Relay) {
     }
 }
 
+/// Each event about a message of a batch, by its place and kind: with its names and no address.
+fn messages_of(owed: &[(String, Value)], batch: BatchId) -> HashMap<(i32, EventKind), MessageTold> {
+    let mut told: HashMap<(i32, EventKind), MessageTold> = HashMap::new();
+    for (route, body) in owed.iter().filter(|(route, _)| route.starts_with("message.")) {
+        assert!(!body.to_string().contains("8190"), "an address: {body}");
+        let event: Event<MessageTold> = serde_json::from_value(body.clone()).unwrap();
+        assert_eq!(*route, format!("{}.test", event.r#type));
+        assert_eq!((event.tenant.as_deref(), event.producer.as_deref()), (Some("default"), Some("test")));
+        assert_eq!(event.data.id, key(batch, event.data.seq).to_string());
+        assert_eq!(event.data.r#ref, Some(format!("crm-{}", event.data.seq)));
+        told.insert((event.data.seq, event.r#type), event.data);
+    }
+    told
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_is_told_once_with_what_it_is_about() {
     let world = World::start(Plan::default()).await;
@@ -146,16 +161,7 @@ async fn each_kind_is_told_once_with_what_it_is_about() {
     assert_eq!(rows, 2, "a row for each transaction");
 
     let owed = owed(&mut connection).await;
-    let mut told: HashMap<(i32, EventKind), MessageTold> = HashMap::new();
-    for (route, body) in owed.iter().filter(|(route, _)| route.starts_with("message.")) {
-        assert!(!body.to_string().contains("8190"), "an address: {body}");
-        let event: Event<MessageTold> = serde_json::from_value(body.clone()).unwrap();
-        assert_eq!(*route, format!("{}.test", event.r#type));
-        assert_eq!((event.tenant.as_deref(), event.producer.as_deref()), (Some("default"), Some("test")));
-        assert_eq!(event.data.id, key(batch, event.data.seq).to_string());
-        assert_eq!(event.data.r#ref, Some(format!("crm-{}", event.data.seq)));
-        told.insert((event.data.seq, event.r#type), event.data);
-    }
+    let told = messages_of(&owed, batch);
     let failed = |seq| {
         let told = &told[&(seq, EventKind::MessageFailed)];
         (told.state, told.code.as_deref(), told.class, told.ended_at.is_some())
@@ -253,7 +259,8 @@ async fn two_processes_complete_a_batch_once() {
             (from..from + 20).map(|seq| change(batch, seq, MessageEvent::Accepted)).collect()
         };
         let (mut one, mut other) = (world.database.connect().await, world.database.connect().await);
-        tokio::join!(apply_owned(&mut one, half(1)), apply_owned(&mut other, half(21)));
+        let (first, second) = (half(1), half(21));
+        tokio::join!(apply(&mut one, &first), apply(&mut other, &second));
     }
     assert_eq!(
         kinds(&mut connection).await,
@@ -267,10 +274,6 @@ async fn two_processes_complete_a_batch_once() {
     .unwrap();
     assert!(complete, "told before the other half was there");
     world.finish().await;
-}
-
-async fn apply_owned(connection: &mut PgConnection, changes: Vec<Change>) {
-    apply(connection, &changes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -384,7 +387,7 @@ async fn what_is_rolled_back_is_not_told_and_what_the_broker_missed_comes_later(
         Some("shop"),
         serde_json::json!({}),
     );
-    outbox::insert(&mut connection, &[last.clone()]).await.unwrap();
+    outbox::insert(&mut connection, std::slice::from_ref(&last)).await.unwrap();
     relay_all(&mut relay).await;
     assert_eq!(next(&mut others).await.properties.message_id().as_ref().unwrap().as_str(), last.id);
     broker.remove().await;
@@ -417,7 +420,21 @@ async fn one_process_at_a_time_takes_what_is_owed() {
     world.finish().await;
 }
 
-/// Callbacks in any order move messages, two processes write them and three relay: of every message each kind is told once,
+/// Half of the messages fail and are lifted, and all are delivered and read, a few at a time.
+async fn move_on(connection: &mut PgConnection, batch: BatchId, seqs: &[i32]) {
+    let events = |seq: i32| {
+        let first = if seq % 4 < 2 { MessageEvent::Refused } else { MessageEvent::Accepted };
+        [first, MessageEvent::Delivered, MessageEvent::Read]
+    };
+    for some in seqs.chunks(5) {
+        for step in 0..3 {
+            let changes: Vec<Change> = some.iter().map(|seq| change(batch, *seq, events(*seq)[step])).collect();
+            apply(connection, &changes).await;
+        }
+    }
+}
+
+/// Two processes move messages, and three relay: of every message each kind is told once,
 /// and the kinds in their order.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_message_come_in_order_whoever_relays() {
@@ -440,32 +457,9 @@ async fn events_of_a_message_come_in_order_whoever_relays() {
         .map(|relay| tokio::spawn(relay.run(stop.clone())))
         .collect();
 
-    // Half of them fail and are lifted, and all are delivered and read; each writer has every other message.
-    let writers: Vec<_> = [0, 1]
-        .map(|writer| {
-            let database = world.database.url().clone();
-            tokio::spawn(async move {
-                use secrecy::ExposeSecret as _;
-                let mut connection = PgConnection::connect(database.expose_secret()).await.unwrap();
-                let mine: Vec<i32> = (1..=MESSAGES).filter(|seq| seq % 2 == writer).collect();
-                let events = |seq: i32| {
-                    let first = if seq % 4 < 2 { MessageEvent::Refused } else { MessageEvent::Accepted };
-                    [first, MessageEvent::Delivered, MessageEvent::Read]
-                };
-                for some in mine.chunks(5) {
-                    for step in 0..3 {
-                        let changes: Vec<Change> =
-                            some.iter().map(|seq| change(batch, *seq, events(*seq)[step])).collect();
-                        apply(&mut connection, &changes).await;
-                    }
-                }
-            })
-        })
-        .into_iter()
-        .collect();
-    for writer in writers {
-        writer.await.unwrap();
-    }
+    let (mut one, mut other) = (world.database.connect().await, world.database.connect().await);
+    let (odd, even): (Vec<i32>, Vec<i32>) = (1..=MESSAGES).partition(|seq| seq % 2 == 1);
+    tokio::join!(move_on(&mut one, batch, &odd), move_on(&mut other, batch, &even));
     let half = usize::try_from(MESSAGES / 2).unwrap();
     let expected = half * 2 + half * 4 + 2;
     let (mut ids, mut told) = (BTreeSet::new(), BTreeMap::<String, Vec<String>>::new());

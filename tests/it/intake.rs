@@ -49,6 +49,7 @@ const SEED: &str = "
         ) AS t (name, language, category, status, format, components);
     INSERT INTO hold (tenant_id, scope, cause, resume)
         SELECT 1, 'template:' || id, 'template_status', 'status' FROM template WHERE name = 'parcel';
+    DELETE FROM outbox;
     UPDATE registry_version SET version = version + 1;";
 
 struct World {

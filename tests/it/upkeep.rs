@@ -162,7 +162,9 @@ async fn old_months_go_whole_unless_they_have_work() {
     let months = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname LIKE '%\\_2024\\_%' AND relkind = 'r'";
     assert_eq!(
         one::<Option<String>>(&mut connection, months).await.as_deref(),
-        Some("attempt_2024_02 batch_2024_02 decision_2024_02 failed_message_2024_02 message_2024_02")
+        Some(
+            "attempt_2024_02 batch_2024_02 decision_2024_02 failed_message_2024_02 message_2024_02 sent_group_2024_02"
+        )
     );
     let kept = "SELECT (SELECT count(*) FROM batch) || ' ' || (SELECT count(*) FROM batch_tally) || ' ' || (SELECT count(*) FROM job)
                 || ' ' || (SELECT count(*) FROM batch_rejected) || ' ' || (SELECT count(*) FROM callback_kept)

@@ -60,9 +60,9 @@ impl Lists {
             let body = self.get(stream, &format!("{path}{next}")).await?;
             let took = began.elapsed().as_secs_f64() * 1000.0;
             if page == 0 {
-                times.first.push(took)
+                times.first.push(took);
             } else {
-                times.later.push(took)
+                times.later.push(took);
             }
             page += 1;
             let answer: serde_json::Value = serde_json::from_slice(&body)?;

@@ -2,9 +2,9 @@
 //! broker is killed, a `serve` is killed and one of the listeners is killed: compared with the rows in the database.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fs::File,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
@@ -146,13 +146,13 @@ impl Faults {
     /// Takes events in the order they were heard.
     fn of(events: &[Value], producer: &str, due: &BTreeSet<Told>) -> Self {
         let mut faults = Self::default();
-        let (mut ids, mut heard) = (BTreeMap::<Uuid, ()>::new(), HashMap::<Told, usize>::new());
+        let (mut ids, mut heard) = (BTreeSet::<Uuid>::new(), HashMap::<Told, usize>::new());
         for (place, event) in events.iter().enumerate() {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             if event["producer"] != producer {
                 faults.foreign += 1;
             }
-            if ids.insert(text(&event["id"]).parse().unwrap_or_default(), ()).is_some() {
+            if !ids.insert(text(&event["id"]).parse().unwrap_or_default()) {
                 faults.same_id += 1;
                 continue;
             }
@@ -186,8 +186,8 @@ struct Listener {
 
 impl Listener {
     async fn start(world: &World, producer: &'static str) -> anyhow::Result<Self> {
-        let blocks = README.split("```python\n").skip(1).filter_map(|rest| rest.split("```").next());
-        let block = blocks.into_iter().find(|block| block.contains("basic_ack")).context("README shows a consumer")?;
+        let mut blocks = README.split("```python\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let block = blocks.find(|block| block.contains("basic_ack")).context("README shows a consumer")?;
         anyhow::ensure!(
             block.contains(IN_README.0) && block.contains(IN_README.1),
             "README names exchange and producer"
@@ -252,11 +252,11 @@ impl Listener {
     }
 }
 
-fn spawn(program: &str, lines: &PathBuf, world: &World) -> anyhow::Result<Child> {
-    let open = || File::options().create(true).append(true).open(lines);
+fn spawn(program: &str, lines: &Path, world: &World) -> anyhow::Result<Child> {
+    let heard = File::options().create(true).append(true).open(lines)?;
     let errors = File::options().create(true).append(true).open(lines.with_extension("log"))?;
     let mut command = Command::new(std::env::var("CHAOS_PYTHON").as_deref().unwrap_or("python3"));
     command.args(["-u", "-c", program]).env("AMQP_URL", &world.amqp).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(open()?).stderr(errors);
+    command.stdin(Stdio::null()).stdout(heard).stderr(errors);
     command.spawn().context("python3, with pika")
 }

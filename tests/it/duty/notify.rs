@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::{
     Router,
     body::Bytes,
-    extract::State,
     http::{HeaderMap, StatusCode},
     routing::post,
 };
@@ -27,33 +26,43 @@ use crate::support::world::{Plan, World};
 
 const SECRET: &str = "shared with the chat tool";
 
-/// A chat tool: what came, and what it answers next (200 when nothing else is said).
+/// A chat tool.
 #[derive(Debug, Clone, Default)]
-struct Chat(Arc<Mutex<(Vec<(HeaderMap, Bytes)>, Vec<u16>)>>);
+struct Chat(Arc<Mutex<Heard>>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// What came.
+    got: Vec<(HeaderMap, Bytes)>,
+    /// What it answers next; 200 when nothing else is said.
+    answers: Vec<u16>,
+}
 
 impl Chat {
     async fn start() -> (Self, String) {
         let chat = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook/T0/secret-path", listener.local_addr().unwrap());
-        let router = Router::new().route("/hook/T0/secret-path", post(Self::take)).with_state(chat.clone());
+        let taking = chat.clone();
+        let take = move |headers: HeaderMap, body: Bytes| std::future::ready(taking.take(headers, body));
+        let router = Router::new().route("/hook/T0/secret-path", post(take));
         tokio::spawn(async move { axum::serve(listener, router).await });
         (chat, url)
     }
 
-    async fn take(State(chat): State<Self>, headers: HeaderMap, body: Bytes) -> StatusCode {
-        let mut inner = chat.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.0.push((headers, body));
-        StatusCode::from_u16(inner.1.pop().unwrap_or(200)).unwrap()
+    fn take(&self, headers: HeaderMap, body: Bytes) -> StatusCode {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.got.push((headers, body));
+        StatusCode::from_u16(inner.answers.pop().unwrap_or(200)).unwrap()
     }
 
     fn answers(&self, next: u16) {
-        self.0.lock().unwrap().1.push(next);
+        self.0.lock().unwrap().answers.push(next);
     }
 
     /// What came since the last time, with its id; signatures are checked here.
     fn got(&self) -> Vec<(String, String)> {
-        let got = std::mem::take(&mut self.0.lock().unwrap().0);
+        let got = std::mem::take(&mut self.0.lock().unwrap().got);
         let read = |(headers, body): (HeaderMap, Bytes)| {
             let mut mac = Hmac::<sha2::Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
             mac.update(&body);
