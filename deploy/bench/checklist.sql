@@ -49,7 +49,7 @@ SELECT 1, producer, 'job-' || i, sha256(batch_id::text::bytea), batch_id, at FRO
 -- A number of 80 a second settles twenty at a time.
 INSERT INTO message (batch_id, seq, recipient, ref, params, state, attempt, provider_message_id, code, accepted_at, sent_at,
                      delivered_at, read_at, ended_at)
-SELECT m.batch_id, s.seq, '+8190' || lpad(((m.i * 7919::bigint + s.seq * 104729::bigint) % 100000000)::text, 8, '0'),
+SELECT m.batch_id, s.seq, '+8190' || (10000000 + (m.i * 7919::bigint + s.seq * 104729::bigint) % 70000000),
        CASE WHEN (m.i + s.seq) % 3 = 0 THEN 'crm-' || m.i || '-' || s.seq END,
        '{"body.name":"佐藤"}', k.state, 1, 'wamid.' || m.i || '.' || s.seq, k.code,
        CASE WHEN k.state IN ('accepted', 'sent', 'delivered', 'read') THEN t.at END,
@@ -86,7 +86,7 @@ SELECT m.batch_id, m.seq, d.number_id, b.lane, CASE m.state WHEN 'pending' THEN 
        now() + interval '1 hour' + make_interval(secs => m.seq), 1
 FROM message m JOIN made d ON d.batch_id = m.batch_id JOIN batch b ON b.batch_id = m.batch_id WHERE m.state IN ('pending', 'uncertain');
 INSERT INTO inbound_message (account_id, number_id, provider_message_id, sender, kind, text, received_at)
-SELECT d.account_id, d.number_id, 'in.' || d.batch_id, '+8190' || lpad((d.i % 100000000)::text, 8, '0'), 'text', 'ありがとう', d.at
+SELECT d.account_id, d.number_id, 'in.' || d.batch_id, '+8190' || (10000000 + d.i % 70000000), 'text', 'ありがとう', d.at
 FROM made d;
 
 ALTER TABLE message ADD CONSTRAINT message_once_per_batch UNIQUE (recipient, batch_id);
