@@ -78,15 +78,13 @@ pub async fn acknowledge(
         return Err(refused("/note", "empty", "say what was done, for whoever asks later"));
     }
     let mut tx = store.begin().await?;
-    let filter = filter(&mut tx, tenant, &request.which()).await?;
+    let which = request.which();
+    let filter = filter(&mut tx, tenant, &which).await?;
     if request.dry_run {
         return Ok(Acknowledged { found: resends::count_open(&mut tx, &filter).await?, acknowledged: 0 });
     }
     resends::take_turn(&mut tx, tenant).await?;
-    let act = NewAct {
-        filter: json!(request.which()),
-        ..NewAct::on(tenant, by, Act::Acknowledge, "failures".to_owned(), note)
-    };
+    let act = NewAct { filter: json!(which), ..NewAct::on(tenant, by, Act::Acknowledge, "failures".to_owned(), note) };
     let id = acts::record(&mut tx, &act).await?;
     let done = resends::acknowledge(&mut tx, &filter, id).await?;
     let done = i64::try_from(done).unwrap_or(i64::MAX);

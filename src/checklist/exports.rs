@@ -6,13 +6,14 @@ use futures_util::{Stream, stream};
 use super::{
     BatchQuery, ChecklistError, Message, MessageQuery, ReceivedQuery,
     lists::{batch_filter, filter, place_of},
-    sheet::{self, Column, Export, Format, Kind, Rows},
+    sheet::{self, Column, Format, Kind, Rows},
     shown,
     suppressions::{hide, received_filter},
     which::refused,
 };
 use crate::{
     domain::ids::{BatchId, TenantId},
+    files::FileOut,
     store::{
         Store,
         checklist::{
@@ -109,7 +110,7 @@ pub async fn export_messages(
     query: &MessageQuery,
     whole: bool,
     format: Format,
-) -> Result<Export, ChecklistError> {
+) -> Result<FileOut, ChecklistError> {
     whole_list(query.limit)?;
     let mut filter = filter(&mut *store.acquire().await?, tenant, query).await?;
     filter.limit = LIMIT;
@@ -123,7 +124,7 @@ pub async fn export_batches(
     tenant: TenantId,
     query: &BatchQuery,
     format: Format,
-) -> Result<Export, ChecklistError> {
+) -> Result<FileOut, ChecklistError> {
     whole_list(query.limit)?;
     let mut filter = batch_filter(&mut *store.acquire().await?, tenant, query).await?;
     filter.limit = LIMIT;
@@ -137,7 +138,7 @@ pub async fn export_received(
     query: &ReceivedQuery,
     whole: bool,
     format: Format,
-) -> Result<Export, ChecklistError> {
+) -> Result<FileOut, ChecklistError> {
     whole_list(query.limit)?;
     let mut filter = received_filter(&mut *store.acquire().await?, tenant, query).await?;
     filter.limit = LIMIT;

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    checklist::{ChecklistError, number_ids},
+    checklist::{ChecklistError, asked_numbers},
     domain::{
         failure::FailureClass,
         ids::{BatchId, TenantId},
@@ -110,10 +110,7 @@ pub async fn failures(
     asked: Failures<'_>,
 ) -> Result<Vec<AdvisedFailure>, ChecklistError> {
     let mut connection = store.acquire().await?;
-    let numbers = match number_ids(&mut connection, tenant, asked.number).await? {
-        Some(ids) => ids,
-        None => checklist::all_number_ids(&mut connection, tenant).await?,
-    };
+    let numbers = asked_numbers(&mut connection, tenant, asked.number).await?;
     let rows = checklist::failures::by_code(&mut connection, &numbers, asked.batch, asked.all).await?;
     let advised = rows.into_iter().map(|row| {
         let known = providers.get(&row.provider).and_then(|p| p.errors().get(&row.code));

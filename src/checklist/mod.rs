@@ -1,9 +1,8 @@
 //! What operators ask: which batches, which messages, what failed and what to do about it, what is held and why.
 //!
 //! Reads only, but for opening and closing holds, deciding about uncertain messages, and acknowledging failures or sending
-//! them again. Every question starts from the
-//! tenant of who asks; addresses are masked unless the caller may see them whole. Pages go by key, so that the thousandth
-//! costs what the first does.
+//! them again. Every question starts from the tenant of who asks; addresses are masked unless the caller may see them
+//! whole. Pages go by key, so that the thousandth costs what the first does.
 
 mod acknowledge;
 mod audiences;
@@ -34,7 +33,7 @@ pub use imports::{find_import, list_changed_cells, list_imports, list_rejected_r
 pub use lists::{BatchQuery, MessageQuery, list_batches, list_messages};
 pub use reports::{Report, ReportQuery, report};
 pub use resends::{Means as ResendMeans, ResendDone, ResendRequest, resend};
-pub use sheet::{Export, Format};
+pub use sheet::Format;
 pub use suppressions::{ReceivedQuery, SuppressionQuery, list_received, list_suppressions};
 pub use uncertain::{ResolveRequest, Resolved, UncertainMessage, list_uncertain, resolve};
 pub use why::{WhyBatch, WhyMessage, why_batch, why_message};
@@ -187,6 +186,18 @@ async fn number_ids(
         return Err(ChecklistError::UnknownNumber { given, known });
     }
     Ok(Some(ids))
+}
+
+/// The rows of the number that is asked for; of all of the tenant when none is.
+async fn asked_numbers(
+    connection: &mut Connection,
+    tenant: TenantId,
+    given: Option<&str>,
+) -> Result<Vec<i32>, ChecklistError> {
+    match number_ids(connection, tenant, given).await? {
+        Some(numbers) => Ok(numbers),
+        None => Ok(checklist::all_number_ids(connection, tenant).await?),
+    }
 }
 
 /// One batch.

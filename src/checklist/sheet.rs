@@ -1,25 +1,19 @@
 //! Rows as a file that people open in a spreadsheet: CSV or a workbook, made while it is sent and never whole in memory.
 
-use std::{
-    fmt,
-    io::{self, Read as _, Seek as _},
-};
+use std::io;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use futures_util::{Stream, StreamExt as _};
 use rust_xlsxwriter::{Format as CellFormat, Workbook, Worksheet, XlsxError};
-use tokio::sync::mpsc;
 
 use crate::{
     domain::{cell, named},
+    files::{FileOut, XLSX, cut, unwritten, workbook},
     store::{StoreError, chain},
 };
 
 /// Rows of a sheet, its head among them (Excel specifications).
 const SHEET_ROWS: u32 = 1_048_576;
-/// Most characters of a cell (Excel specifications).
-const CELL_CHARS: usize = 32_767;
-const CHUNK_BYTES: usize = 64 << 10;
 
 named! {
     /// What a spreadsheet opens.
@@ -28,22 +22,6 @@ named! {
         Csv = "csv",
         /// A workbook; at 1 048 576 rows another sheet begins.
         Xlsx = "xlsx",
-    }
-}
-
-/// A file on its way out.
-pub struct Export {
-    /// What it may be called.
-    pub file_name: String,
-    /// Its media type.
-    pub media_type: &'static str,
-    /// Its bytes.
-    pub content: BoxStream<'static, io::Result<Bytes>>,
-}
-
-impl fmt::Debug for Export {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Export").field("file_name", &self.file_name).finish_non_exhaustive()
     }
 }
 
@@ -70,15 +48,19 @@ pub(super) fn export(
     format: Format,
     columns: &'static [Column],
     pages: impl Stream<Item = Rows> + Send + 'static,
-) -> Export {
+) -> FileOut {
     let (media_type, content) = match format {
         Format::Csv => ("text/csv; charset=utf-8", csv_of(columns, pages).boxed()),
-        // ECMA-376
         Format::Xlsx => {
-            ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", workbook(columns, pages).boxed())
+            let content = workbook(pages, move |pages| {
+                let mut book = Book::new(columns, SHEET_ROWS)?;
+                book.write_all(pages)?;
+                Ok(book.inner)
+            });
+            (XLSX, content.boxed())
         }
     };
-    Export { file_name: format!("{name}.{format}"), media_type, content }
+    FileOut { file_name: format!("{name}.{format}"), media_type, content }
 }
 
 fn csv_of(
@@ -107,35 +89,6 @@ fn csv_rows(columns: &[Column], rows: &[Vec<String>]) -> io::Result<Vec<u8>> {
         writer.write_record(None::<&[u8]>)?;
     }
     writer.into_inner().map_err(csv::IntoInnerError::into_error)
-}
-
-/// Written on a thread that may block, row by row to the disk, then sent from there.
-fn workbook(
-    columns: &'static [Column],
-    pages: impl Stream<Item = Rows> + Send + 'static,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let (sender, mut bytes) = mpsc::channel(8);
-    tokio::spawn(async move {
-        let (rows, received) = mpsc::channel(2);
-        let done = sender.clone();
-        let writing = tokio::task::spawn_blocking(move || {
-            let mut book = Book::new(columns, SHEET_ROWS)?;
-            book.write_all(received, &sender)?;
-            book.send(&sender)
-        });
-        let mut pages = std::pin::pin!(pages);
-        while let Some(page) = pages.next().await {
-            if rows.send(page).await.is_err() {
-                break;
-            }
-        }
-        drop(rows);
-        if let Ok(Err(error)) = writing.await {
-            // Whoever asked may have gone.
-            done.send(Err(error)).await.ok();
-        }
-    });
-    futures_util::stream::poll_fn(move |context| bytes.poll_recv(context))
 }
 
 /// A workbook whose rows are on the disk as soon as they are written.
@@ -167,12 +120,9 @@ impl Book {
         Ok(())
     }
 
-    fn write_all(&mut self, mut pages: mpsc::Receiver<Rows>, out: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
-        while let Some(page) = pages.blocking_recv() {
-            if out.is_closed() {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-            for row in page.map_err(failed)? {
+    fn write_all(&mut self, pages: &mut dyn Iterator<Item = io::Result<Rows>>) -> io::Result<()> {
+        for page in pages {
+            for row in page?.map_err(failed)? {
                 self.write(&row)?;
             }
         }
@@ -191,20 +141,6 @@ impl Book {
         self.rows += 1;
         Ok(())
     }
-
-    fn send(mut self, out: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
-        let mut file = tempfile::tempfile()?;
-        self.inner.save_to_writer(&mut file).map_err(unwritten)?;
-        file.rewind()?;
-        loop {
-            let mut chunk = vec![0; CHUNK_BYTES];
-            let read = file.read(&mut chunk)?;
-            chunk.truncate(read);
-            if read == 0 || out.blocking_send(Ok(chunk.into())).is_err() {
-                return Ok(());
-            }
-        }
-    }
 }
 
 /// A text is written as text, whatever it begins with.
@@ -222,17 +158,6 @@ fn write_cell(
         (Kind::Number, Ok(number)) => sheet.write_number(row, column, number).map(drop),
         _ => sheet.write_string_with_format(row, column, cut(text), format).map(drop),
     }
-}
-
-fn cut(cell: &str) -> &str {
-    if cell.len() <= CELL_CHARS {
-        return cell;
-    }
-    cell.char_indices().nth(CELL_CHARS).and_then(|(end, _)| cell.get(..end)).unwrap_or(cell)
-}
-
-fn unwritten(error: XlsxError) -> io::Error {
-    io::Error::other(error)
 }
 
 /// Ends the file, for what came so far is not all.

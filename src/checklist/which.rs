@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ChecklistError, number_ids};
+use super::{ChecklistError, asked_numbers};
 use crate::{
     domain::ids::{BatchId, MessageKey, TenantId},
-    store::{Connection, checklist, resends::FailedFilter},
+    store::{Connection, resends::FailedFilter},
 };
 
 /// Messages that one request names.
@@ -54,9 +54,6 @@ pub(super) async fn filter(
     let keys = keys
         .transpose()
         .map_err(|_| refused("/messages", "invalid_message_id", "a message id is `<batch id>.<seq>`"))?;
-    let numbers = match number_ids(connection, tenant, number.as_deref()).await? {
-        Some(numbers) => numbers,
-        None => checklist::all_number_ids(connection, tenant).await?,
-    };
+    let numbers = asked_numbers(connection, tenant, number.as_deref()).await?;
     Ok(FailedFilter { numbers, batch: batch.map(BatchId), code: code.clone(), campaign: campaign.clone(), keys })
 }

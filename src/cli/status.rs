@@ -56,13 +56,7 @@ fn section(name: &str, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) 
 }
 
 fn alarm(a: &Alarm) -> Vec<String> {
-    let scope = if a.name.is_empty() || a.scope.contains(&a.name) {
-        a.scope.clone()
-    } else {
-        format!("{} ({})", a.scope, a.name)
-    };
-    let kind = a.kind.to_string();
-    vec![kind, scope, a.count.to_string(), output::time(a.since), a.detail.clone(), a.next.clone()]
+    vec![a.kind.to_string(), a.place(), a.count.to_string(), output::time(a.since), a.detail.clone(), a.next.clone()]
 }
 
 fn hold(h: &HoldRow) -> Vec<String> {

@@ -269,6 +269,12 @@ impl Alarm {
             next: next(sign.kind, &sign.subject, &sign.name),
         }
     }
+
+    /// What it covers, with what people call that where the scope does not say it.
+    pub fn place(&self) -> String {
+        let Self { scope, name, .. } = self;
+        if name.is_empty() || scope.contains(name.as_str()) { scope.clone() } else { format!("{scope} ({name})") }
+    }
 }
 
 /// The command to type next.
@@ -298,16 +304,16 @@ pub fn text(news: &[(News, Alarm)]) -> String {
 }
 
 fn told(news: News, alarm: &Alarm) -> String {
-    let Alarm { kind, scope, name, detail, count, since, next, .. } = alarm;
-    let name = if name.is_empty() || scope.contains(name.as_str()) { String::new() } else { format!(" ({name})") };
+    let Alarm { kind, detail, count, since, next, .. } = alarm;
+    let place = alarm.place();
     let since = since.format("%Y-%m-%d %H:%M UTC");
     let word = news.word();
     if news == News::Cleared {
-        return format!("{word} {kind}: {scope}{name}, since {since}");
+        return format!("{word} {kind}: {place}, since {since}");
     }
     let at_least = if *count >= COUNTED { "at least " } else { "" };
     let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
-    format!("{word} {kind}: {scope}{name}, count {at_least}{count}, since {since}{detail}\n  next: {next}")
+    format!("{word} {kind}: {place}, count {at_least}{count}, since {since}{detail}\n  next: {next}")
 }
 
 /// A text with phone numbers masked: what somebody wrote, or a provider said, may name one.

@@ -18,6 +18,26 @@ named! {
     }
 }
 
+impl Late {
+    /// The code of such a message.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Life => "expired",
+            Self::Window => "window_closed",
+            Self::NoWindow => "window",
+        }
+    }
+
+    /// The same for people.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Life => "its expires_at passed before it could be sent",
+            Self::Window => "the window of its recipient's hours closed before it could be sent",
+            Self::NoWindow => "no window of its recipient's hours opens between its send_at and its expires_at",
+        }
+    }
+}
+
 named! {
     /// The state of a message, and the group it is counted in.
     pub enum MessageState {

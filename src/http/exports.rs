@@ -10,7 +10,8 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
-    checklist::{self, BatchQuery, Export, Format, MessageQuery, ReceivedQuery, Report, ReportQuery},
+    checklist::{self, BatchQuery, Format, MessageQuery, ReceivedQuery, Report, ReportQuery},
+    files::FileOut,
     http::{
         HttpState,
         error::{ApiError, Errors},
@@ -91,7 +92,7 @@ fn beside_format<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
     Query::try_from_uri(&uri).map(|Query(query)| query).map_err(|error| invalid(error.body_text()))
 }
 
-fn file(caller: &Caller, export: Export) -> Response {
+fn file(caller: &Caller, export: FileOut) -> Response {
     tracing::info!(token.name = caller.name, export.name = export.file_name, "a list is exported");
     let mut response = Body::from_stream(export.content).into_response();
     let headers = response.headers_mut();

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     checklist::{self, Page},
+    files,
     http::{
         HttpState,
         error::{ApiError, Errors},
@@ -190,7 +191,7 @@ pub(super) async fn empty_form(
         tracing::error!(%error, "a form could not be made");
         ApiError::whole(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the form could not be made")
     })?;
-    Ok(file(&request.file_name, report::XLSX, Body::from(form)))
+    Ok(file(&request.file_name, files::XLSX, Body::from(form)))
 }
 
 fn file(name: &str, media_type: &'static str, body: Body) -> Response {

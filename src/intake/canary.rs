@@ -51,11 +51,7 @@ pub(super) fn rule(checked: &Checked, sizes: Sizes<'_>) -> Option<CanaryRule> {
     };
     let rule = match checked.canary {
         Some(terms) => terms.rule(set.fault_percent),
-        None => is_watched().then_some(CanaryRule {
-            messages: set.messages,
-            fault_percent: set.fault_percent,
-            wait_s: set.wait_s,
-        }),
+        None => is_watched().then_some(set.rule()),
     };
     rule.filter(|rule| usize::try_from(rule.messages).is_ok_and(|messages| recipients > messages))
 }

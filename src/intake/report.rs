@@ -1,17 +1,17 @@
 //! The report of an import: the same file with only its bad rows, and a column that says what is wrong with each.
 
-use std::io::{self, Read as _, Seek as _};
+use std::io;
 
 use bytes::Bytes;
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
-use futures_util::{Stream, StreamExt as _, stream::BoxStream};
-use rust_xlsxwriter::{Format as CellFormat, Workbook, XlsxError};
+use futures_util::{Stream, StreamExt as _};
+use rust_xlsxwriter::{Format as CellFormat, Workbook};
 use serde_json::Value;
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
     domain::ids::TenantId,
+    files::{FileOut, XLSX, cut, unwritten, workbook},
     intake::lines::Format,
     store::{
         Store, StoreError, chain,
@@ -23,32 +23,10 @@ use crate::{
 const REASON: &str = "reason";
 /// Rows read at once.
 const PAGE: i64 = 1000;
-/// Most characters of a cell (Excel specifications).
-const CELL_CHARS: usize = 32_767;
-const CHUNK_BYTES: usize = 64 << 10;
-
-/// A file on its way out.
-pub struct Report {
-    /// What it may be called.
-    pub file_name: String,
-    /// Its media type.
-    pub media_type: &'static str,
-    /// Its bytes.
-    pub content: BoxStream<'static, io::Result<Bytes>>,
-}
-
-impl std::fmt::Debug for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Report").field("file_name", &self.file_name).finish_non_exhaustive()
-    }
-}
-
-/// Media type of a workbook (ECMA-376).
-pub const XLSX: &str = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet";
 
 /// Makes the report of a tenant's import; none when there is no such import. A file that could not be read at all has
 /// nothing in its report.
-pub async fn report(store: &Store, tenant: TenantId, import: Uuid) -> Result<Option<Report>, StoreError> {
+pub async fn report(store: &Store, tenant: TenantId, import: Uuid) -> Result<Option<FileOut>, StoreError> {
     let mut connection = store.acquire().await?;
     let Some((file_name, written)) = imports::written_in(&mut connection, tenant, import).await? else {
         return Ok(None);
@@ -61,13 +39,14 @@ pub async fn report(store: &Store, tenant: TenantId, import: Uuid) -> Result<Opt
     header.push(REASON.to_owned());
     let pages = pages(store.clone(), import);
     Ok(Some(match format {
-        Format::Csv { delimiter, encoding, has_mark } => Report {
+        Format::Csv { delimiter, encoding, has_mark } => FileOut {
             file_name: format!("{stem}.bad.csv"),
             media_type: "text/csv",
             content: csv(header, pages, delimiter, &encoding, has_mark).boxed(),
         },
         Format::Xlsx => {
-            Report { file_name: format!("{stem}.bad.xlsx"), media_type: XLSX, content: workbook(header, pages).boxed() }
+            let content = workbook(pages, move |pages| write(&header, pages)).boxed();
+            FileOut { file_name: format!("{stem}.bad.xlsx"), media_type: XLSX, content }
         }
     }))
 }
@@ -150,32 +129,7 @@ fn encoded(text: &str, encoding: &'static Encoding) -> Bytes {
     Bytes::copy_from_slice(&encoding.encode(&text.replace('\u{fffd}', "?")).0)
 }
 
-/// Written on a thread that may block, row by row to the disk, then sent from there.
-fn workbook(
-    header: Vec<String>,
-    pages: impl Stream<Item = Page> + Send + 'static,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let (sender, mut bytes) = mpsc::channel(8);
-    tokio::spawn(async move {
-        let (rows, received) = mpsc::channel(4);
-        let done = sender.clone();
-        let writing = tokio::task::spawn_blocking(move || write(&header, received, &sender));
-        let mut pages = std::pin::pin!(pages);
-        while let Some(page) = pages.next().await {
-            if rows.send(page).await.is_err() {
-                break;
-            }
-        }
-        drop(rows);
-        if let Ok(Err(error)) = writing.await {
-            // Whoever asked may have gone.
-            done.send(Err(error)).await.ok();
-        }
-    });
-    futures_util::stream::poll_fn(move |context| bytes.poll_recv(context))
-}
-
-fn write(header: &[String], mut pages: mpsc::Receiver<Page>, out: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+fn write(header: &[String], pages: &mut dyn Iterator<Item = io::Result<Page>>) -> io::Result<Workbook> {
     let mut book = Workbook::new();
     let (text, bold) = (CellFormat::new().set_num_format("@"), CellFormat::new().set_bold());
     let sheet = book.add_worksheet_with_constant_memory();
@@ -185,33 +139,15 @@ fn write(header: &[String], mut pages: mpsc::Receiver<Page>, out: &mpsc::Sender<
         sheet.set_column_format(column, &text).map_err(unwritten)?;
         sheet.write_string_with_format(number, column, cut(name), &bold).map_err(unwritten)?;
     }
-    while let Some(page) = pages.blocking_recv() {
-        for line in page.map_err(failed)? {
+    for page in pages {
+        for line in page?.map_err(failed)? {
             number += 1;
             for (column, cell) in (0..).zip(row(header.len(), &line)) {
                 sheet.write_string_with_format(number, column, cut(&cell), &text).map_err(unwritten)?;
             }
         }
     }
-    let mut file = tempfile::tempfile()?;
-    book.save_to_writer(&mut file).map_err(unwritten)?;
-    file.rewind()?;
-    loop {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let read = file.read(&mut chunk)?;
-        chunk.truncate(read);
-        if read == 0 || out.blocking_send(Ok(chunk.into())).is_err() {
-            return Ok(());
-        }
-    }
-}
-
-fn cut(cell: &str) -> &str {
-    cell.char_indices().nth(CELL_CHARS).and_then(|(end, _)| cell.get(..end)).unwrap_or(cell)
-}
-
-fn unwritten(error: XlsxError) -> io::Error {
-    io::Error::other(error)
+    Ok(book)
 }
 
 /// Ends the file, for what came so far is not all.

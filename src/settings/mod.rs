@@ -20,6 +20,7 @@ use toml::{Table, Value};
 use crate::{
     domain::{
         alarm::Limits,
+        canary::CanaryRule,
         event::{Tell, Wanted},
         lane::Lane,
         nearest::nearest,
@@ -157,6 +158,13 @@ impl Pacing {
     /// How long a call that was written may count at the provider: the second of its limit, and the jitter.
     pub const fn window(&self) -> Duration {
         Duration::from_millis(1000 + self.jitter_ms)
+    }
+}
+
+impl Canary {
+    /// How the first messages of a batch are watched where nothing else is said.
+    pub const fn rule(&self) -> CanaryRule {
+        CanaryRule { messages: self.messages, fault_percent: self.fault_percent, wait_s: self.wait_s }
     }
 }
 

@@ -188,7 +188,8 @@ pub async fn resend(
     let cap = check(request)?;
     let slowed = leases::rates(means.store).await?;
     let mut tx = means.store.begin().await?;
-    let filter = filter(&mut tx, tenant, &request.which()).await?;
+    let which = request.which();
+    let filter = filter(&mut tx, tenant, &which).await?;
     if !request.dry_run {
         resends::take_turn(&mut tx, tenant).await?;
         resends::lock_campaigns(&mut tx, tenant).await?;
@@ -203,7 +204,7 @@ pub async fn resend(
     let (mut id, mut new) = (None, HashMap::new());
     if !request.dry_run && !chosen.rows.is_empty() {
         let act = NewAct {
-            filter: json!(request.which()),
+            filter: json!(which),
             count: i64::try_from(chosen.rows.len()).unwrap_or(i64::MAX),
             ..NewAct::on(tenant, by, Act::Resend, "failures".to_owned(), request.reason.trim())
         };
@@ -294,11 +295,7 @@ async fn write(
 /// How the first messages of a batch are watched, as those of any other.
 fn watched(canary: &settings::Canary, rows: &[&FailedRow]) -> Option<CanaryRule> {
     let is_marketing = rows.first().is_some_and(|row| row.lane == Lane::Marketing.as_str());
-    (is_marketing && rows.len() > canary.over).then_some(CanaryRule {
-        messages: canary.messages,
-        fault_percent: canary.fault_percent,
-        wait_s: canary.wait_s,
-    })
+    (is_marketing && rows.len() > canary.over).then_some(canary.rule())
 }
 
 /// When each number sends its part.

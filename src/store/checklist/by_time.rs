@@ -38,7 +38,7 @@ fn push_narrow(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
     let is_sent = filter.list == List::Sent;
     let (time, seq) = if is_sent { ("d.first_at", "s.seq") } else { ("d.failed_at", "d.seq") };
     sql.push("k AS MATERIALIZED (SELECT r.at, r.batch_id, r.seq FROM unnest(");
-    let batches = filter.batch.map(|batch| vec![batch.0]).or_else(|| filter.of.batches.clone());
+    let batches = filter.batches();
     let is_by_batch = batches.is_some();
     match batches {
         Some(batches) => sql.push_bind(batches),
@@ -142,7 +142,7 @@ fn push_work_rows(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter, whic
     }
     sql.push(" WHERE ").push(which).push(" AND d.number_id = ANY(");
     sql.push_bind(filter.of.numbers.clone().unwrap_or_default()).push(")");
-    if let Some(batches) = filter.batch.map(|batch| vec![batch.0]).or_else(|| filter.of.batches.clone()) {
+    if let Some(batches) = filter.batches() {
         sql.push(" AND d.batch_id = ANY(").push_bind(batches).push(")");
     }
     if let Some(code) = &filter.code {

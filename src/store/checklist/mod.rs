@@ -101,11 +101,5 @@ pub async fn channels(connection: &mut PgConnection, tenant: TenantId) -> Result
 
 /// The rows of all numbers of a tenant.
 pub async fn all_number_ids(connection: &mut PgConnection, tenant: TenantId) -> Result<Vec<i32>, StoreError> {
-    sqlx::query_scalar!(
-        "SELECT n.id FROM business_number n JOIN account a ON a.id = n.account_id WHERE a.tenant_id = $1",
-        tenant.0
-    )
-    .fetch_all(connection)
-    .await
-    .doing("list numbers")
+    number_ids_of(connection, tenant, None, None).await
 }

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::which::Span;
 use crate::{
-    domain::{ids::TenantId, named},
+    domain::{ids::TenantId, message::Late, named},
     store::{Doing as _, StoreError},
 };
 
@@ -139,12 +139,12 @@ pub async fn by_error(
     numbers: &[i32],
     (since, until): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<Vec<ReportRow>, StoreError> {
-    // The codes of what expired are ours: see `messages::rows::expired`.
+    let late: Vec<&str> = Late::ALL.iter().map(|late| late.code()).collect();
     sqlx::query_as!(
         ReportRow,
         r#"SELECT f.code AS key, count(DISTINCT f.batch_id) AS "batches!", count(*) AS "messages!",
-                  count(*) FILTER (WHERE f.code <> ALL (ARRAY['expired', 'window_closed', 'window'])) AS "failed!",
-                  count(*) FILTER (WHERE f.code = ANY (ARRAY['expired', 'window_closed', 'window'])) AS "expired!",
+                  count(*) FILTER (WHERE f.code <> ALL ($4)) AS "failed!",
+                  count(*) FILTER (WHERE f.code = ANY ($4)) AS "expired!",
                   0::bigint AS "pending!", 0::bigint AS "uncertain!", 0::bigint AS "accepted!", 0::bigint AS "sent!",
                   0::bigint AS "delivered!", 0::bigint AS "read!", 0::bigint AS "suppressed!", 0::bigint AS "cancelled!"
            FROM failed_message f
@@ -152,7 +152,8 @@ pub async fn by_error(
            GROUP BY f.code ORDER BY count(*) DESC, f.code"#,
         numbers,
         since,
-        until
+        until,
+        &late as &[&str]
     )
     .fetch_all(connection)
     .await

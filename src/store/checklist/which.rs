@@ -258,6 +258,11 @@ pub struct MessageFilter {
 }
 
 impl MessageFilter {
+    /// The batches it is about, where they are named or few.
+    pub(super) fn batches(&self) -> Option<Vec<Uuid>> {
+        self.batch.map(|batch| vec![batch.0]).or_else(|| self.of.batches.clone())
+    }
+
     /// Whether the list goes by its time: asked for a range of it, or for a code, which is found so. What one person or
     /// one mark has is little, and goes by batch.
     pub fn is_by_time(&self) -> bool {

@@ -250,12 +250,7 @@ pub(super) fn unexplained() -> Failure {
 
 /// What is said of a message that came too late to be called.
 pub(super) fn expired(late: Late) -> Failure {
-    let (code, reason) = match late {
-        Late::Life => ("expired", "its expires_at passed before it could be sent"),
-        Late::Window => ("window_closed", "the window of its recipient's hours closed before it could be sent"),
-        Late::NoWindow => ("window", "no window of its recipient's hours opens between its send_at and its expires_at"),
-    };
-    Failure { code: code.to_owned(), class: FailureClass::Message, reason: reason.to_owned() }
+    Failure { code: late.code().to_owned(), class: FailureClass::Message, reason: late.reason().to_owned() }
 }
 
 /// What is said of a message whose recipient does not want it.
