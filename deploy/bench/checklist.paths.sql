@@ -1,5 +1,5 @@
 -- What is asked: a name of the filter and a path each line; several values of a filter, so that none is answered from
--- memory only.
+-- memory only. Lists that do not go by time are also asked from somewhere in their midst, as who has paged on for long.
 CREATE TEMP TABLE chosen AS SELECT b.* FROM batch b TABLESAMPLE BERNOULLI (20) ORDER BY random() LIMIT 40;
 CREATE TEMP TABLE people AS
 SELECT m.* FROM (SELECT batch_id, 1 + floor(random() * recipients)::int AS seq FROM chosen) k JOIN message m USING (batch_id, seq);
@@ -8,7 +8,7 @@ SELECT length, 'since=' || to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:
        to_char((at + span) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS query
 FROM (VALUES ('hour', interval '1 hour'), ('day', interval '1 day'), ('month', interval '1 month'), ('year', interval '1 year')) v(length, span),
      generate_series(1, 5) i, LATERAL (SELECT now() - interval '14 months' + (interval '14 months' - span) * random() + i * interval '0 s' AS at) a;
-SELECT name, path FROM (
+WITH q(name, path) AS (
     SELECT list, '/v1/messages?list=' || list FROM unnest(ARRAY['all', 'sent', 'pending', 'failed', 'uncertain']) list
     UNION ALL SELECT list || ' by number', '/v1/messages?list=' || list || '&number=%2B' || substr(business_number, 2)
     FROM unnest(ARRAY['all', 'sent', 'pending', 'failed', 'uncertain']) list, business_number
@@ -42,4 +42,8 @@ SELECT name, path FROM (
     UNION ALL SELECT 'received', '/v1/received'
     UNION ALL SELECT 'received of a ' || length, '/v1/received?' || query FROM spans
     UNION ALL SELECT 'report by ' || r || ' of a day', '/v1/reports?zone=Asia/Tokyo&by=' || r || '&' || query FROM spans, unnest(ARRAY['day', 'business_number', 'template', 'campaign', 'error']) r WHERE length = 'day'
-) q(name, path);
+)
+SELECT name, path FROM q
+UNION ALL SELECT name, path || '&after=' || p.batch_id || '.' || p.seq
+FROM q CROSS JOIN LATERAL (SELECT batch_id, seq FROM people ORDER BY md5(q.path || batch_id) LIMIT 3) p
+WHERE path ~ '^/v1/messages' AND path !~ 'since=|code=' AND name !~ '^(batch|recipient|ref|job)';

@@ -27,6 +27,7 @@ WITH sizes AS (
     SELECT i, size FROM (SELECT i, size, sum(size) OVER (ORDER BY i) AS total FROM sizes) s WHERE total <= :n - :n / 20
 ), wanted AS (
     SELECT i, size, random() AS r FROM large
+    UNION ALL SELECT 0, rest, random() FROM (SELECT :n - :n / 20 - sum(size) AS rest FROM large) l WHERE rest > 0
     UNION ALL SELECT 1000000 + g, 1, random() FROM generate_series(1, :n / 20) g
 ), timed AS (
     SELECT i, size, r, now() - interval '14 months' + (now() - (now() - interval '14 months')) * random() AS at FROM wanted

@@ -33,7 +33,7 @@ pub struct BatchQuery {
     /// Only of this channel.
     #[param(inline)]
     pub channel: Option<Channel>,
-    /// Only of templates of this name.
+    /// Only of templates of this name, or of this code at the provider.
     pub template: Option<String>,
     /// Only of templates of this category.
     #[param(inline)]
@@ -72,7 +72,7 @@ pub struct MessageQuery {
     pub channel: Option<Channel>,
     /// Only to this recipient.
     pub recipient: Option<String>,
-    /// Only of templates of this name.
+    /// Only of templates of this name, or of this code at the provider.
     pub template: Option<String>,
     /// Only of templates of this category.
     #[param(inline)]

@@ -19,7 +19,7 @@ pub(super) struct BatchFilterArgs {
     /// Only of this channel
     #[arg(long)]
     channel: Option<Channel>,
-    /// Only of templates of this name
+    /// Only of templates of this name, or of this code at the provider
     #[arg(long)]
     template: Option<String>,
     /// Only of templates of this category

@@ -190,7 +190,12 @@ async fn numbers(common: &Common, name: Option<String>) -> anyhow::Result<()> {
 
 async fn templates(common: &Common, name: Option<String>) -> anyhow::Result<()> {
     let (_, all) = list::<TemplateInfo>(common, "/v1/templates").await?;
-    let found = one_or_all(all, name.as_deref(), |t, name| t.name == name || t.id.to_string() == name, "template")?;
+    let found = one_or_all(
+        all,
+        name.as_deref(),
+        |t, name| t.name == name || t.id.to_string() == name || t.provider_template_id.as_deref() == Some(name),
+        "template",
+    )?;
     if common.json {
         return output::json(&serde_json::to_value(&found)?);
     }

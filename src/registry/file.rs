@@ -6,6 +6,8 @@
 //!
 //! Secrets never stand in the file, only where they are found ([`CredentialSource`]).
 
+mod parse;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
@@ -140,6 +142,9 @@ pub struct TemplateEntry {
     pub name: String,
     /// Its language as the provider writes it, for example `ja` or `en_US`.
     pub language: String,
+    /// The provider's own code of it (for WhatsApp its `message_template_id`), by which lists find its messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_template_id: Option<String>,
     /// What it is for, as the provider reviewed it.
     pub category: Category,
     /// The provider's word for its state in lower case: approved, pending, paused, rejected, disabled, deleted,
@@ -221,13 +226,13 @@ impl RegistryFile {
     /// Reads and checks a file; its extension says whether it is JSON or TOML.
     pub fn read(path: &Path) -> Result<Self, RegistryFileError> {
         let parse = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("json") => parse_json,
-            Some("toml") => parse_toml,
+            Some("json") => parse::json,
+            Some("toml") => parse::toml,
             _ => return Err(RegistryFileError::UnknownExtension(path.to_owned())),
         };
         let text = fs::read_to_string(path)
             .map_err(|source| RegistryFileError::Unreadable { path: path.to_owned(), source })?;
-        let file = parse(&text).map_err(|NotParsed { line, column, reason }| RegistryFileError::Malformed {
+        let file = parse(&text).map_err(|parse::NotParsed { line, column, reason }| RegistryFileError::Malformed {
             path: path.to_owned(),
             line,
             column,
@@ -333,8 +338,10 @@ impl NumberEntry {
 
 impl TemplateEntry {
     fn check(&self, at: &str, found: &mut Problems) {
+        let fields =
+            [("account", &self.account), ("name", &self.name), ("language", &self.language), ("status", &self.status)];
         for (field, value) in
-            [("account", &self.account), ("name", &self.name), ("language", &self.language), ("status", &self.status)]
+            fields.into_iter().chain(self.provider_template_id.as_ref().map(|code| ("provider_template_id", code)))
         {
             found.required(&format!("{at}/{field}"), value);
         }
@@ -370,31 +377,6 @@ impl Problems {
             self.add(field, &format!("names the same {kind} twice"));
         }
     }
-}
-
-struct NotParsed {
-    line: usize,
-    column: usize,
-    reason: String,
-}
-
-fn parse_json(text: &str) -> Result<RegistryFile, NotParsed> {
-    serde_json::from_str(text).map_err(|error| NotParsed {
-        line: error.line(),
-        column: error.column(),
-        reason: error.to_string(),
-    })
-}
-
-fn parse_toml(text: &str) -> Result<RegistryFile, NotParsed> {
-    toml::from_str(text).map_err(|error| {
-        let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
-        NotParsed {
-            line: before.matches('\n').count() + 1,
-            column: before.chars().rev().take_while(|&character| character != '\n').count() + 1,
-            reason: error.message().to_owned(),
-        }
-    })
 }
 
 #[cfg(test)]

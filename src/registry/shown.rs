@@ -88,6 +88,9 @@ pub struct TemplateInfo {
     pub name: String,
     /// Its language.
     pub language: String,
+    /// The provider's own code of it.
+    #[serde(default)]
+    pub provider_template_id: Option<String>,
     /// What it is for.
     pub category: String,
     /// The provider's word for its state.
@@ -207,6 +210,7 @@ fn template_info(snapshot: &Snapshot, tenant: TenantId, registered: &RegisteredT
         account: account.name.clone(),
         name: template.name.clone(),
         language: template.language.clone(),
+        provider_template_id: registered.provider_template_id.clone(),
         category: template.category.to_string(),
         status: registered.status.clone(),
         parameter_format: template.parameter_format.to_string(),

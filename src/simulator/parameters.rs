@@ -238,6 +238,7 @@ mod tests {
             tenant: "default".to_owned(),
             name: "t".to_owned(),
             language: "en".to_owned(),
+            provider_template_id: None,
             category,
             status: "APPROVED".to_owned(),
             parameter_format: format,

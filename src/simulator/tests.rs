@@ -52,6 +52,7 @@ fn registry(limit: Option<u32>) -> RegistryFile {
             tenant: default,
             name: "offer".to_owned(),
             language: "ja".to_owned(),
+            provider_template_id: None,
             category: Category::Utility,
             status: "approved".to_owned(),
             parameter_format: ParameterFormat::Positional,

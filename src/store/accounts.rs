@@ -57,6 +57,8 @@ pub struct NumberFields {
 /// What a template says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TemplateFields {
+    /// The provider's own code of it.
+    pub provider_template_id: Option<String>,
     /// What it is for.
     pub category: String,
     /// The provider's word for its state.
@@ -292,7 +294,7 @@ pub async fn find_template(
     language: &str,
 ) -> Result<Option<(TemplateId, TemplateFields)>, StoreError> {
     let row = sqlx::query!(
-        "SELECT id, category, status, parameter_format, components FROM template
+        "SELECT id, provider_template_id, category, status, parameter_format, components FROM template
          WHERE account_id = $1 AND name = $2 AND language = $3",
         account.0,
         name,
@@ -303,6 +305,7 @@ pub async fn find_template(
     .doing("look for a template")?;
     Ok(row.map(|row| {
         let fields = TemplateFields {
+            provider_template_id: row.provider_template_id,
             category: row.category,
             status: row.status,
             parameter_format: row.parameter_format,
@@ -321,15 +324,16 @@ pub async fn insert_template(
     fields: &TemplateFields,
 ) -> Result<TemplateId, StoreError> {
     sqlx::query_scalar!(
-        "INSERT INTO template (account_id, name, language, category, status, parameter_format, components)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+        "INSERT INTO template (account_id, name, language, category, status, parameter_format, components, provider_template_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
         account.0,
         name,
         language,
         fields.category,
         fields.status,
         fields.parameter_format,
-        fields.components
+        fields.components,
+        fields.provider_template_id
     )
     .fetch_one(connection)
     .await
@@ -344,13 +348,15 @@ pub async fn update_template(
     fields: &TemplateFields,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE template SET category = $2, status = $3, parameter_format = $4, components = $5, updated_at = now()
+        "UPDATE template SET category = $2, status = $3, parameter_format = $4, components = $5,
+                provider_template_id = $6, updated_at = now()
          WHERE id = $1",
         id.0,
         fields.category,
         fields.status,
         fields.parameter_format,
-        fields.components
+        fields.components,
+        fields.provider_template_id
     )
     .execute(connection)
     .await

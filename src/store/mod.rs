@@ -163,10 +163,15 @@ impl Store {
     /// Reads the address; connects lazily.
     pub fn new(url: &SecretString, connections: u32) -> Result<Self, StoreError> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(StoreError::Url)?;
-        // A plan made while a table was empty is ruinous later: plan with the values of each call.
+        // A plan made while a table was empty is ruinous later: plan with the values of each call. To compile a plan over
+        // the partitions takes seconds, to run it milliseconds.
         let options = options
             .application_name("campaign-dispatch")
-            .options([("plan_cache_mode", "force_custom_plan"), ("idle_in_transaction_session_timeout", "60000")])
+            .options([
+                ("plan_cache_mode", "force_custom_plan"),
+                ("jit", "off"),
+                ("idle_in_transaction_session_timeout", "60000"),
+            ])
             .disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(connections)
@@ -202,7 +207,6 @@ impl Store {
         let hot = [
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
-            ("jit", "off"),
             ("idle_in_transaction_session_timeout", idle_ms),
         ];
         connect(self.options.clone().options(hot), name).await

@@ -75,6 +75,8 @@ pub struct RegisteredTemplate {
     pub id: TemplateId,
     /// Its account.
     pub account: AccountId,
+    /// The provider's own code of it.
+    pub provider_template_id: Option<String>,
     /// The provider's word for its state.
     pub status: String,
     /// Name, language, category, slots.
@@ -289,7 +291,7 @@ async fn load_templates(
     connection: &mut PgConnection,
 ) -> Result<HashMap<TemplateId, Arc<RegisteredTemplate>>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT id, account_id, name, language, category, status, parameter_format, components FROM template"
+        "SELECT id, account_id, name, language, provider_template_id, category, status, parameter_format, components FROM template"
     )
     .fetch_all(connection)
     .await
@@ -304,6 +306,7 @@ async fn load_templates(
         let registered = RegisteredTemplate {
             id: TemplateId(row.id),
             account: AccountId(row.account_id),
+            provider_template_id: row.provider_template_id,
             status: row.status,
             template: Arc::new(template),
         };

@@ -31,6 +31,7 @@ fn two_accounts() -> Value {
     let mut template = all["templates"][0].clone();
     (template["account"], template["name"], template["category"]) =
         (json!("second"), json!("notice"), json!("utility"));
+    template["provider_template_id"] = json!("900700");
     all["templates"].as_array_mut().unwrap().push(template);
     all
 }
@@ -89,6 +90,7 @@ async fn every_filter_finds_its_messages_in_the_order_of_the_list(_: PgPoolOptio
         ("list=sent&campaign=spring", spring.clone()),
         ("list=sent&account=second", spring.clone()),
         ("list=sent&template=notice", spring.clone()),
+        ("list=sent&template=900700", spring.clone()),
         ("list=sent&category=utility", spring.clone()),
         ("list=sent&producer=crm", spring.clone()),
         ("list=sent&number=%2B15550002222", spring.clone()),
@@ -128,6 +130,34 @@ async fn every_filter_finds_its_messages_in_the_order_of_the_list(_: PgPoolOptio
     assert_eq!(pages(&served, &admin, &path, 1).await.len(), 2);
     let found = served.get(&admin, "/v1/messages?since=2026-03-01T00:00:00Z").await.1;
     assert_eq!(found["items"].as_array().unwrap().len(), 10, "all goes by when its batch is due");
+}
+
+#[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]
+async fn many_numbers_are_listed_as_few_are(_: PgPoolOptions, options: PgConnectOptions) {
+    let (served, admin, batches) = served(&options).await;
+    let mut connection = served.store.acquire().await.unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO business_number (account_id, business_number, provider_number_id, status)
+         SELECT a.id, '+1555001' || n, n, 'connected' FROM account a, generate_series(1000, 1099) n WHERE a.name = 'second'",
+    )
+    .execute(&mut *connection)
+    .await
+    .unwrap();
+    drop(connection);
+    let id = |batch: usize, seq: i32| format!("{}.{seq}", batches[batch]);
+    for (filter, expected) in [
+        ("list=sent&since=2026-01-10T00:02:00Z", vec![id(4, 2), id(2, 1), id(0, 2)]),
+        ("list=sent&account=second&since=2026-01-10T00:02:00Z", vec![id(2, 1)]),
+        ("list=failed&until=2026-02-01T04:00:00Z", vec![id(3, 1), id(0, 3)]),
+        ("list=failed&account=second&until=2026-02-01T04:00:00Z", vec![]),
+        ("code=131026&since=2026-02-01T01:00:00Z", vec![id(3, 1)]),
+    ] {
+        for limit in [1, 500] {
+            let found = pages(&served, &admin, &format!("/v1/messages?{filter}"), limit).await;
+            let found: Vec<_> = found.iter().map(|row| row["id"].as_str().unwrap()).collect();
+            assert_eq!(found, *expected, "{filter} by {limit}");
+        }
+    }
 }
 
 #[sqlx::test(migrator = "campaign_dispatch::store::MIGRATIONS")]

@@ -11,7 +11,7 @@ use tokio::{
 use crate::say;
 
 /// How often each path is asked, and how many pages are gone on.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 const PAGES: usize = 10;
 
 #[derive(Debug, clap::Args)]
@@ -53,13 +53,15 @@ impl Lists {
     }
 
     async fn ask(&self, stream: &mut BufReader<TcpStream>, path: &str, times: &mut Times) -> anyhow::Result<()> {
+        let (path, place) = path.split_once("&after=").map_or((path, None), |(path, place)| (path, Some(place)));
         let joint = if path.contains('?') { '&' } else { '?' };
-        let (mut next, mut page) = (String::new(), 0);
+        let (mut next, mut page) = (place.map(str::to_owned), 0);
         loop {
+            let after = next.map(|place| format!("{joint}after={place}")).unwrap_or_default();
             let began = Instant::now();
-            let body = self.get(stream, &format!("{path}{next}")).await?;
+            let body = self.get(stream, &format!("{path}{after}")).await?;
             let took = began.elapsed().as_secs_f64() * 1000.0;
-            if page == 0 {
+            if page == 0 && place.is_none() {
                 times.first.push(took);
             } else {
                 times.later.push(took);
@@ -67,7 +69,7 @@ impl Lists {
             page += 1;
             let answer: serde_json::Value = serde_json::from_slice(&body)?;
             match answer["next"].as_str() {
-                Some(after) if page <= PAGES => next = format!("{joint}after={after}"),
+                Some(place) if page <= PAGES => next = Some(place.to_owned()),
                 _ => return Ok(()),
             }
         }

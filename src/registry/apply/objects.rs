@@ -64,6 +64,7 @@ impl Applying<'_> {
             return Ok(());
         }
         let fields = TemplateFields {
+            provider_template_id: entry.provider_template_id.clone(),
             category: entry.category.to_string(),
             status: entry.status.trim().to_lowercase(),
             parameter_format: entry.parameter_format.to_string(),

@@ -2,16 +2,21 @@
 //! uncertain by `due_at`, the next first.
 //!
 //! Each number, or each of the few batches that the filter leaves, is walked by an index of a narrow table that has the
-//! time; the first rows of each are merged. So a page costs what it has, wherever in fourteen months it lies. What was
-//! accepted is kept in groups: the list goes by the time of a group, which for nearly all is that of its messages, and
+//! time; the first rows of each are merged. So a page costs what it has, wherever in fourteen months it lies. Where the
+//! numbers are many, one index of the time alone is walked. What was accepted is kept in groups: the list goes by the time of a group, which for nearly all is that of its messages, and
 //! differs by less than an hour for those of whose acceptance callbacks told.
 
+use chrono::{DateTime, Utc};
 use sqlx::{Postgres, QueryBuilder};
 
 use super::{
     lists::push_states,
     which::{List, MessageFilter},
 };
+use crate::domain::ids::MessageKey;
+
+/// Numbers that are walked one by one; with more, all rows of the time are walked.
+const FEW_NUMBERS: usize = 64;
 
 /// How much later than its group's time a message may have been accepted.
 const GROUP_S: f64 = 3600.0;
@@ -33,70 +38,110 @@ pub(super) fn push_keys(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter
     }
 }
 
-/// Of each number or batch the first rows, and of these the first.
+/// Of each number or batch the first rows, and of these the first. What is asked of a group or of its batch is asked before
+/// its messages are looked at.
 fn push_narrow(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
     let is_sent = filter.list == List::Sent;
     let (time, seq) = if is_sent { ("d.first_at", "s.seq") } else { ("d.failed_at", "d.seq") };
-    sql.push("k AS MATERIALIZED (SELECT r.at, r.batch_id, r.seq FROM unnest(");
-    let batches = filter.batches();
-    let is_by_batch = batches.is_some();
-    match batches {
-        Some(batches) => sql.push_bind(batches),
-        None => sql.push_bind(filter.of.numbers.clone().unwrap_or_default()),
-    };
-    sql.push(") AS o(id) CROSS JOIN LATERAL (SELECT ").push(time).push(" AS at, d.batch_id, ").push(seq).push(" FROM ");
-    push_tables(sql, filter);
-    sql.push(if is_by_batch { " WHERE d.batch_id = o.id" } else { " WHERE d.number_id = o.id" });
-    if let (true, Some(numbers)) = (is_by_batch, &filter.of.numbers) {
-        sql.push(" AND d.number_id = ANY(").push_bind(numbers.clone()).push(")");
+    sql.push("k AS MATERIALIZED (SELECT r.at, r.batch_id, r.seq FROM ");
+    let of_one = push_each(sql, filter);
+    sql.push("(SELECT d.at, d.batch_id, ").push(seq).push(" FROM (SELECT ").push(time).push(" AS at, d.batch_id, ");
+    sql.push(if is_sent { "d.seqs FROM sent_group d" } else { "d.seq FROM failed_message d" });
+    push_batch(sql, filter);
+    sql.push(" WHERE ").push(of_one.unwrap_or("true"));
+    if of_one != Some(NUMBER) {
+        sql.push(" AND d.number_id = ANY(").push_bind(numbers(filter)).push(")");
     }
     filter.span.push(sql, time, if is_sent { GROUP_S } else { 0.0 });
+    if !is_sent {
+        push_code(sql, filter, "d.code");
+    }
+    push_from(sql, filter, time, "<=");
+    sql.push(" ORDER BY ").push(time).push(" DESC, d.batch_id DESC OFFSET 0) d");
+    push_messages(sql, filter, seq);
+    sql.push(" WHERE true");
+    push_beyond(sql, filter, ("d.at", seq), "<");
+    sql.push(" ORDER BY d.at DESC, d.batch_id DESC, ").push(seq).push(" LIMIT ").push_bind(filter.limit);
+    sql.push(") r ORDER BY r.at DESC, r.batch_id DESC, r.seq LIMIT ").push_bind(filter.limit).push(")");
+}
+
+const NUMBER: &str = "d.number_id = o.id";
+
+/// Each batch or number that is walked for itself, as `o`, and how its rows are known; none when the numbers are so many that
+/// all rows are walked.
+fn push_each(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) -> Option<&'static str> {
+    let numbers = numbers(filter);
+    let of_one = match filter.batches() {
+        Some(batches) => {
+            sql.push("unnest(").push_bind(batches);
+            "d.batch_id = o.id"
+        }
+        None if numbers.len() <= FEW_NUMBERS => {
+            sql.push("unnest(").push_bind(numbers);
+            NUMBER
+        }
+        None => return None,
+    };
+    sql.push(") AS o(id) CROSS JOIN LATERAL ");
+    Some(of_one)
+}
+
+/// A list by time is always one of numbers: those of the tenant, if not fewer.
+fn numbers(filter: &MessageFilter) -> Vec<i32> {
+    filter.of.numbers.clone().unwrap_or_default()
+}
+
+/// The messages of `d` that are in the list. OFFSET 0 keeps one from being found by reading its whole batch.
+fn push_messages(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter, seq: &str) {
+    let is_sent = filter.list == List::Sent;
+    if is_sent {
+        sql.push(" CROSS JOIN LATERAL unnest(d.seqs) AS s(seq)");
+    } else if filter.state.is_none() {
+        return;
+    }
+    sql.push(" CROSS JOIN LATERAL (SELECT FROM message m WHERE m.batch_id = d.batch_id AND m.seq = ").push(seq);
+    push_states(sql, filter);
     if is_sent {
         filter.span.push(sql, "m.accepted_at", 0.0);
-        push_states(sql, filter);
-    } else if filter.state.is_some() {
-        push_states(sql, filter);
+        push_code(sql, filter, "m.code");
     }
-    if let Some(code) = &filter.code {
-        sql.push(if is_sent { " AND m.code = " } else { " AND d.code = " }).push_bind(code.clone());
-    }
-    filter.of.push_narrow(sql);
-    push_after(sql, filter, (time, seq), ("<=", "<"));
-    sql.push(" ORDER BY ").push(time).push(" DESC, d.batch_id DESC, ").push(seq).push(" LIMIT ");
-    sql.push_bind(filter.limit).push(") r ORDER BY r.at DESC, r.batch_id DESC, r.seq LIMIT ");
-    sql.push_bind(filter.limit).push(")");
+    sql.push(" OFFSET 0) m");
 }
 
-/// The narrow table as `d`, with what the filter needs beside it.
-fn push_tables(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
-    if filter.list == List::Sent {
-        sql.push("sent_group d CROSS JOIN LATERAL unnest(d.seqs) AS s(seq) JOIN message m ON m.batch_id = d.batch_id AND m.seq = s.seq");
-    } else {
-        sql.push("failed_message d");
-        if filter.state.is_some() {
-            sql.push(" JOIN message m ON m.batch_id = d.batch_id AND m.seq = d.seq");
-        }
-    }
+/// OFFSET 0 keeps a batch from being found by reading all.
+fn push_batch(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
     if filter.of.is_narrow() {
-        sql.push(" JOIN batch b ON b.batch_id = d.batch_id");
+        sql.push(" CROSS JOIN LATERAL (SELECT FROM batch b WHERE b.batch_id = d.batch_id");
+        filter.of.push_narrow(sql);
+        sql.push(" OFFSET 0) b");
     }
 }
 
-/// Only what comes after the page before: the first comparison is one the index can make.
-fn push_after(
-    sql: &mut QueryBuilder<Postgres>,
-    filter: &MessageFilter,
-    (time, seq): (&str, &str),
-    (from, beyond): (&str, &str),
-) {
-    let Some((at, key)) = filter.after.and_then(|place| Some((place.at?, place.key))) else {
-        return;
-    };
-    for (joint, operator) in [(" AND ", from), (" AND (", beyond)] {
-        sql.push(joint).push("(").push(time).push(", d.batch_id) ").push(operator).push(" (").push_bind(at);
-        sql.push(", ").push_bind(key.batch_id.0).push(")");
+fn push_code(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter, column: &str) {
+    if let Some(code) = &filter.code {
+        sql.push(" AND ").push(column).push(" = ").push_bind(code.clone());
     }
-    sql.push(" OR ").push(seq).push(" > ").push_bind(key.seq).push(")");
+}
+
+/// Not what comes before the place: as far as an index of times and batches can tell.
+fn push_from(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter, time: &str, operator: &str) {
+    if let Some((at, key)) = place(filter) {
+        sql.push(" AND (").push(time).push(", d.batch_id) ").push(operator).push(" (");
+        sql.push_bind(at).push(", ").push_bind(key.batch_id.0).push(")");
+    }
+}
+
+/// Only what comes after the place.
+fn push_beyond(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter, (time, seq): (&str, &str), operator: &str) {
+    if let Some((at, key)) = place(filter) {
+        sql.push(" AND ((").push(time).push(", d.batch_id) ").push(operator).push(" (");
+        sql.push_bind(at).push(", ").push_bind(key.batch_id.0);
+        sql.push(") OR ").push(seq).push(" > ").push_bind(key.seq).push(")");
+    }
+}
+
+fn place(filter: &MessageFilter) -> Option<(DateTime<Utc>, MessageKey)> {
+    filter.after.and_then(|place| Some((place.at?, place.key)))
 }
 
 /// What is ready, by the groups that the index of the claim has, and what is not.
@@ -122,7 +167,7 @@ fn push_work(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
             filter,
             "d.stage = 'ready' AND d.number_id = g.number_id AND d.lane = g.lane AND d.turn_group = g.turn_group",
         );
-        sql.push(") e WHERE g.number_id = ANY(").push_bind(filter.of.numbers.clone().unwrap_or_default());
+        sql.push(") e WHERE g.number_id = ANY(").push_bind(numbers(filter));
         sql.push(") UNION ALL (");
         push_work_rows(sql, filter, "d.stage <> 'ready' AND d.stage <> 'unsure'");
         sql.push(")");
@@ -134,22 +179,19 @@ fn push_work(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter) {
 
 fn push_work_rows(sql: &mut QueryBuilder<Postgres>, filter: &MessageFilter, which: &str) {
     sql.push("SELECT d.wake_at AS at, d.batch_id, d.seq FROM work d");
+    push_batch(sql, filter);
     if filter.code.is_some() {
-        sql.push(" JOIN message m ON m.batch_id = d.batch_id AND m.seq = d.seq");
-    }
-    if filter.of.is_narrow() {
-        sql.push(" JOIN batch b ON b.batch_id = d.batch_id");
+        sql.push(" CROSS JOIN LATERAL (SELECT FROM message m WHERE m.batch_id = d.batch_id AND m.seq = d.seq");
+        push_code(sql, filter, "m.code");
+        sql.push(" OFFSET 0) m");
     }
     sql.push(" WHERE ").push(which).push(" AND d.number_id = ANY(");
-    sql.push_bind(filter.of.numbers.clone().unwrap_or_default()).push(")");
+    sql.push_bind(numbers(filter)).push(")");
     if let Some(batches) = filter.batches() {
         sql.push(" AND d.batch_id = ANY(").push_bind(batches).push(")");
     }
-    if let Some(code) = &filter.code {
-        sql.push(" AND m.code = ").push_bind(code.clone());
-    }
     filter.span.push(sql, "d.wake_at", 0.0);
-    filter.of.push_narrow(sql);
-    push_after(sql, filter, ("d.wake_at", "d.seq"), (">=", ">"));
+    push_from(sql, filter, "d.wake_at", ">=");
+    push_beyond(sql, filter, ("d.wake_at", "d.seq"), ">");
     sql.push(" ORDER BY d.wake_at, d.batch_id, d.seq LIMIT ").push_bind(filter.limit);
 }

@@ -102,11 +102,11 @@ pub(super) const SHOWN: &str = "v.batch_id, v.seq, v.producer, v.job_id, v.campa
     v.template, v.language, v.category, v.recipient, v.ref, v.state, v.attempt, v.provider_message_id, v.code, v.send_at,
     v.expires_at, v.accepted_at, v.sent_at, v.delivered_at, v.read_at, v.ended_at, w.stage::text AS stage,
     w.wake_at AS due_at, nullif(w.until, 'epoch'::timestamptz) AS window_closes_at, w.hold_id, f.class, f.reason, f.failed_at";
-/// The rows of `k`, whole. OFFSET 0 keeps the view from being joined before the page is cut.
+/// The rows of `k`, whole. OFFSET 0 keeps the tables from being joined whole: each row is looked up by its key.
 pub(super) const WHOLE: &str = " CROSS JOIN LATERAL
     (SELECT * FROM checklist.messages m WHERE m.batch_id = k.batch_id AND m.seq = k.seq OFFSET 0) v
-    LEFT JOIN work w ON w.batch_id = k.batch_id AND w.seq = k.seq
-    LEFT JOIN failed_message f ON f.batch_id = k.batch_id AND f.seq = k.seq";
+    LEFT JOIN LATERAL (SELECT * FROM work w WHERE w.batch_id = k.batch_id AND w.seq = k.seq OFFSET 0) w ON true
+    LEFT JOIN LATERAL (SELECT * FROM failed_message f WHERE f.batch_id = k.batch_id AND f.seq = k.seq OFFSET 0) f ON true";
 
 /// One message of a tenant.
 pub async fn find(

@@ -60,7 +60,8 @@ pub async fn number_ids_of(
     .doing("look for the numbers of an account")
 }
 
-/// The rows of a tenant's templates of a name, of a category, or of both: one for each account and language.
+/// The rows of a tenant's templates of a name or of the provider's code, of a category, or of both: one for each account and
+/// language.
 pub async fn template_ids(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -69,7 +70,7 @@ pub async fn template_ids(
 ) -> Result<Vec<i32>, StoreError> {
     sqlx::query_scalar!(
         "SELECT t.id FROM template t JOIN account a ON a.id = t.account_id
-         WHERE a.tenant_id = $1 AND ($2::text IS NULL OR t.name = $2) AND ($3::text IS NULL OR t.category = $3) ORDER BY t.id",
+         WHERE a.tenant_id = $1 AND ($2::text IS NULL OR $2 IN (t.name, t.provider_template_id)) AND ($3::text IS NULL OR t.category = $3) ORDER BY t.id",
         tenant.0,
         name,
         category

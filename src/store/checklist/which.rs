@@ -263,6 +263,15 @@ impl MessageFilter {
         self.batch.map(|batch| vec![batch.0]).or_else(|| self.of.batches.clone())
     }
 
+    /// Whether the list goes through the tenant's batches themselves: nothing narrower leads to its messages.
+    pub(super) fn walks_batches(&self) -> bool {
+        self.list.table() == "message"
+            && self.batch.is_none()
+            && self.of.batches.is_none()
+            && self.recipient.is_none()
+            && self.reference.is_none()
+    }
+
     /// Whether the list goes by its time: asked for a range of it, or for a code, which is found so. What one person or
     /// one mark has is little, and goes by batch.
     pub fn is_by_time(&self) -> bool {

@@ -97,6 +97,7 @@ pub(crate) fn registry(plan: &Plan, base_url: &str) -> RegistryFile {
         tenant: "default".to_owned(),
         name: name.to_owned(),
         language: "ja".to_owned(),
+        provider_template_id: Some(format!("code-of-{name}")),
         category,
         status: "approved".to_owned(),
         parameter_format: ParameterFormat::Named,
