@@ -3,8 +3,9 @@
 //!
 //! Each number, or each of the few batches that the filter leaves, is walked by an index of a narrow table that has the
 //! time; the first rows of each are merged. So a page costs what it has, wherever in fourteen months it lies. Where the
-//! numbers are many, one index of the time alone is walked. What was accepted is kept in groups: the list goes by the time of a group, which for nearly all is that of its messages, and
-//! differs by less than an hour for those of whose acceptance callbacks told.
+//! numbers are many, one index of the time alone is walked. What was accepted is kept in groups: the list goes by the time
+//! of a group, which for nearly all is that of its messages, and differs by less than an hour for those of whose acceptance
+//! callbacks told.
 
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, QueryBuilder};
