@@ -103,6 +103,7 @@ impl Lists {
 
 fn summary(times: &mut [f64]) -> String {
     times.sort_by(f64::total_cmp);
-    let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len().saturating_sub(1))).copied();
+    // The nearest rank: of twenty the nineteenth.
+    let at = |percent: usize| times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied();
     format!("{}|{:.1}|{:.1}", times.len(), at(50).unwrap_or_default(), at(95).unwrap_or_default())
 }
