@@ -10,9 +10,11 @@ use tokio::{
 
 use crate::say;
 
-/// How often each path is asked, and how many pages are gone on.
+/// How often each path is asked, how many pages are gone on, and how many first pages a filter has at least: where paths are
+/// few they are asked again.
 const ROUNDS: usize = 2;
 const PAGES: usize = 10;
+const FIRSTS: usize = 40;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Lists {
@@ -24,9 +26,10 @@ pub(crate) struct Lists {
     token: String,
 }
 
-/// Milliseconds of first and of later pages.
+/// The paths of a filter, and the milliseconds of first and of later pages.
 #[derive(Default)]
 struct Times {
+    paths: Vec<String>,
     first: Vec<f64>,
     later: Vec<f64>,
 }
@@ -41,8 +44,15 @@ impl Lists {
             let line = line?;
             let (name, path) = line.split_once('|').context("a line is `name|path`")?;
             let times = times.entry(name.to_owned()).or_default();
+            times.paths.push(path.to_owned());
             for _ in 0..ROUNDS {
-                self.ask(&mut stream, path, times).await?;
+                self.ask(&mut stream, path, PAGES, times).await?;
+            }
+        }
+        for times in times.values_mut() {
+            let firsts: Vec<String> = times.paths.iter().filter(|path| !path.contains("after=")).cloned().collect();
+            for path in firsts.iter().cycle().take(FIRSTS.saturating_sub(times.first.len())) {
+                self.ask(&mut stream, path, 0, times).await?;
             }
         }
         for (name, times) in &mut times {
@@ -52,7 +62,14 @@ impl Lists {
         Ok(())
     }
 
-    async fn ask(&self, stream: &mut BufReader<TcpStream>, path: &str, times: &mut Times) -> anyhow::Result<()> {
+    /// Asks for a page and up to `pages` behind it.
+    async fn ask(
+        &self,
+        stream: &mut BufReader<TcpStream>,
+        path: &str,
+        pages: usize,
+        times: &mut Times,
+    ) -> anyhow::Result<()> {
         let (path, place) = path.split_once("&after=").map_or((path, None), |(path, place)| (path, Some(place)));
         let joint = if path.contains('?') { '&' } else { '?' };
         let (mut next, mut page) = (place.map(str::to_owned), 0);
@@ -69,7 +86,7 @@ impl Lists {
             page += 1;
             let answer: serde_json::Value = serde_json::from_slice(&body)?;
             match answer["next"].as_str() {
-                Some(place) if page <= PAGES => next = Some(place.to_owned()),
+                Some(place) if page <= pages => next = Some(place.to_owned()),
                 _ => return Ok(()),
             }
         }
