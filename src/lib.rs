@@ -18,7 +18,8 @@
 //! | it is looked up | [`checklist`], [`http`] | sent, pending, failed, and why |
 //!
 //! Beside the road: [`registry`] (who may send from what), [`upkeep`] (repairs), [`broker`] (what crosses between
-//! processes), [`files`] (what people download), [`simulator`] (the provider to rehearse on), [`app`] and [`cli`] (the process and its commands).
+//! processes), [`files`] (what people download), [`simulator`] (the provider to rehearse on), [`app`] and [`cli`] (the
+//! process and its commands).
 //! Decisions are pure functions in [`domain`]; the states stand in `src/docs/state-machines.md`.
 //!
 //! # To add …

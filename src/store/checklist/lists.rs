@@ -48,7 +48,7 @@ fn push_keys(sql: &mut QueryBuilder<Postgres>, tenant: TenantId, filter: &Messag
         filter.of.push(sql);
         sql.push(" OFFSET 0) b");
     }
-    if filter.list.table() == "message" && filter.recipient.is_none() && filter.reference.is_none() {
+    if filter.list.table() == "message" && !filter.is_little() {
         push_tally(sql, filter);
     }
     sql.push(" CROSS JOIN LATERAL (");

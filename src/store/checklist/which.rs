@@ -265,19 +265,19 @@ impl MessageFilter {
 
     /// Whether the list goes through the tenant's batches themselves: nothing narrower leads to its messages.
     pub(super) fn walks_batches(&self) -> bool {
-        self.list.table() == "message"
-            && self.batch.is_none()
-            && self.of.batches.is_none()
-            && self.recipient.is_none()
-            && self.reference.is_none()
+        self.list.table() == "message" && self.batch.is_none() && self.of.batches.is_none() && !self.is_little()
+    }
+
+    /// Whether it asks for what one person or one mark has.
+    pub(super) const fn is_little(&self) -> bool {
+        self.recipient.is_some() || self.reference.is_some()
     }
 
     /// Whether the list goes by its time: asked for a range of it, or for a code, which is found so. What one person or
     /// one mark has is little, and goes by batch.
     pub fn is_by_time(&self) -> bool {
-        let is_little = self.recipient.is_some() || self.reference.is_some();
         let has_code = self.list == List::Failed && self.code.is_some();
-        self.list != List::All && (self.span.is_limited() || has_code) && !is_little
+        self.list != List::All && (self.span.is_limited() || has_code) && !self.is_little()
     }
 }
 
