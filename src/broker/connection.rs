@@ -27,6 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a process that waits to declare asks again.
 const TURN_INTERVAL: Duration = Duration::from_millis(100);
+/// The longest frame, in bytes, unless the URL says it: each connection keeps sixteen of them as buffers.
+const FRAME_MAX: u32 = 32 * 1024;
 /// How long a goodbye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -183,6 +185,7 @@ async fn connect(settings: &LinkSettings) -> Result<Session, BrokerError> {
     let mut uri = settings.uri.clone();
     let heartbeat = u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX);
     uri.query.heartbeat.get_or_insert(heartbeat);
+    uri.query.frame_max.get_or_insert(FRAME_MAX);
     let name = format!("campaign-dispatch {}", settings.purpose);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connection = Connection::connect_uri(uri, properties).await.map_err(BrokerError::Connect)?;

@@ -119,7 +119,7 @@ impl Judge {
                     resume,
                     lasts,
                 };
-                (MessageEvent::Returned, Next::Park(hold))
+                (MessageEvent::Returned, Next::Park(Box::new(hold)))
             }
         };
         let failure = Failure { code: refusal.code, class: refusal.class, reason: refusal.reason };

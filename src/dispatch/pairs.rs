@@ -24,8 +24,8 @@ use crate::{
     settings::Pacing,
 };
 
-/// A number and the hash of a recipient: two recipients that share one are limited together, which does no harm.
-type Pair = (NumberId, u64);
+/// The hash of a number and a recipient: two pairs that share one are limited together, which does no harm.
+type Pair = u64;
 
 /// Checks between two sweeps: what has been quiet is forgotten, so that only pairs of the last moments are kept.
 const SWEEP_EVERY: u32 = 10_000;
@@ -60,8 +60,8 @@ impl<C: Clock + Clone> Pairs<C> {
     pub(super) fn take(&self, number: NumberId, recipient: &Address) -> Result<(), Duration> {
         self.sweep();
         let mut hasher = DefaultHasher::new();
-        recipient.hash(&mut hasher);
-        let pair = (number, hasher.finish());
+        (number, recipient).hash(&mut hasher);
+        let pair = hasher.finish();
         let Err(early) = self.limiter.check_key(&pair) else {
             return Ok(());
         };

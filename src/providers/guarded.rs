@@ -17,6 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::providers::Gate;
 
@@ -59,13 +60,15 @@ pub(super) struct Guarded {
     bytes: Option<Bytes>,
     gate: Arc<dyn Gate>,
     fate: Fate,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Guarded {
-    /// `bytes` must not be empty: a call without a body is written without asking for one.
-    pub(super) fn new(bytes: Bytes, gate: Arc<dyn Gate>) -> Self {
+    /// `bytes` must not be empty: a call without a body is written without asking for one. `place` is given back when a
+    /// connection takes the body.
+    pub(super) fn new(bytes: Bytes, gate: Arc<dyn Gate>, place: OwnedSemaphorePermit) -> Self {
         debug_assert!(!bytes.is_empty(), "nobody asks for an empty body");
-        Self { bytes: Some(bytes), gate, fate: Fate::default() }
+        Self { bytes: Some(bytes), gate, fate: Fate::default(), place: Some(place) }
     }
 
     /// A handle to learn what became of it.
@@ -93,6 +96,7 @@ impl Body for Guarded {
         let Some(bytes) = self.bytes.take() else {
             return Poll::Ready(None);
         };
+        self.place = None;
         let is_open = self.gate.pass();
         let decided = self.fate.decide(if is_open { GIVEN } else { STOPPED });
         Poll::Ready(Some(if is_open && decided.is_ok() { Ok(Frame::data(bytes)) } else { Err(Withheld) }))

@@ -15,6 +15,7 @@ use std::{
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Body, Client, Request, Response, Url, redirect, retry};
 use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     domain::failure::{FailureClass, Outcome, Refusal},
@@ -32,6 +33,10 @@ const MAX_RETRY_AFTER_S: u64 = 3600;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Addresses kept as parsed, one for each number that sends; beyond this many they are parsed anew.
 const MAX_ADDRESSES: usize = 10_000;
+
+/// Calls to one host that look for a connection at the same time. A burst that connected all at once would leave many
+/// times the connections its host's answers need, of 40 kB each.
+const CONNECTING_MOST: usize = 64;
 
 /// How providers are called.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -63,7 +68,26 @@ pub struct NoHttpClient(#[from] reqwest::Error);
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     client: Client,
-    addresses: Arc<RwLock<HashMap<String, Url>>>,
+    connect_timeout: Duration,
+    addresses: Arc<RwLock<HashMap<String, Address>>>,
+}
+
+/// Where calls go.
+#[derive(Debug, Clone)]
+struct Address {
+    url: Url,
+    /// Of its host, so that one that cannot be reached holds up no other.
+    connecting: Arc<Semaphore>,
+}
+
+impl Address {
+    /// A place among the calls that look for a connection, if one comes free in time.
+    async fn place(&self, within: Duration) -> Option<OwnedSemaphorePermit> {
+        if let Ok(free) = Arc::clone(&self.connecting).try_acquire_owned() {
+            return Some(free);
+        }
+        tokio::time::timeout(within, Arc::clone(&self.connecting).acquire_owned()).await.ok()?.ok()
+    }
 }
 
 /// A whole answer.
@@ -82,9 +106,10 @@ impl HttpClient {
     pub fn new(settings: &HttpSettings) -> Result<Self, NoHttpClient> {
         // An error says that another part of the process was first, which is the same provider.
         drop(rustls::crypto::ring::default_provider().install_default());
+        let connect_timeout = Duration::from_millis(settings.connect_timeout_ms);
         let builder = Client::builder()
             .user_agent(settings.user_agent.as_str())
-            .connect_timeout(Duration::from_millis(settings.connect_timeout_ms))
+            .connect_timeout(connect_timeout)
             .timeout(Duration::from_millis(settings.timeout_ms))
             .pool_idle_timeout(Duration::from_millis(settings.pool_idle_ms))
             .pool_max_idle_per_host(usize::MAX)
@@ -95,7 +120,7 @@ impl HttpClient {
             .tcp_nodelay(true);
         #[cfg(target_os = "linux")]
         let builder = builder.tcp_user_timeout(TCP_USER_TIMEOUT);
-        Ok(Self { client: builder.build()?, addresses: Arc::default() })
+        Ok(Self { client: builder.build()?, connect_timeout, addresses: Arc::default() })
     }
 
     /// Posts JSON once. Without a whole answer, the outcome says whether anything can have been taken.
@@ -106,20 +131,23 @@ impl HttpClient {
         body: Vec<u8>,
         gate: &Arc<dyn Gate>,
     ) -> Result<Answer, Outcome> {
-        let Some(url) = self.address(url) else {
+        let Some(address) = self.address(url) else {
             return Err(without_answer(
                 "address_unusable",
                 FailureClass::Account,
                 "the account's base_url is no web address",
             ));
         };
-        let mut request = Request::new(Method::POST, url);
+        let Some(place) = address.place(self.connect_timeout).await else {
+            return Err(Outcome::NotCalled);
+        };
+        let mut request = Request::new(Method::POST, address.url);
         request.headers_mut().insert(header::AUTHORIZATION, bearer.clone());
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if !gate.is_open() {
             return Err(Outcome::NotCalled);
         }
-        let body = Guarded::new(body.into(), Arc::clone(gate));
+        let body = Guarded::new(body.into(), Arc::clone(gate), place);
         let fate = body.fate();
         *request.body_mut() = Some(Body::wrap(body));
         let response = self.client.execute(request).await.map_err(|error| match fate.give_up() {
@@ -132,7 +160,7 @@ impl HttpClient {
     }
 
     /// The parsed form of an address: a copy costs a tenth of parsing it again.
-    fn address(&self, url: &str) -> Option<Url> {
+    fn address(&self, url: &str) -> Option<Address> {
         let known = self.addresses.read().unwrap_or_else(PoisonError::into_inner).get(url).cloned();
         if known.is_some() {
             return known;
@@ -142,8 +170,12 @@ impl HttpClient {
         if addresses.len() >= MAX_ADDRESSES {
             addresses.clear();
         }
-        addresses.insert(url.to_owned(), parsed.clone());
-        Some(parsed)
+        let of_host = addresses.values().find(|known| known.url.origin() == parsed.origin());
+        let connecting =
+            of_host.map_or_else(|| Arc::new(Semaphore::new(CONNECTING_MOST)), |known| Arc::clone(&known.connecting));
+        let address = Address { url: parsed, connecting };
+        addresses.insert(url.to_owned(), address.clone());
+        Some(address)
     }
 }
 
@@ -319,6 +351,43 @@ mod tests {
         let refused = format!("http://{}/", closed.local_addr().unwrap());
         drop(closed);
         assert_eq!(post(&refused, &closes_after(1)).await.unwrap_err(), Outcome::NotCalled);
+    }
+
+    #[tokio::test]
+    async fn a_burst_makes_no_more_connections_than_it_needs_and_a_slow_host_gets_one_for_each_call() {
+        for (is_slow, most) in [(false, 200), (true, 300)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let taken = Arc::new(AtomicUsize::new(0));
+            let of_server = Arc::clone(&taken);
+            let all_came = Arc::new(Semaphore::new(0));
+            let asked = Arc::clone(&all_came);
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    if of_server.fetch_add(1, Ordering::Relaxed) + 1 == 300 {
+                        asked.add_permits(1);
+                    }
+                    let asked = Arc::clone(&asked);
+                    tokio::spawn(async move {
+                        let mut request = [0; 2048];
+                        while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                            if is_slow {
+                                drop(asked.acquire().await);
+                            }
+                            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                        }
+                    });
+                }
+            });
+            let client = HttpClient::new(&HttpSettings::default()).unwrap();
+            let bearer = HeaderValue::from_static("t");
+            let gate = OPEN();
+            let calls = (0..300).map(|_| client.post_json(&url, &bearer, b"{}".to_vec(), &gate));
+            let answers = futures_util::future::join_all(calls).await;
+            assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer.status == 200)));
+            let taken = taken.load(Ordering::Relaxed);
+            assert!(taken <= most, "{taken}");
+        }
     }
 
     #[tokio::test]

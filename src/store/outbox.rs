@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Messages a row at most, so that a relay holds few of them at a time.
-const ROW_MAX: usize = 500;
+const ROW_MAX: usize = 100;
 
 named! {
     /// Where a message goes; the name of the exchange is the relay's affair.

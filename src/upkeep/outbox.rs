@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// Rows per transaction.
-const ROWS: i64 = 20;
+/// Rows per transaction, each of up to a hundred events or a group's answers: what thousands of batches owe is some MB.
+const ROWS: i64 = 10;
 /// Looks by itself this often.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than that, so that another process has its turn: it may reach the broker better.

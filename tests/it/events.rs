@@ -309,7 +309,7 @@ async fn each_hold_is_told_when_it_is_opened() {
         lasts: None,
     };
     for seq in [1, 2] {
-        let next = Next::Park(hold.clone());
+        let next = Next::Park(Box::new(hold.clone()));
         let parked = Change { next, ..change(batch, seq, MessageEvent::Returned) };
         apply(&mut connection, &[parked]).await;
     }

@@ -148,7 +148,7 @@ pub enum Next {
         charged: bool,
     },
     /// Parked, uncharged, under a hold that is opened if it is not open.
-    Park(NewHold),
+    Park(Box<NewHold>),
     /// Parked under a hold that is known to be open.
     ParkUnder(HoldId),
 }

@@ -23,6 +23,7 @@ use crate::{
     store::{events::OfMessage, suppressions::OptOut},
 };
 
+/// What the changes made of a message so far. There are hundreds at once: what is rare is kept apart.
 #[derive(Debug)]
 struct Entered {
     found: MessageState,
@@ -31,7 +32,7 @@ struct Entered {
     dropped: i16,
     write: MessageWrite,
     is_changed: bool,
-    failure: Option<(Failure, Stamp)>,
+    failure: Option<Box<(Failure, Stamp)>>,
     next: Option<Next>,
     recovered: bool,
 }
@@ -58,12 +59,13 @@ impl Plan {
         batches: HashMap<BatchId, BatchRow>,
         rules: Rules,
     ) -> Self {
+        let entries = HashMap::with_capacity(messages.len());
         Self {
             work,
             messages,
             batches,
             rules,
-            entries: HashMap::new(),
+            entries,
             attempts: Vec::new(),
             decisions: Vec::new(),
             faults: Vec::new(),
@@ -192,7 +194,7 @@ impl Plan {
             .entries
             .values()
             .filter_map(|entry| match &entry.next {
-                Some(Next::Park(hold)) => Some(hold),
+                Some(Next::Park(hold)) => Some(&**hold),
                 _ => None,
             })
             .chain(&self.faults)
@@ -217,6 +219,7 @@ impl Plan {
         let mut writes = Writes { attempts, decisions, opt_outs, ..Writes::default() };
         let mut entries: Vec<_> = self.entries.into_iter().collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
+        writes.messages.reserve_exact(entries.len());
         for (key, mut entry) in entries {
             let to = entry.write.state.unwrap_or(entry.found);
             entry.write.prove_acceptance(self.messages.get(&key), to);
@@ -231,7 +234,7 @@ impl Plan {
                 writes.lifted.push(key);
             }
             if let (true, false, Some(batch)) = (is_failed, was_failed, self.batches.get(&key.batch_id)) {
-                let (failure, at) = entry.failure.clone().unwrap_or_else(|| (expired(Late::Life), None));
+                let (failure, at) = entry.failure.as_deref().cloned().unwrap_or_else(|| (expired(Late::Life), None));
                 let (attempt, number, template) = (entry.write.attempt, batch.route.number, batch.route.template);
                 writes.failed.push(FailedWrite { key, attempt, number, template, failure, at });
             }
@@ -309,7 +312,7 @@ impl Entered {
 
     /// Why it will not arrive, where that is what is told.
     fn said(&self, kind: EventKind) -> Option<(String, FailureClass, String)> {
-        let (failure, _) = self.failure.as_ref().filter(|_| kind == EventKind::MessageFailed)?;
+        let (failure, _) = self.failure.as_deref().filter(|_| kind == EventKind::MessageFailed)?;
         Some((failure.code.clone(), failure.class, failure.reason.clone()))
     }
 
@@ -321,12 +324,12 @@ impl Entered {
                 let failure = failure.unwrap_or_else(|| expired(Late::Life));
                 self.write.code = Some(failure.code.clone());
                 self.write.ended = Some(change.at);
-                self.failure = Some((failure, change.at));
+                self.failure = Some(Box::new((failure, change.at)));
             }
             MessageState::Suppressed | MessageState::Cancelled => {
                 self.write.code = failure.as_ref().map(|failure| failure.code.clone());
                 self.write.ended = Some(change.at);
-                self.failure = failure.map(|failure| (failure, change.at));
+                self.failure = failure.map(|failure| Box::new((failure, change.at)));
             }
             MessageState::Pending => self.next = Some(change.next.clone()),
             MessageState::Uncertain
