@@ -193,10 +193,14 @@ async fn to_process(world: &World, fault: Fault) -> anyhow::Result<()> {
             world.say(&format!("freeze serve-{serve} for {frozen_s} s, its calls under way"));
             let slow = json!({"match": {"probability": 0.7}, "do": "slow_ms=2500"});
             let slow = world.simulator.add_fault(&slow).await?;
+            // Told of by callback, to the others, before the frozen one can settle.
+            let failed = json!({"match": {"probability": 0.1}, "do": "async=131000"});
+            let failed = world.simulator.add_fault(&failed).await?;
             tokio::time::sleep(Duration::from_millis(800)).await;
             let serve = world.chosen(serve)?;
             serve.process.freeze().await?;
             world.simulator.remove_fault(slow).await?;
+            world.simulator.remove_fault(failed).await?;
             tokio::time::sleep(Duration::from_secs(frozen_s)).await;
             serve.process.thaw().await
         }
