@@ -83,9 +83,6 @@ struct Address {
 impl Address {
     /// A place among the calls that look for a connection, if one comes free in time.
     async fn place(&self, within: Duration) -> Option<OwnedSemaphorePermit> {
-        if let Ok(free) = Arc::clone(&self.connecting).try_acquire_owned() {
-            return Some(free);
-        }
         tokio::time::timeout(within, Arc::clone(&self.connecting).acquire_owned()).await.ok()?.ok()
     }
 }
