@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::mpsc;
-
 use crate::{
     domain::{
         Channel,
@@ -62,16 +60,21 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    /// Reads what comes after `from`.
-    pub(super) fn read(&self, file: Decoded, from: Place, chunks: &mpsc::Sender<Chunk>) -> Result<(), Vec<JobError>> {
-        each_line(file, |lines| self.read_lines(lines, from, chunks))
+    /// Reads what comes after `from`, until nobody takes it.
+    pub(super) fn read(
+        &self,
+        file: Decoded,
+        from: Place,
+        give: &mut dyn FnMut(Chunk) -> bool,
+    ) -> Result<(), Vec<JobError>> {
+        each_line(file, |lines| self.read_lines(lines, from, give))
     }
 
     fn read_lines(
         &self,
         lines: &mut dyn Lines,
         from: Place,
-        chunks: &mpsc::Sender<Chunk>,
+        give: &mut dyn FnMut(Chunk) -> bool,
     ) -> Result<(), Vec<JobError>> {
         let mut line = Line::default();
         let mut columns: Option<Vec<(String, Column)>> = None;
@@ -95,7 +98,7 @@ impl Checker {
                 continue;
             }
             chunk.place = trail.place();
-            if chunks.blocking_send(std::mem::take(&mut chunk)).is_err() {
+            if !give(std::mem::take(&mut chunk)) {
                 // The writer failed and says why.
                 return Ok(());
             }
@@ -106,7 +109,7 @@ impl Checker {
         }
         if !chunk.lines.is_empty() {
             chunk.place = trail.place();
-            let _writer_failed = chunks.blocking_send(chunk);
+            give(chunk);
         }
         Ok(())
     }
@@ -282,6 +285,8 @@ impl Faults {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::domain::{Category, template::ParameterFormat};
 
@@ -294,9 +299,12 @@ pub(super) mod tests {
         let (sender, pieces) = mpsc::channel(1);
         sender.try_send(Ok(bytes::Bytes::copy_from_slice(file))).unwrap();
         drop(sender);
-        let (chunks, mut made) = mpsc::channel(1);
-        checker.read(Decoded::new(pieces), Place::default(), &chunks)?;
-        Ok(made.try_recv().unwrap())
+        let mut made = Vec::new();
+        checker.read(Decoded::new(pieces), Place::default(), &mut |chunk| {
+            made.push(chunk);
+            true
+        })?;
+        Ok(made.remove(0))
     }
 
     #[test]

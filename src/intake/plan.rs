@@ -1,7 +1,8 @@
 //! Large audiences: the messages of a batch made from its import, a chunk per transaction.
 //!
 //! A batch is *planning* until the last chunk; nothing of it is sent before, so that a half-made batch is never a
-//! half-sent one. A process that dies in between leaves the batch to the next: `planned_row` and the rows move together.
+//! half-sent one. A process that dies in between leaves the batch to the next: `planned_row` and the rows move together. For
+//! the same reason only the last commit waits for the disk.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use crate::{
     intake::{Shared, hours},
     store::{
         StoreError, jobs, plan,
-        session::{Session, commit, forget},
+        session::{Session, commit, commit_unflushed, forget},
     },
 };
 
@@ -106,15 +107,16 @@ impl Planner {
             }
             made
         };
-        let step = if made < chunk {
+        if made < chunk {
             plan::finish_plan(&mut work, plan.batch).await?;
-            Step::Finished(made)
+            fault::pass(Point::PlanBefore)?;
+            commit(work, "commit the end of a plan").await?;
         } else {
-            Step::Made(made)
-        };
-        fault::pass(Point::PlanBefore)?;
-        commit(work, "commit a chunk of a plan").await?;
+            fault::pass(Point::PlanBefore)?;
+            commit_unflushed(work, "commit a chunk of a plan").await?;
+        }
         fault::pass(Point::PlanAfter)?;
+        let step = if made < chunk { Step::Finished(made) } else { Step::Made(made) };
         Ok((step, Some(plan.number)))
     }
 }

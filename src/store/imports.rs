@@ -1,7 +1,7 @@
 //! Files of recipients.
 
 use serde_json::Value;
-use sqlx::{PgConnection, types::Json};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
@@ -220,47 +220,6 @@ pub async fn insert_changed(
     .await
     .doing("write changed cells of an import")?;
     Ok(())
-}
-
-/// Writes rows. Returns those whose recipient stands in the file already, with the row where it stands first.
-pub async fn insert_rows(
-    connection: &mut PgConnection,
-    import: Uuid,
-    rows: &[GoodRow],
-) -> Result<Vec<(i64, i64)>, StoreError> {
-    let places = rows.iter().map(|r| r.row).collect::<Vec<_>>();
-    let recipients = rows.iter().map(|r| r.recipient.as_str()).collect::<Vec<_>>();
-    // An array is read in its order, which is the file's: of two equal recipients the first is kept.
-    let written = sqlx::query!(
-        "INSERT INTO import_row (import_id, row, recipient, ref, time_zone, params)
-         SELECT $1, * FROM UNNEST($2::bigint[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
-         ON CONFLICT (import_id, recipient) DO NOTHING",
-        import,
-        &places,
-        &recipients as &[&str],
-        &rows.iter().map(|r| r.reference.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
-        &rows.iter().map(|r| r.time_zone.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
-        &rows.iter().map(|r| Json(&r.params)).collect::<Vec<_>>() as &[Json<&Params>]
-    )
-    .execute(&mut *connection)
-    .await
-    .doing("write rows of an import")?
-    .rows_affected();
-    if usize::try_from(written).is_ok_and(|written| written == rows.len()) {
-        return Ok(Vec::new());
-    }
-    let duplicates = sqlx::query!(
-        r#"SELECT g.row AS "row!", o.row AS "first!"
-           FROM UNNEST($2::bigint[], $3::text[]) AS g (row, recipient)
-           JOIN import_row o ON o.import_id = $1 AND o.recipient = g.recipient AND o.row <> g.row"#,
-        import,
-        &places,
-        &recipients as &[&str]
-    )
-    .fetch_all(connection)
-    .await
-    .doing("find repeated recipients of an import")?;
-    Ok(duplicates.into_iter().map(|row| (row.row, row.first)).collect())
 }
 
 /// Writes refused rows, and how they stand in their file where they come from one.

@@ -1,6 +1,6 @@
 //! Every line of SQL. One file per table group; callers name the file: `messages::apply`, `work::claim`.
 //!
-//! Rules for every bulk write: synchronous commits; re-runnable, so that an ambiguous commit is run again; one lock
+//! Rules for every bulk write: synchronous commits, but for steps that are done again; re-runnable, so that an ambiguous commit is run again; one lock
 //! order (lease, work, message, attempt, failure, tally, hold, outbox), each by key; only the database's clock decides
 //! what is due, leased or expired.
 
@@ -18,6 +18,7 @@ mod events;
 pub mod frozen;
 pub mod holds;
 pub mod holds_list;
+pub mod import_rows;
 pub mod imports;
 pub mod jobs;
 pub mod leases;

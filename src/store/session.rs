@@ -121,6 +121,13 @@ pub async fn commit(work: Work<'_>, what: &'static str) -> Result<(), StoreError
     done.doing(what)
 }
 
+/// Ends a transaction without waiting for the disk: for a step that is followed by another, whose commit keeps both. Until
+/// then a crash of the database may undo it, whole, so that it is done again: nobody outside may be told of it before.
+pub async fn commit_unflushed(mut work: Work<'_>, what: &'static str) -> Result<(), StoreError> {
+    work.execute("SET LOCAL synchronous_commit = off").await.doing(what)?;
+    commit(work, what).await
+}
+
 /// Counts commits of which no answer came: they may have happened.
 pub(super) fn count_unanswered<T>(done: &Result<T, sqlx::Error>) {
     if matches!(done, Err(sqlx::Error::Io(_) | sqlx::Error::Protocol(_))) {
