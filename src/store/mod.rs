@@ -99,9 +99,10 @@ impl StoreError {
             | sqlx::Error::WorkerCrashed
             | sqlx::Error::Protocol(_) => true,
             sqlx::Error::Database(db) => {
-                // 40001, 40P01: run again. 57P0x, 08xxx, 53xxx: the server restarts, is cut off or full.
+                // 40001, 40P01: run again. 25P03: this process stood still for too long. 57P0x, 08xxx, 53xxx: the server
+                // restarts, is cut off or full.
                 let code = db.code().unwrap_or_default();
-                matches!(code.as_ref(), "40001" | "40P01")
+                matches!(code.as_ref(), "40001" | "40P01" | "25P03")
                     || ["57P", "08", "53"].iter().any(|class| code.starts_with(class))
             }
             _ => false,
@@ -158,6 +159,7 @@ impl From<crate::fault::Injected> for StoreError {
 pub struct Store {
     options: PgConnectOptions,
     pool: PgPool,
+    sizes: session::Sizes,
 }
 
 impl Store {
@@ -178,7 +180,7 @@ impl Store {
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(10))
             .connect_lazy_with(options.clone());
-        Ok(Self { options, pool })
+        Ok(Self { options, pool, sizes: session::Sizes::default() })
     }
 
     /// The pool of API, imports and checks.

@@ -1,6 +1,9 @@
 //! A database connection of one's own that is made again after it was lost.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use sqlx::{Connection as _, Executor as _, PgConnection, Postgres, Transaction};
 
@@ -12,7 +15,7 @@ pub type Connection = PgConnection;
 /// A transaction on a [`Session`]; dropped without [`commit`], nothing happened.
 pub type Work<'a> = Transaction<'a, Postgres>;
 
-/// How often a session looks whether a table has grown.
+/// How often a process looks whether a table has grown; a session may hear of it as long again after that.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a statement that is expected any moment is run with nothing to do. The database forgets its plan whenever a
@@ -35,9 +38,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects when it is first used.
+    /// Connects when it is first used. Its locks outlive a process that stands still by 2 s: others send on for that long
+    /// without settling.
     pub fn new(store: Store, name: &'static str) -> Self {
-        Self { store, name, idle_ms: "3000", connection: None, looked: Instant::now(), sizes: 0 }
+        Self { store, name, idle_ms: "2000", connection: None, looked: Instant::now(), sizes: 0 }
     }
 
     /// One whose transactions wait for the broker, up to 5 s. They must lock nothing that others wait for.
@@ -51,7 +55,10 @@ impl Session {
             self.connection = Some(self.store.connect_hot(self.name, self.idle_ms).await?);
             self.look().await?;
         } else if self.looked.elapsed() > LOOK_EVERY {
-            self.look().await?;
+            match self.store.sizes.lately() {
+                Some(sizes) => self.sizes_are(sizes).await?,
+                None => self.look().await?,
+            }
         }
         self.connection.as_mut().ok_or_else(|| StoreError::Connect(sqlx::Error::WorkerCrashed))
     }
@@ -60,12 +67,18 @@ impl Session {
     pub async fn look(&mut self) -> Result<(), StoreError> {
         if let Some(connection) = &mut self.connection {
             let sizes = sizes(connection).await?;
-            if sizes != self.sizes {
-                connection.execute("DISCARD PLANS").await.doing("forget plans")?;
-                self.sizes = sizes;
-            }
-            self.looked = Instant::now();
+            self.store.sizes.are(sizes);
+            self.sizes_are(sizes).await?;
         }
+        Ok(())
+    }
+
+    async fn sizes_are(&mut self, sizes: i64) -> Result<(), StoreError> {
+        if let Some(connection) = self.connection.as_mut().filter(|_| sizes != self.sizes) {
+            connection.execute("DISCARD PLANS").await.doing("forget plans")?;
+            self.sizes = sizes;
+        }
+        self.looked = Instant::now();
         Ok(())
     }
 
@@ -95,6 +108,21 @@ impl Session {
         if error.is_transient() && !error.is_deadlock() {
             self.connection = None;
         }
+    }
+}
+
+/// What one session of a process saw of the tables' sizes, for all of them: to look costs more than most statements.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sizes(Arc<Mutex<Option<(Instant, i64)>>>);
+
+impl Sizes {
+    fn lately(&self) -> Option<i64> {
+        let seen = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.filter(|(at, _)| at.elapsed() < LOOK_EVERY).map(|(_, sizes)| sizes)
+    }
+
+    fn are(&self, sizes: i64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), sizes));
     }
 }
 
