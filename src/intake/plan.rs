@@ -107,16 +107,18 @@ impl Planner {
             }
             made
         };
-        if made < chunk {
+        let step = if made < chunk {
             plan::finish_plan(&mut work, plan.batch).await?;
-            fault::pass(Point::PlanBefore)?;
-            commit(work, "commit the end of a plan").await?;
+            Step::Finished(made)
         } else {
-            fault::pass(Point::PlanBefore)?;
-            commit_unflushed(work, "commit a chunk of a plan").await?;
+            Step::Made(made)
+        };
+        fault::pass(Point::PlanBefore)?;
+        match step {
+            Step::Made(_) => commit_unflushed(work, "commit a chunk of a plan").await?,
+            Step::Finished(_) | Step::Idle => commit(work, "commit the end of a plan").await?,
         }
         fault::pass(Point::PlanAfter)?;
-        let step = if made < chunk { Step::Finished(made) } else { Step::Made(made) };
         Ok((step, Some(plan.number)))
     }
 }

@@ -1,8 +1,8 @@
 //! Every line of SQL. One file per table group; callers name the file: `messages::apply`, `work::claim`.
 //!
-//! Rules for every bulk write: synchronous commits, but for steps that are done again; re-runnable, so that an ambiguous commit is run again; one lock
-//! order (lease, work, message, attempt, failure, tally, hold, outbox), each by key; only the database's clock decides
-//! what is due, leased or expired.
+//! Rules for every bulk write: synchronous commits, but for steps that are done again; re-runnable, so that an ambiguous
+//! commit is run again; one lock order (lease, work, message, attempt, failure, tally, hold, outbox), each by key; only the
+//! database's clock decides what is due, leased or expired.
 
 pub mod accounts;
 pub mod acts;
