@@ -26,18 +26,19 @@ pub(crate) type Environment = BTreeMap<String, String>;
 
 static RAISED: OnceLock<bool> = OnceLock::new();
 
-/// Raises the priority of this process, which is the network and the clock of the judge, over what it starts. Refused
+/// Runs this process, which is the network and the clock of the judge, before all that it starts: by SCHED_RR, for
+/// niceness weighs nothing between the sessions that Linux groups, and the servers have sessions of their own. Refused
 /// without privileges: then a busy machine leaves more seconds unjudged. To be called before there are threads.
 pub(crate) fn raise_priority() {
     let own = std::process::id().to_string();
-    let mut renice = std::process::Command::new("renice");
-    renice.args(["-n", "-10", "-p", &own]).stdout(Stdio::null()).stderr(Stdio::null());
-    RAISED.get_or_init(|| renice.status().is_ok_and(|status| status.success()));
+    let mut chrt = std::process::Command::new("chrt");
+    chrt.args(["--rr", "--pid", "1", &own]).stdout(Stdio::null()).stderr(Stdio::null());
+    RAISED.get_or_init(|| chrt.status().is_ok_and(|status| status.success()));
 }
 
 /// The words before a command that give it the usual priority again.
 pub(crate) fn usual_priority() -> &'static [&'static str] {
-    if RAISED.get().is_some_and(|raised| *raised) { &["nice", "-n", "10"] } else { &[] }
+    if RAISED.get().is_some_and(|raised| *raised) { &["chrt", "--other", "0"] } else { &[] }
 }
 
 /// A command that dies with this process: whatever happens here, nothing is left behind.

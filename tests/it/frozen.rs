@@ -27,6 +27,9 @@ use super::support::{
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// A kernel asks for a connection again 1, 3, 7, 15, 31 and 63 s after it first did.
+const ASKED_AGAIN: Duration = Duration::from_secs(70);
+
 /// What was carried by connections, by the port of the caller's end.
 type Carried = Arc<Mutex<HashMap<u16, Vec<u8>>>>;
 
@@ -193,7 +196,8 @@ async fn a_process_frozen_past_its_lease_writes_nothing_more_and_settles_what_it
     relay.open();
     provider_is_at(&mut connection, &world.simulator.url()).await;
     let mut other = serve(&world);
-    eventually("a connection stands", SOON, async || (!relay.carried_by(&waiting).is_empty()).then_some(())).await;
+    eventually("a connection stands", ASKED_AGAIN, async || (!relay.carried_by(&waiting).is_empty()).then_some(()))
+        .await;
     holder(&mut connection, Some(first)).await;
     let written = relay.calls();
     world.batch(number, "offer", 20_000, 10).await;
