@@ -26,8 +26,8 @@ pub(crate) type Environment = BTreeMap<String, String>;
 
 static RAISED: OnceLock<bool> = OnceLock::new();
 
-/// Runs this process, which is the network and the clock of the judge, before all that it starts: by SCHED_RR, for
-/// niceness weighs nothing between the sessions that Linux groups, and the servers have sessions of their own. Refused
+/// Runs this process, which is the network and the clock of the judge, before all that it starts: by `SCHED_RR`,
+/// for niceness weighs nothing between the sessions that Linux groups, and the servers have sessions of their own. Refused
 /// without privileges: then a busy machine leaves more seconds unjudged. To be called before there are threads.
 pub(crate) fn raise_priority() {
     let own = std::process::id().to_string();

@@ -10,6 +10,12 @@ const TAKEN_WITHIN_S: f64 = 12.0;
 /// The jobs are taken by then.
 const TAKEN_IN: Duration = Duration::from_secs(15);
 
+/// Seconds of work for each number. One stall of the judge leaves a second unjudged, and at most 1 % may be: a story at
+/// 80/s outlasts one. At 1 000/s there are as many jobs as are taken in time.
+fn seconds(limit: u32) -> u32 {
+    if limit < 1000 { 120 } else { 40 }
+}
+
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut ok = true;
     for limit in [80, 1000] {
@@ -19,17 +25,17 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     Ok(ok)
 }
 
-/// One worker and one number for half a minute.
+/// One worker and one number.
 async fn alone(arguments: &Arguments, limit: u32) -> anyhow::Result<bool> {
     let world = world(arguments, 1, vec![(limit, 0)]).await?;
-    let publishing = publish(&world, due_together(jobs(0..1, limit * 30)));
+    let publishing = publish(&world, due_together(jobs(0..1, limit * seconds(limit))));
     report(world, publishing, limit, 1).await
 }
 
 /// Four workers and two numbers: the holder of one is killed, later the holder of another is frozen beyond its lease.
 async fn four(arguments: &Arguments, limit: u32) -> anyhow::Result<bool> {
     let world = world(arguments, 4, vec![(limit, 0); 2]).await?;
-    let publishing = publish(&world, due_together(jobs(0..2, limit * 40)));
+    let publishing = publish(&world, due_together(jobs(0..2, limit * seconds(limit))));
     calls(&world, u64::from(limit) * 2 * 6).await?;
     let killed = holder(&world, None).await?;
     world.say(&format!("kill -9 serve-{killed}"));
