@@ -3,7 +3,7 @@
 # numbers cost that have nothing to send.
 
 # A point: its name, its database (by count of numbers), messages in one go, goes.
-POINTS=('10k:100:10000:12' '100k:100:100000:2' '1M:100:1000000:1' '1-number:1:100000:2' '5000-numbers:5000:100000:2' 'beside-1M-held:held:100000:2')
+POINTS=('10k:100:10000:20' '100k:100:100000:2' '1M:100:1000000:1' '1-number:1:100000:2' '5000-numbers:5000:100000:2' 'beside-1M-held:held:100000:2')
 
 bench_cost() {
   local rounds=${ROUNDS:-5} i point name values worst=0 base share widest
@@ -72,11 +72,11 @@ cost_point() {
 
 leased() { [[ $(sql -c 'SELECT count(*) FROM business_number n WHERE NOT EXISTS (SELECT FROM number_lease l JOIN worker w USING (worker_id) WHERE l.number_id = n.id AND w.expires_at > now())') == 0 ]]; }
 
-# As drain_once; what is held stays pending.
+# As drain_once, all due only when they are written; what is held stays pending.
 cost_go() {
   local held=0
   if [[ $2 == held ]]; then held=1000000; fi
-  drain_once "$1" 1.5 "$held"
+  drain_once "$1" "$(calc "3 + $1 / 50000" %.0f)" "$held"
 }
 
 # Registered, leased, and nothing to do: CPU of worker and Postgres as a share of one core. The broker's own idling (its

@@ -5,9 +5,10 @@
 # nothing but HELD messages is pending; CPU is of the same time, so that neither starting nor waiting counts.
 drain_once() {
   local before after first ended
-  fill "$1" 0 "$2"
+  # Watched before there is work: beside a million rows a fill may take longer than its lead.
   exec 5< <("$LOAD" watch --host "127.0.0.1:$STUB_PORT" --n "$1")
   read -r _ <&5
+  fill "$1" 0 "$2"
   read -r _ first <&5 || die "no message was sent: $(tail -3 "$WORK/serve.log")"
   before=$(cpu_now)
   read -r _ _ <&5 || die "not drained in time: $(tail -3 "$WORK/serve.log")"
