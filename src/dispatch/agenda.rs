@@ -2,9 +2,10 @@
 //! in none of these, so that thousands of them cost nothing.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     cmp::Reverse,
     collections::{BinaryHeap, HashSet},
+    mem,
     time::Duration,
 };
 
@@ -12,9 +13,14 @@ use tokio::sync::Notify;
 
 use crate::domain::{ids::NumberId, pacing::Tick};
 
+/// Messages of the process that are claimed and not started, beyond which nothing but authentication is claimed: however
+/// many numbers have work, its memory is bounded, and what is claimed is started before its claim is too old to.
+const AHEAD: usize = 4_000;
+
 /// What the actors and the settling tell the claimer: numbers that have room again, or work that was waiting.
 #[derive(Debug, Default)]
 pub(super) struct Hunger {
+    ahead: Cell<usize>,
     numbers: RefCell<Vec<NumberId>>,
     come: RefCell<Vec<NumberId>>,
     changed: Notify,
@@ -33,17 +39,36 @@ impl Hunger {
         self.changed.notify_one();
     }
 
+    /// A claimed message waits for its call.
+    pub(super) fn claimed(&self) {
+        self.ahead.set(self.ahead.get() + 1);
+    }
+
+    /// So many claimed messages do not wait any more.
+    pub(super) fn left(&self, count: usize) {
+        let before = self.ahead.get();
+        self.ahead.set(before.saturating_sub(count));
+        if before >= AHEAD && self.ahead.get() < AHEAD {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether more may be claimed than authentication.
+    pub(super) fn has_room(&self) -> bool {
+        self.ahead.get() < AHEAD
+    }
+
     /// Waits until one has told.
     pub(super) async fn told(&self) {
         self.changed.notified().await;
     }
 
     fn take(&self) -> Vec<NumberId> {
-        std::mem::take(&mut *self.numbers.borrow_mut())
+        mem::take(&mut *self.numbers.borrow_mut())
     }
 
     fn take_come(&self) -> Vec<NumberId> {
-        std::mem::take(&mut *self.come.borrow_mut())
+        mem::take(&mut *self.come.borrow_mut())
     }
 }
 
@@ -56,6 +81,10 @@ pub(super) struct Agenda {
     later: BinaryHeap<Reverse<(Tick, NumberId)>>,
     /// To be asked for: room and known due work.
     ask: HashSet<NumberId>,
+    /// To be asked for when the process has room: first come, first served.
+    line: Vec<NumberId>,
+    /// Who stands in the line.
+    lined: HashSet<NumberId>,
     /// Known due work, with or without room.
     busy: HashSet<NumberId>,
     poll_at: Tick,
@@ -68,6 +97,8 @@ impl Agenda {
             look: HashSet::new(),
             later: BinaryHeap::new(),
             ask: HashSet::new(),
+            line: Vec::new(),
+            lined: HashSet::new(),
             busy: HashSet::new(),
             poll_at: Tick::ZERO,
             gates_version: 0,
@@ -131,15 +162,38 @@ impl Agenda {
         self.ask.remove(&number);
     }
 
-    /// The numbers to ask for work of, in no order: those with due work that is new, that have room again, or all with due
-    /// work after the gates moved.
+    /// A number has room and the process has none; it is asked for again when it has, after those that came before.
+    pub(super) fn postpone(&mut self, number: NumberId) {
+        if self.lined.insert(number) {
+            self.line.push(number);
+        }
+    }
+
+    /// What was asked for these numbers was not reached; they come before all others.
+    pub(super) fn ask_first(&mut self, numbers: impl Iterator<Item = NumberId>) {
+        let numbers: Vec<NumberId> = numbers.filter(|number| self.lined.insert(*number)).collect();
+        self.line.splice(0..0, numbers);
+    }
+
+    /// The numbers to ask for work of: those that waited for the process to have room, in order, then in none those with due
+    /// work that is new, that have room again, or all with due work after the gates moved.
     pub(super) fn take_asks(&mut self, hunger: &Hunger, gates_version: u64) -> Vec<NumberId> {
         if gates_version != self.gates_version {
             self.gates_version = gates_version;
             self.ask.extend(&self.busy);
         }
         self.ask.extend(hunger.take().into_iter().filter(|number| self.busy.contains(number)));
-        self.ask.drain().collect()
+        let mut asks = Vec::new();
+        if hunger.has_room() {
+            self.lined.clear();
+            asks = mem::take(&mut self.line);
+            asks.retain(|number| self.busy.contains(number));
+            for number in &asks {
+                self.ask.remove(number);
+            }
+        }
+        asks.extend(self.ask.drain());
+        asks
     }
 
     /// All with due work may be asked for: limits may have changed.
@@ -155,8 +209,9 @@ impl Agenda {
     }
 
     /// When there is something to do without anybody saying so.
-    pub(super) fn next(&self, now: Tick) -> Tick {
-        if !self.ask.is_empty() || !self.look.is_empty() {
+    pub(super) fn next(&self, hunger: &Hunger, now: Tick) -> Tick {
+        let is_line_due = !self.line.is_empty() && hunger.has_room();
+        if is_line_due || !self.ask.is_empty() || !self.look.is_empty() {
             return now;
         }
         self.later.peek().map_or(self.poll_at, |Reverse((at, _))| self.poll_at.min(*at))
@@ -181,7 +236,7 @@ mod tests {
         hunger.tell(A);
         assert!(agenda.take_asks(&hunger, 7).is_empty());
         assert!(agenda.take_looks(&Hunger::default(), NOW * 9).is_empty());
-        assert_eq!(agenda.next(NOW), NOW + Duration::from_secs(1));
+        assert_eq!(agenda.next(&hunger, NOW), NOW + Duration::from_secs(1));
     }
 
     #[test]
@@ -200,11 +255,40 @@ mod tests {
     }
 
     #[test]
+    fn numbers_wait_in_line_while_the_process_has_no_room() {
+        let (mut agenda, hunger) = (Agenda::new(), Hunger::default());
+        agenda.polled(NOW, NOW, Duration::from_mins(1));
+        let numbers: Vec<NumberId> = (1..=9).map(NumberId).collect();
+        (0..AHEAD).for_each(|_| hunger.claimed());
+        for number in &numbers {
+            agenda.known(*number, true);
+        }
+        assert_eq!(agenda.take_asks(&hunger, 0).len(), 9, "they may have authentication");
+        for number in numbers.iter().chain(&numbers) {
+            agenda.postpone(*number);
+        }
+        hunger.tell(A);
+        assert_eq!(agenda.take_asks(&hunger, 0), [A]);
+        assert_eq!((hunger.has_room(), agenda.next(&hunger, NOW)), (false, NOW + Duration::from_mins(1)));
+
+        hunger.left(1);
+        assert_eq!((hunger.has_room(), agenda.next(&hunger, NOW)), (true, NOW));
+        agenda.known(B, false);
+        hunger.tell(NumberId(9));
+        let asks = agenda.take_asks(&hunger, 0);
+        assert_eq!(asks, numbers.into_iter().filter(|number| *number != B).collect::<Vec<_>>(), "each once, in order");
+        agenda.postpone(A);
+        agenda.ask_first([NumberId(7), NumberId(8)].into_iter());
+        assert_eq!(agenda.take_asks(&hunger, 0), [NumberId(7), NumberId(8), A], "what was not reached comes first");
+        assert!(agenda.take_asks(&hunger, 0).is_empty());
+    }
+
+    #[test]
     fn what_becomes_due_is_looked_at_then() {
-        let mut agenda = Agenda::new();
+        let (mut agenda, hunger) = (Agenda::new(), Hunger::default());
         agenda.polled(NOW, NOW, Duration::from_mins(1));
         agenda.looked(A, false, Some(NOW + Duration::from_secs(5)));
-        assert_eq!(agenda.next(NOW), NOW + Duration::from_secs(5));
+        assert_eq!(agenda.next(&hunger, NOW), NOW + Duration::from_secs(5));
         assert!(agenda.take_looks(&Hunger::default(), NOW).is_empty());
         assert_eq!(agenda.take_looks(&Hunger::default(), NOW + Duration::from_secs(5)), [A]);
     }

@@ -102,14 +102,14 @@ impl Claimer {
     /// One look and one claim, whatever the number of numbers.
     async fn step(&mut self) -> Result<(), StoreError> {
         self.look().await?;
-        let (wants, canaries) = self.wants();
+        let (wants, limit, canaries) = self.wants();
         self.probe().await?;
         self.canaries(&canaries).await?;
         if wants.is_empty() {
             return Ok(());
         }
         let asked = clock::now();
-        let claimed = match self.desk.claim(&mut self.session, &wants).await {
+        let claimed = match self.desk.claim(&mut self.session, &wants, limit).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 for want in &wants {
@@ -118,16 +118,17 @@ impl Claimer {
                 return Err(error);
             }
         };
-        self.note_drained(&wants, &claimed.messages);
+        let reached = self.note_drained(&wants, limit, &claimed.messages);
         self.desk.hand_over(claimed, asked, None);
-        self.ask_again(&wants);
+        self.ask_again(&wants[..reached]);
+        self.agenda.ask_first(wants[reached..].iter().map(|want| want.number));
         Ok(())
     }
 
     /// Waits for something to do: room, a wake-up, a lease, or the next due time.
     async fn wait(&mut self, stop: &CancellationToken) {
         let now = clock::now();
-        let next = self.blind_until.unwrap_or_else(|| self.agenda.next(now));
+        let next = self.blind_until.unwrap_or_else(|| self.agenda.next(&self.shared.hunger, now));
         tokio::select! {
             () = stop.cancelled() => return,
             () = self.shared.hunger.told() => {}

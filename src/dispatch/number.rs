@@ -199,6 +199,7 @@ impl Number {
     pub(super) fn close(&self, shared: &Shared) {
         self.closed.set(true);
         let queue = std::mem::take(&mut *self.queue.borrow_mut());
+        shared.hunger.left(queue.iter().map(VecDeque::len).sum());
         for prepared in queue.into_iter().flatten() {
             let (key, attempt) = (prepared.claimed.key(), prepared.claimed.attempt());
             let back = settle::not_called(key, attempt, prepared.pass.check().err());
@@ -297,6 +298,7 @@ impl Number {
     /// Starts a call.
     fn call(self: &Rc<Self>, shared: &Rc<Shared>, prepared: Box<Prepared>, permit: OwnedSemaphorePermit) {
         self.in_flight.set(self.in_flight.get() + 1);
+        shared.hunger.left(1);
         if self.room(false) > 0 || self.room(true) > 0 {
             shared.hunger.tell(self.id);
         }

@@ -1,8 +1,9 @@
 //! Claim, pace, send, settle against the simulator.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use campaign_dispatch::simulator::{Fault, FaultAction, FaultMatch};
+use uuid::Uuid;
 
 use super::support::{
     eventually::eventually,
@@ -27,6 +28,54 @@ async fn every_message_is_called_once() {
     let ledger = world.ledger();
     assert_eq!((ledger.totals.accepted, ledger.totals.doubled), (3021, 0));
     worker.drain().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_numbers_have_work_only_so_much_is_claimed_ahead() {
+    const NUMBERS: usize = 50;
+    // What may wait before another claim, that claim, and the open calls.
+    const MOST: i64 = 4_000 + 2_000 + 5;
+    let mut world = World::start(unlimited(NUMBERS)).await;
+    Arc::make_mut(&mut world.settings).dispatch.in_flight_max = 5;
+    world.simulator.add_fault(Fault { when: FaultMatch::default(), action: FaultAction::Slow(2_000) });
+    for n in 1..=NUMBERS {
+        world.batch(world.number(n), "offer", u32::try_from(n).unwrap() * 10_000, 200).await;
+    }
+    let worker = world.work();
+    let mut before = 0;
+    let claimed = eventually("no more is claimed", LONG, async || {
+        let claimed: i64 = sqlx::query_scalar("SELECT count(*) FROM work WHERE stage = 'calling'")
+            .fetch_one(world.store.pool())
+            .await
+            .unwrap();
+        let is_all = claimed >= 4_000 && claimed == before;
+        before = claimed;
+        is_all.then_some(claimed)
+    })
+    .await;
+    assert!(claimed <= MOST, "{claimed}");
+
+    let password = world.batch(world.number(NUMBERS), "order", 900_000, 1).await;
+    sqlx::query("UPDATE work SET lane = 'authentication', turn_group = $2 WHERE batch_id = $1")
+        .bind(password.0)
+        .bind(Uuid::nil())
+        .execute(world.store.pool())
+        .await
+        .unwrap();
+    eventually("authentication is claimed all the same", LONG, async || {
+        let waits: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT FROM work WHERE batch_id = $1 AND stage = 'ready')")
+                .bind(password.0)
+                .fetch_one(world.store.pool())
+                .await
+                .unwrap();
+        (!waits).then_some(())
+    })
+    .await;
+    world.simulator.clear_faults(None);
+    worker.drain().await;
+    assert_eq!(world.ledger().totals.doubled, 0);
     world.finish().await;
 }
 

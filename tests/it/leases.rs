@@ -138,8 +138,9 @@ async fn a_claim_under_a_lost_lease_or_a_dead_worker_takes_nothing() {
     let lease = leases::take(&mut connection, worker, &[number], WAIT).await.unwrap()[0].lease;
     let group = work::look(&mut connection, &[number], 10).await.unwrap()[0];
     let want = |lease| Want { number, lease, lane: group.lane, group: group.group, most: 5 };
-    let mut claim =
-        async |lease| work::claim(&mut connection, &[want(lease)], Uuid::new_v4(), TTL).await.unwrap().messages.len();
+    let mut claim = async |lease| {
+        work::claim(&mut connection, &[want(lease)], usize::MAX, Uuid::new_v4(), TTL).await.unwrap().messages.len()
+    };
     assert_eq!(claim(lease).await, 5);
     assert_eq!(claim(Uuid::new_v4()).await, 0);
     let mut other = world.store.connect("test").await.unwrap();

@@ -58,7 +58,7 @@ async fn run_hot_statements(connection: &mut PgConnection, world: &World, lease:
         is_probe_due: true,
         probes: 0,
     };
-    let claimed = work::claim(&mut tx, &wants, Uuid::new_v4(), Duration::from_secs(23)).await.unwrap();
+    let claimed = work::claim(&mut tx, &wants, usize::MAX, Uuid::new_v4(), Duration::from_secs(23)).await.unwrap();
     let keys: Vec<(MessageKey, i16)> = claimed.messages.iter().map(|c| (c.key(), c.attempt())).collect();
     let first = wants.first().copied().unwrap_or(none);
     let _claimed = work::through::canary(&mut tx, HoldId(1), &first, claim).await.unwrap();

@@ -76,11 +76,16 @@ impl Desk {
         Duration::from_millis(provider.timeout_ms + provider.connect_timeout_ms) + SETTLE_ROOM
     }
 
-    /// Claims what is wanted. After an error nothing of it is claimed.
-    pub(super) async fn claim(&self, session: &mut Session, wants: &[Want]) -> Result<Claimed, StoreError> {
+    /// Claims what is wanted, at most `limit` messages. After an error nothing of it is claimed.
+    pub(super) async fn claim(
+        &self,
+        session: &mut Session,
+        wants: &[Want],
+        limit: usize,
+    ) -> Result<Claimed, StoreError> {
         let claim_id = Uuid::new_v4();
         fault::pass(Point::ClaimBefore)?;
-        let claimed = store::work::claim(session.connection().await?, wants, claim_id, self.claim_lasts()).await;
+        let claimed = store::work::claim(session.connection().await?, wants, limit, claim_id, self.claim_lasts()).await;
         match claimed.and_then(|claimed| Ok(fault::pass(Point::ClaimAfter).map(|()| claimed)?)) {
             Ok(claimed) => {
                 metrics::counter!("dispatch_claimed_total").increment(claimed.messages.len() as u64);
@@ -187,7 +192,10 @@ impl Desk {
             written: Written::default(),
         };
         match Prepared::new(&self.shared, message, row, &template.template, filled, pass) {
-            Ok(prepared) => number.push(prepared),
+            Ok(prepared) => {
+                self.shared.hunger.claimed();
+                number.push(prepared);
+            }
             Err(refusal) => settle(refused(refusal)),
         }
     }

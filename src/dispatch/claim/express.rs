@@ -70,7 +70,7 @@ impl Express {
 
     async fn rehearse(&mut self) {
         self.session
-            .rehearse(async |connection| store::work::claim(connection, &[], Uuid::nil(), Duration::ZERO).await)
+            .rehearse(async |connection| store::work::claim(connection, &[], 0, Uuid::nil(), Duration::ZERO).await)
             .await;
         self.rehearse_at = Instant::now() + REHEARSE;
     }
@@ -101,7 +101,7 @@ impl Express {
         if wants.is_empty() {
             return Ok(left);
         }
-        let claimed = self.desk.claim(&mut self.session, &wants).await?;
+        let claimed = self.desk.claim(&mut self.session, &wants, usize::MAX).await?;
         for want in wants {
             let got = claimed.messages.iter().filter(|message| message.number() == want.number).count();
             if got == 0 || got == want.most {

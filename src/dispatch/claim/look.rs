@@ -22,6 +22,10 @@ use crate::{
 const LOOK_MOST: i64 = 10_000;
 /// Numbers looked at in one go, so that each of them shows its first groups.
 const LOOK_NUMBERS: usize = 2_000;
+/// Messages in one claim, authentication aside.
+const CLAIM_MOST: usize = 2_000;
+/// Groups asked for in one claim, authentication aside: many have less than they are asked for.
+const WANTS_MOST: usize = 500;
 
 impl Claimer {
     /// Reads which groups have due work, of the numbers that were woken, have something that becomes due, or are found by
@@ -71,17 +75,19 @@ impl Claimer {
         Ok(())
     }
 
-    /// What each number that may be asked for has room for and no hold over it; apart, the first messages of batches.
-    pub(super) fn wants(&mut self) -> (Vec<Want>, Vec<(HoldId, Want)>) {
+    /// What each number that may be asked for has room for and no hold over it, authentication first, and how many messages
+    /// may be claimed of it; apart, the first messages of batches.
+    pub(super) fn wants(&mut self) -> (Vec<Want>, usize, Vec<(HoldId, Want)>) {
         let snapshot = self.shared.directory.current();
         let gates = &self.shared.gates;
         let now = clock::now();
         self.blind_until = None;
         if !gates.is_fresh(now) {
             self.blind_until = Some(now + Duration::from_millis(self.shared.settings.dispatch.hold_refresh_ms));
-            return (Vec::new(), Vec::new());
+            return (Vec::new(), 0, Vec::new());
         }
-        let (mut wants, mut canaries) = (Vec::new(), Vec::new());
+        let (mut wants, mut bulk, mut canaries) = (Vec::new(), Vec::new(), Vec::new());
+        let has_room = self.shared.hunger.has_room();
         for id in self.agenda.take_asks(&self.shared.hunger, gates.version()) {
             let number = self.desk.number(id).filter(|number| number.held.is_good(now));
             let Some((number, turns)) = number.zip(self.turns.get_mut(&id)) else {
@@ -92,18 +98,25 @@ impl Claimer {
                 if room == 0 {
                     continue;
                 }
+                if !urgent && (!has_room || bulk.len() >= WANTS_MOST) {
+                    self.agenda.postpone(id);
+                    continue;
+                }
                 let open = |lane, group| gates.lets_group(&snapshot, id, lane, group);
                 for turn in turns.take(urgent, room, open) {
                     let (lease, lane, group, most) = (number.held.lease, turn.lane, turn.group, turn.most);
                     let want = Want { number: id, lease, lane, group, most };
                     match turn.canary {
                         Some(hold) => canaries.push((hold, want)),
-                        None => wants.push(want),
+                        None if urgent => wants.push(want),
+                        None => bulk.push(want),
                     }
                 }
             }
         }
-        (wants, canaries)
+        let limit = wants.iter().map(|want| want.most).sum::<usize>() + CLAIM_MOST;
+        wants.append(&mut bulk);
+        (wants, limit, canaries)
     }
 
     /// Numbers that were asked for and still have room are asked again, as long as a group of theirs has more.
@@ -119,17 +132,20 @@ impl Claimer {
         }
     }
 
-    /// A group that gave less than it was asked for has nothing more that is due.
-    pub(super) fn note_drained(&mut self, wants: &[Want], claimed: &[ClaimedMessage]) {
+    /// A group that gave less than it was asked for has nothing more that is due. How many of the wants were reached before
+    /// the limit of the claim was; the last of those may have more.
+    pub(super) fn note_drained(&mut self, wants: &[Want], limit: usize, claimed: &[ClaimedMessage]) -> usize {
         let mut got: HashMap<(NumberId, Lane, Uuid), usize> = HashMap::new();
         for message in claimed {
             *got.entry((message.number(), message.lane(), message.group())).or_default() += 1;
         }
-        for want in wants {
-            let got = got.get(&(want.number, want.lane, want.group)).copied().unwrap_or_default();
-            if let (true, Some(turns)) = (got < want.most, self.turns.get_mut(&want.number)) {
+        let got = |want: &Want| got.get(&(want.number, want.lane, want.group)).copied().unwrap_or_default();
+        let last = wants.iter().rposition(|want| got(want) > 0).filter(|_| claimed.len() >= limit);
+        for want in &wants[..last.unwrap_or(wants.len())] {
+            if let (true, Some(turns)) = (got(want) < want.most, self.turns.get_mut(&want.number)) {
                 turns.drained(want.lane, want.group);
             }
         }
+        last.map_or(wants.len(), |last| last + 1)
     }
 }

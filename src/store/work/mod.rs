@@ -286,10 +286,11 @@ pub async fn numbers_with_work(connection: &mut PgConnection) -> Result<Vec<Numb
 ///
 /// Rows that another transaction holds are left for the next step. After a lost answer, [`claimed_by`] tells what
 /// this `claim_id` took. Whether anybody at all is suppressed whom the lane concerns is looked at once for all, and only
-/// then each recipient is asked for.
+/// then each recipient is asked for. At most `limit` messages are claimed, for the first wants first.
 pub async fn claim(
     connection: &mut PgConnection,
     wants: &[Want],
+    limit: usize,
     claim_id: Uuid,
     deadline: Duration,
 ) -> Result<Claimed, StoreError> {
@@ -298,19 +299,18 @@ pub async fn claim(
     let lanes: Vec<String> = wants.iter().map(|w| w.lane.to_string()).collect();
     let groups: Vec<Uuid> = wants.iter().map(|w| w.group).collect();
     let most: Vec<i32> = wants.iter().map(|w| i32::try_from(w.most).unwrap_or(i32::MAX)).collect();
-    let rows = sqlx::query_as!(
+    sqlx::query_as!(
         Row,
         r#"
         WITH want AS MATERIALIZED (
-            SELECT w.*
-            FROM unnest($1::int[], $2::uuid[], $3::text[]::lane[], $4::uuid[], $5::int[])
-                AS w(number_id, lease_id, lane, turn_group, most)
+            SELECT w.* FROM unnest($1::int[], $2::uuid[], $3::text[]::lane[], $4::uuid[], $5::int[])
+                WITH ORDINALITY AS w(number_id, lease_id, lane, turn_group, most, place)
             -- The lease is the right to claim: whoever lost it takes nothing.
             JOIN number_lease l ON l.number_id = w.number_id AND l.lease_id = w.lease_id
             JOIN worker o ON o.worker_id = l.worker_id AND NOT o.is_dead AND o.expires_at > now()
             WHERE NOT EXISTS (SELECT FROM batch b WHERE b.batch_id = w.turn_group AND b.state = 'planning')
               -- Of a batch that opens with a canary nothing goes out this way.
-              AND NOT EXISTS (SELECT FROM canary c JOIN hold h ON h.id = c.hold_id AND h.closed_at IS NULL WHERE c.batch_id = w.turn_group)
+              AND NOT EXISTS (SELECT FROM canary c JOIN hold h ON h.id = c.hold_id AND h.closed_at IS NULL WHERE c.batch_id = w.turn_group) ORDER BY w.place
         ), due AS MATERIALIZED (
             SELECT k.batch_id, k.seq
             FROM want
@@ -323,7 +323,7 @@ pub async fn claim(
                       AND w.turn_group = want.turn_group AND w.wake_at <= now()
                     ORDER BY w.wake_at LIMIT 1000 FOR UPDATE SKIP LOCKED
                 ) few LIMIT want.most
-            ) k
+            ) k LIMIT $8
         ), claimed AS (
             UPDATE work w
             SET stage = 'calling', attempt = w.attempt + 1, claim_id = $6, wake_at = now() + make_interval(secs => $7)
@@ -346,11 +346,12 @@ pub async fn claim(
         &most,
         claim_id,
         deadline.as_secs_f64(),
+        i64::try_from(limit).unwrap_or(i64::MAX),
     )
     .fetch_all(connection)
     .await
-    .doing("claim due messages")?;
-    Ok(rows.into_iter().collect())
+    .doing("claim due messages")
+    .map(|rows| rows.into_iter().collect())
 }
 
 /// What a claim took whose answer was lost: to be returned, since nothing of it was called.
