@@ -17,9 +17,11 @@ use crate::domain::{ids::NumberId, pacing::Tick};
 /// many numbers have work, its memory is bounded, and what is claimed is started before its claim is too old to.
 const AHEAD: usize = 4_000;
 
-/// What the actors and the settling tell the claimer: numbers that have room again, or work that was waiting.
+/// What the actors and the settling tell the claimer: numbers that have room again, or work that was waiting; and how much
+/// is claimed that they have not started.
 #[derive(Debug, Default)]
 pub(super) struct Hunger {
+    /// Claimed messages that wait for their calls, of all numbers.
     ahead: Cell<usize>,
     numbers: RefCell<Vec<NumberId>>,
     come: RefCell<Vec<NumberId>>,
