@@ -10,6 +10,7 @@ pub mod settle;
 
 mod agenda;
 mod claim;
+mod in_flight;
 mod judge;
 mod leases;
 mod number;
@@ -21,7 +22,7 @@ mod turns;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -61,7 +62,7 @@ struct Shared {
     accepted: metrics::Counter,
     traffic: traffic::Traffic,
     judge: judge::Judge,
-    in_flight: Arc<Semaphore>,
+    in_flight: in_flight::InFlight,
     hunger: Rc<agenda::Hunger>,
     slowed: slowed::Slowed,
     pairs: pairs::Pairs,
@@ -107,7 +108,7 @@ impl Dispatch {
             accepted: send::counted("accepted"),
             traffic: traffic::Traffic::default(),
             judge,
-            in_flight: Arc::new(Semaphore::new(settings.dispatch.in_flight_max)),
+            in_flight: in_flight::InFlight::new(settings.dispatch.in_flight_max),
             hunger,
             slowed: slowed::Slowed::default(),
             pairs: pairs::Pairs::new(&settings.pacing),

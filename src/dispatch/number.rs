@@ -13,6 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use super::{
     Shared, clock,
     gate::{Held, Pass, WrittenAt},
+    in_flight::reserve,
     leases::Inherited,
     send::{self, Prepared},
     settle,
@@ -28,6 +29,9 @@ use crate::{
 
 /// Calls started before those that are open get their turn.
 const BURST: usize = 8;
+/// Calls in a row of a number without a limit: their outcomes come together, and those of few batches are written for much
+/// less than those of many.
+const RUN: usize = 32;
 
 /// A number as the claimer sees it.
 #[derive(Debug)]
@@ -48,7 +52,9 @@ pub(super) struct Number {
     /// The most open calls: two seconds of the rate.
     in_flight_most: Cell<usize>,
     closed: Cell<bool>,
-    changed: Notify,
+    /// Something may start that could not: of bulk, of authentication.
+    changed: [Notify; 2],
+    ended: Notify,
 }
 
 impl Number {
@@ -67,7 +73,8 @@ impl Number {
             in_flight: Cell::new(0),
             in_flight_most: Cell::new(1),
             closed: Cell::new(false),
-            changed: Notify::new(),
+            changed: Default::default(),
+            ended: Notify::new(),
         });
         number.set_limit(shared);
         if let Some(pace) = number.pace.borrow_mut().as_mut() {
@@ -79,7 +86,9 @@ impl Number {
             number.tell_rate();
             shared.slowed.watch(&number);
         }
-        tokio::task::spawn_local(Rc::clone(&number).run(Rc::clone(shared)));
+        for is_urgent in [true, false] {
+            tokio::task::spawn_local(Rc::clone(&number).run(Rc::clone(shared), is_urgent));
+        }
         number
     }
 
@@ -151,7 +160,7 @@ impl Number {
             self.rate.set(Some(rate));
             self.tell_rate();
             self.follow_rate(shared);
-            self.changed.notify_one();
+            self.tell_changed();
         }
     }
 
@@ -191,8 +200,13 @@ impl Number {
 
     /// Takes over a claimed message.
     pub(super) fn push(&self, prepared: Box<Prepared>) {
-        self.queue.borrow_mut()[prepared.claimed.lane() as usize].push_back(prepared);
-        self.changed.notify_one();
+        let lane = prepared.claimed.lane();
+        self.queue.borrow_mut()[lane as usize].push_back(prepared);
+        self.changed[usize::from(lane.is_urgent())].notify_one();
+    }
+
+    fn tell_changed(&self) {
+        self.changed.iter().for_each(Notify::notify_one);
     }
 
     /// Starts nothing more and returns what was not called. [`Number::drained`] says when the open calls have ended.
@@ -205,13 +219,13 @@ impl Number {
             let back = settle::not_called(key, attempt, prepared.pass.check().err());
             shared.settle.settle(Change { under: prepared.pass.under.clone(), ..back });
         }
-        self.changed.notify_one();
+        self.tell_changed();
     }
 
     /// Waits until no call is open and leaves the calls to the next holder; only after [`Number::close`].
     pub(super) async fn drained(&self) {
         while self.in_flight.get() > 0 {
-            self.changed.notified().await;
+            self.ended.notified().await;
         }
         if let Some(pace) = self.pace.borrow_mut().as_mut() {
             self.note_written(pace);
@@ -221,63 +235,69 @@ impl Number {
         }
     }
 
-    async fn run(self: Rc<Self>, shared: Rc<Shared>) {
-        let mut started = 0_usize;
+    /// Starts authentication, or the rest, until the number is closed.
+    async fn run(self: Rc<Self>, shared: Rc<Shared>, is_urgent: bool) {
+        let changed = &self.changed[usize::from(is_urgent)];
         while !self.closed.get() {
-            // The permit comes first: a place in the pace is taken only for a call that starts at once.
-            let Ok(permit) = Arc::clone(&shared.in_flight).acquire_owned().await else { return };
-            match self.next() {
-                Next::Send(prepared) => {
-                    self.call(&shared, prepared, permit);
-                    started += 1;
-                    // Calls that were answered meanwhile leave their connections for the next ones, each of which would
-                    // otherwise cost 37 KB.
-                    if started.is_multiple_of(BURST) {
-                        tokio::task::yield_now().await;
-                    }
-                }
-                Next::At(at) => {
-                    drop(permit);
-                    tokio::select! {
-                        () = tokio::time::sleep_until(clock::instant(at)) => {}
-                        () = self.changed.notified() => {}
-                    }
-                }
-                Next::Nothing => {
-                    drop(permit);
-                    self.changed.notified().await;
-                }
+            match self.start_some(&shared, is_urgent).await {
+                Wait::For(at) => tokio::select! {
+                    () = tokio::time::sleep_until(clock::instant(at)) => {}
+                    () = changed.notified() => {}
+                },
+                Wait::ForChange => changed.notified().await,
+                Wait::ForTurn => {}
             }
         }
     }
 
-    /// What may start now. A message is taken from its queue together with its place in the pace.
-    fn next(&self) -> Next {
-        if self.in_flight.get() >= self.in_flight_most.get() {
-            return Next::Nothing;
+    /// Starts what may start now. Bulk without a pace of its own goes number by number.
+    async fn start_some(self: &Rc<Self>, shared: &Rc<Shared>, is_urgent: bool) -> Wait {
+        let has_pace = self.pace.borrow().is_some();
+        let _turn = if is_urgent || has_pace { None } else { shared.in_flight.turn().await };
+        for started in 1..=RUN {
+            // The permit comes first: a place in the pace is taken only for a call that starts at once.
+            let Some(permit) = shared.in_flight.permit(is_urgent).await else { return Wait::ForChange };
+            match self.next(is_urgent) {
+                Ok(prepared) => self.call(shared, prepared, permit),
+                Err(wait) => return wait,
+            }
+            // Calls that were answered meanwhile leave their connections for the next ones, each of which would
+            // otherwise cost 37 KB.
+            if started % BURST == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Wait::ForTurn
+    }
+
+    /// A message that may start now, taken from its queue together with its place in the pace.
+    fn next(&self, is_urgent: bool) -> Result<Box<Prepared>, Wait> {
+        let most = self.in_flight_most.get();
+        if self.closed.get() || self.in_flight.get() >= if is_urgent { most } else { most - reserve(most) } {
+            return Err(Wait::ForChange);
         }
         let mut queue = self.queue.borrow_mut();
-        let mut pace = self.pace.borrow_mut();
-        if let Some(pace) = pace.as_mut() {
-            self.note_written(pace);
-        }
         let [authentication, utility, marketing] = &mut *queue;
-        let now = clock::now();
-        let mut wake_at = None;
-        if !authentication.is_empty() {
-            match pace.as_mut().map_or(Ok(()), |pace| pace.take_urgent(now)) {
-                Ok(()) => return authentication.pop_front().map_or(Next::Nothing, Next::Send),
-                Err(at) => wake_at = Some(at),
-            }
+        // Nothing takes the place that authentication waits for.
+        let waiting = match (is_urgent, utility.is_empty()) {
+            (true, _) => authentication,
+            (false, _) if !authentication.is_empty() => return Err(Wait::ForChange),
+            (false, false) => utility,
+            (false, true) => marketing,
+        };
+        if waiting.is_empty() {
+            return Err(Wait::ForChange);
         }
-        let bulk = if utility.is_empty() { marketing } else { utility };
-        if wake_at.is_none() && !bulk.is_empty() {
-            match pace.as_mut().map_or(Ok(()), |pace| pace.take_bulk(now)) {
-                Ok(()) => return bulk.pop_front().map_or(Next::Nothing, Next::Send),
-                Err(at) => wake_at = Some(at),
-            }
+        if let Some(pace) = self.pace.borrow_mut().as_mut() {
+            self.note_written(pace);
+            let now = clock::now();
+            if is_urgent { pace.take_urgent(now) } else { pace.take_bulk(now) }.map_err(Wait::For)?;
         }
-        wake_at.map_or(Next::Nothing, Next::At)
+        let next = waiting.pop_front().ok_or(Wait::ForChange);
+        if is_urgent && waiting.is_empty() {
+            self.changed[0].notify_one();
+        }
+        next
     }
 
     /// Tells the pace when calls that have a place in it were written.
@@ -312,17 +332,20 @@ impl Number {
             if send::send(Rc::clone(&shared), prepared, permit).await {
                 number.throttled(&shared);
             }
-            let was_full = number.in_flight.get() >= number.in_flight_most.get();
+            let most = number.in_flight_most.get();
+            let was_full = number.in_flight.get() >= most - reserve(most);
             number.in_flight.set(number.in_flight.get() - 1);
-            if pass.written.give_up() || was_full || number.closed.get() {
-                number.changed.notify_one();
+            if pass.written.give_up() || was_full {
+                number.tell_changed();
             }
+            number.ended.notify_one();
         }));
     }
 }
 
-enum Next {
-    Send(Box<Prepared>),
-    At(Tick),
-    Nothing,
+/// What has to come before another call may start.
+enum Wait {
+    For(Tick),
+    ForChange,
+    ForTurn,
 }

@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use campaign_dispatch::simulator::{Fault, FaultAction, FaultMatch};
-use uuid::Uuid;
+use campaign_dispatch::{
+    domain::lane::Lane,
+    simulator::{Fault, FaultAction, FaultMatch},
+};
 
 use super::support::{
     eventually::eventually,
@@ -56,13 +58,7 @@ async fn however_many_numbers_have_work_only_so_much_is_claimed_ahead() {
     .await;
     assert!(claimed <= MOST, "{claimed}");
 
-    let password = world.batch(world.number(NUMBERS), "order", 900_000, 1).await;
-    sqlx::query("UPDATE work SET lane = 'authentication', turn_group = $2 WHERE batch_id = $1")
-        .bind(password.0)
-        .bind(Uuid::nil())
-        .execute(world.store.pool())
-        .await
-        .unwrap();
+    let password = world.batch_in(Lane::Authentication, world.number(NUMBERS), "order", 900_000, 1).await;
     eventually("authentication is claimed all the same", LONG, async || {
         let waits: bool =
             sqlx::query_scalar("SELECT EXISTS (SELECT FROM work WHERE batch_id = $1 AND stage = 'ready')")
@@ -76,6 +72,28 @@ async fn however_many_numbers_have_work_only_so_much_is_claimed_ahead() {
     world.simulator.clear_faults(None);
     worker.drain().await;
     assert_eq!(world.ledger().totals.doubled, 0);
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authentication_goes_out_while_a_newsletter_fills_the_open_calls() {
+    let mut world = World::start(Plan { limits: vec![None, Some(20), None], ..Plan::default() }).await;
+    let settings = Arc::make_mut(&mut world.settings);
+    (settings.dispatch.in_flight_max, settings.dispatch.drain_s, settings.provider.timeout_ms) = (80, 1, 120_000);
+    let newsletter = FaultMatch { template: Some("offer".to_owned()), ..FaultMatch::default() };
+    world.simulator.add_fault(Fault { when: newsletter, action: FaultAction::Slow(120_000) });
+    // Two seconds' worth of the second number's limit are all it may have open; the first fills the rest.
+    world.batch(world.number(2), "offer", 10_000, 100).await;
+    let worker = world.work();
+    eventually("the second number is full", LONG, async || (world.ledger().totals.calls == 36).then_some(())).await;
+    world.batch(world.number(1), "offer", 20_000, 100).await;
+    eventually("the process is full", LONG, async || (world.ledger().totals.calls == 72).then_some(())).await;
+    for n in 1..=3 {
+        world.batch_in(Lane::Authentication, world.number(n), "order", 900_000, 1).await;
+    }
+    eventually("the passwords are sent", LONG, async || (world.counts().await.sent() == 3).then_some(())).await;
+    assert_eq!(world.ledger().totals.calls, 75, "and nothing else");
+    worker.drain().await;
     world.finish().await;
 }
 

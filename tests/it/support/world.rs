@@ -228,10 +228,21 @@ impl World {
 
     /// Puts a batch into the database as intake would: `count` recipients from `first` on.
     pub(crate) async fn batch(&self, number: NumberId, template: &str, first: u32, count: i32) -> BatchId {
+        let lane = Lane::from(self.directory.current().templates[&self.template(template)].template.category);
+        self.batch_in(lane, number, template, first, count).await
+    }
+
+    /// As [`World::batch`], in a lane that need not be its template's.
+    pub(crate) async fn batch_in(
+        &self,
+        lane: Lane,
+        number: NumberId,
+        template: &str,
+        first: u32,
+        count: i32,
+    ) -> BatchId {
         let template = self.template(template);
-        let snapshot = self.directory.current();
-        let account = snapshot.numbers[&number].account.id;
-        let lane = Lane::from(snapshot.templates[&template].template.category);
+        let account = self.directory.current().numbers[&number].account.id;
         let batch = BatchId::due_at(chrono::Utc::now());
         let mut connection = self.database.connect().await;
         sqlx::query(
