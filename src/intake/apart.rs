@@ -10,8 +10,8 @@ use crate::{
     intake::{
         Prepared, Shared,
         group::{self, Job},
+        inlet::{Arrival, Asker},
         job::JobAnswer,
-        lane::{Arrival, Asker},
         prepare::Verdict,
         write::Writer,
     },

@@ -9,13 +9,13 @@ use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{Broker, Consumer, Delivery, Tag},
+    broker::Broker,
     intake::{
         Claim, Road, Shared, Ticket,
         apart::{Apart, Done},
-        canonical::raw_digest,
         courtesy::Turn,
-        group::{HTTP, Job},
+        group::Job,
+        inlet::{Arrival, Asker, Inlet},
         job::JobAnswer,
         prepare::{self, Prepared, Verdict},
         write::{RETRY, Writer},
@@ -33,14 +33,16 @@ const INLINE_CHECK_BYTES: usize = 64 * 1024;
 pub struct IntakeLane {
     shared: Arc<Shared>,
     road: Road,
-    queue: String,
-    consumer: Consumer,
-    tickets: mpsc::Receiver<Ticket>,
+    inlet: Inlet,
     writer: Writer,
     apart: Apart,
-    is_fed_by_queue: bool,
     turn: Turn,
+    /// Taken and checked while those before were written.
+    ahead: Option<(Vec<Arrival>, Checked)>,
 }
+
+/// Jobs as they were decided on, by this copy of the registry.
+type Checked = (Arc<Snapshot>, Vec<Prepared>);
 
 /// What one turn of the loop did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,25 +53,6 @@ pub enum Step {
     Stopping,
 }
 
-/// How a job is answered after the commit.
-#[derive(Debug)]
-pub(super) enum Asker {
-    Queue(Tag),
-    Here(tokio::sync::oneshot::Sender<JobAnswer>),
-}
-
-/// A job as it came.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    asker: Asker,
-    claim: Claim,
-    body: bytes::Bytes,
-    reply_to: Option<String>,
-    correlation_id: Option<String>,
-    source: String,
-    is_redelivered: bool,
-}
-
 impl IntakeLane {
     pub(super) fn new(shared: Arc<Shared>, broker: &Broker, road: Road, tickets: mpsc::Receiver<Ticket>) -> Self {
         let (queue, writer) = match road {
@@ -77,19 +60,19 @@ impl IntakeLane {
             Road::Urgent => (broker.topology().urgent(), Writer::urgent(Arc::clone(&shared))),
         };
         let consumer = broker.consumer(queue.clone(), shared.settings.prefetch);
-        let (apart, turn) = (Apart::new(Arc::clone(&shared)), Turn::default());
-        Self { shared, road, queue, consumer, tickets, writer, apart, is_fed_by_queue: true, turn }
+        let (inlet, apart) = (Inlet::new(queue, consumer, tickets), Apart::new(Arc::clone(&shared)));
+        Self { shared, road, inlet, writer, apart, turn: Turn::default(), ahead: None }
     }
 
     /// Leaves the queue to other processes: this one takes only what it is given over HTTP.
     pub fn leave_queue(&mut self) {
-        self.is_fed_by_queue = false;
+        self.inlet.leave_queue();
     }
 
     /// Takes jobs until `shutdown`, then ends what it took.
     pub async fn run(mut self, shutdown: CancellationToken) {
         while self.step(&shutdown).await != Step::Stopping {}
-        self.consumer.close().await;
+        self.inlet.consumer.close().await;
     }
 
     /// Waits for jobs, and answers those that are there.
@@ -101,24 +84,19 @@ impl IntakeLane {
                 max = self.shared.courtesy.stand_back(&mut self.turn, max) => max,
             };
         }
-        let arrivals = loop {
+        let (arrivals, checked) = loop {
             // While the channel is being opened nothing must cut in.
             let is_to_rehearse =
-                self.road == Road::Urgent && self.consumer.is_open() && self.shared.courtesy.is_urgent_about();
+                self.road == Road::Urgent && self.inlet.consumer.is_open() && self.shared.courtesy.is_urgent_about();
+            let is_ahead = self.ahead.is_some();
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return Step::Stopping,
-                ticket = self.tickets.recv() => match ticket {
-                    Some(first) => {
-                        let more = std::iter::from_fn(|| self.tickets.try_recv().ok()).take(max.saturating_sub(1));
-                        break std::iter::once(first).chain(more).map(Arrival::submitted).collect();
-                    }
-                    None => return Step::Stopping,
-                },
                 done = self.apart.next() => return self.end_apart(done, shutdown).await,
-                batch = self.consumer.next_batch(max), if self.is_fed_by_queue => {
-                    let arrived = batch.into_iter().map(|delivery| Arrival::delivered(delivery, &self.queue));
-                    break arrived.collect::<Vec<_>>();
+                () = std::future::ready(()), if is_ahead => {
+                    break self.ahead.take().map_or_else(Default::default, |(arrivals, checked)| (arrivals, Some(checked)));
                 }
+                arrivals = self.inlet.next(max) => break (arrivals, None),
                 () = time::sleep(REHEARSE), if is_to_rehearse => self.writer.rehearse().await,
             }
         };
@@ -130,15 +108,15 @@ impl IntakeLane {
             Road::Bulk => self.turn.begins(),
         }
         let count = arrivals.len();
-        self.take(arrivals, shutdown).await;
+        self.take(arrivals, checked, shutdown).await;
         Step::Answered(count)
     }
 
     /// Checks, writes and answers; nothing is acknowledged that is not committed.
-    async fn take(&mut self, arrivals: Vec<Arrival>, shutdown: &CancellationToken) {
+    async fn take(&mut self, arrivals: Vec<Arrival>, checked: Option<Checked>, shutdown: &CancellationToken) {
         let redelivered = arrivals.iter().filter(|arrival| arrival.is_redelivered).count();
         metrics::counter!("intake_redelivered_total").increment(redelivered as u64);
-        let Some((snapshot, jobs)) = self.check(&arrivals, shutdown).await else {
+        let Some((snapshot, jobs)) = self.check(&arrivals, checked, shutdown).await else {
             return;
         };
         let mut waiting: Vec<(Asker, bool, Job)> = arrivals
@@ -158,7 +136,7 @@ impl IntakeLane {
             let rest = waiting.split_off(group_length(&waiting));
             let (askers, group): (Vec<Asker>, Vec<Job>) =
                 waiting.into_iter().map(|(asker, _, job)| (asker, job)).unzip();
-            let answers = self.writer.write(&snapshot, group, shutdown).await;
+            let answers = self.write(&snapshot, group, shutdown).await;
             if answers.is_empty() {
                 // Stopping: what is not acknowledged is delivered again, and whoever waits here is told so.
                 return;
@@ -168,18 +146,41 @@ impl IntakeLane {
         }
     }
 
+    /// Writes a group. Meanwhile the next jobs are taken and checked, unless urgent ones are about.
+    async fn write(
+        &mut self,
+        snapshot: &Snapshot,
+        group: Vec<Job>,
+        shutdown: &CancellationToken,
+    ) -> Vec<Option<JobAnswer>> {
+        let mut writing = std::pin::pin!(self.writer.write(snapshot, group, shutdown));
+        if self.road == Road::Urgent || self.ahead.is_some() || self.shared.courtesy.is_urgent_about() {
+            return writing.await;
+        }
+        let arrivals = tokio::select! {
+            biased;
+            answers = &mut writing => return answers,
+            arrivals = self.inlet.next(self.shared.settings.group_max) => arrivals,
+        };
+        let (answers, checked) = tokio::join!(writing, check_once(&self.shared, self.road, &arrivals));
+        self.ahead = Some((arrivals, checked));
+        answers
+    }
+
     /// Checks all bodies; if one names what is unknown, with the registry read again: nothing is refused by a copy that may
     /// be old, or empty where the process has just started. `None` when the process stops before it can be read.
     async fn check(
         &self,
         arrivals: &[Arrival],
+        mut checked: Option<Checked>,
         shutdown: &CancellationToken,
-    ) -> Option<(Arc<Snapshot>, Vec<Prepared>)> {
-        let bodies: Vec<_> = arrivals.iter().map(|a| (a.claim.clone(), a.body.clone())).collect();
+    ) -> Option<Checked> {
         let mut tries = 0;
         loop {
-            let snapshot = self.shared.directory.current();
-            let jobs = check_all(&self.shared, &snapshot, self.road, bodies.clone()).await;
+            let (snapshot, jobs) = match checked.take() {
+                Some(checked) => checked,
+                None => check_once(&self.shared, self.road, arrivals).await,
+            };
             if !jobs.iter().any(Prepared::lacks_reference) {
                 return Some((snapshot, jobs));
             }
@@ -205,7 +206,7 @@ impl IntakeLane {
         let count = answers.len() + released.len();
         self.answer(vec![asker], answers).await;
         if !released.is_empty() {
-            self.take(released, shutdown).await;
+            self.take(released, None, shutdown).await;
         }
         Step::Answered(count)
     }
@@ -215,7 +216,7 @@ impl IntakeLane {
         for pair in askers.into_iter().zip(answers) {
             match pair {
                 (Asker::Queue(tag), Some(_)) => tags.push(tag),
-                (Asker::Queue(tag), None) => self.consumer.reject(tag).await,
+                (Asker::Queue(tag), None) => self.inlet.consumer.reject(tag).await,
                 (Asker::Here(sender), Some(answer)) => {
                     // Whoever asked may have gone; the job is kept all the same.
                     let _gone = sender.send(answer);
@@ -223,46 +224,7 @@ impl IntakeLane {
                 (Asker::Here(_), None) => {}
             }
         }
-        self.consumer.ack(tags).await;
-    }
-}
-
-impl Arrival {
-    fn submitted(ticket: Ticket) -> Self {
-        Self {
-            asker: Asker::Here(ticket.answer),
-            claim: ticket.submission.claim,
-            body: ticket.submission.body,
-            reply_to: None,
-            correlation_id: None,
-            source: HTTP.to_owned(),
-            is_redelivered: false,
-        }
-    }
-
-    /// The job it is, with who is to be answered.
-    fn into_job(self, prepared: Prepared) -> (Asker, Job) {
-        let job = Job {
-            prepared,
-            source: self.source,
-            raw_digest: raw_digest(&self.body),
-            body_bytes: self.body.len(),
-            reply_to: self.reply_to,
-            correlation_id: self.correlation_id,
-        };
-        (self.asker, job)
-    }
-
-    fn delivered(delivery: Delivery, queue: &str) -> Self {
-        Self {
-            asker: Asker::Queue(delivery.tag),
-            claim: Claim::Broker { user: delivery.user_id },
-            body: delivery.body,
-            reply_to: delivery.reply_to,
-            correlation_id: delivery.correlation_id,
-            source: queue.to_owned(),
-            is_redelivered: delivery.is_redelivered,
-        }
+        self.inlet.consumer.ack(tags).await;
     }
 }
 
@@ -281,6 +243,13 @@ fn group_length(waiting: &[(Asker, bool, Job)]) -> usize {
         })
         .count();
     length.max(1)
+}
+
+async fn check_once(shared: &Arc<Shared>, road: Road, arrivals: &[Arrival]) -> Checked {
+    let bodies = arrivals.iter().map(|arrival| (arrival.claim.clone(), arrival.body.clone())).collect();
+    let snapshot = shared.directory.current();
+    let jobs = check_all(shared, &snapshot, road, bodies).await;
+    (snapshot, jobs)
 }
 
 pub(super) async fn check_all(

@@ -27,6 +27,7 @@ pub mod group;
 mod head;
 mod hours;
 pub mod import;
+mod inlet;
 pub mod job;
 pub mod lane;
 mod lines;

@@ -1,5 +1,6 @@
 //! Jobs as producers publish them: answered once, kept once, refused with reasons.
 
+mod ahead;
 mod audience_groups;
 mod audiences;
 mod canary;
