@@ -50,7 +50,7 @@ pub struct Receiver {
 #[derive(Debug)]
 struct Waiting {
     account: AccountId,
-    body: Bytes,
+    body: Box<RawValue>,
     done: oneshot::Sender<bool>,
 }
 
@@ -101,12 +101,12 @@ pub fn routes(receiver: Receiver) -> Router {
     Router::new()
         .route("/hooks/{provider}/{hook}", get(verify).post(receive))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(receiver)
+        .with_state(Arc::new(receiver))
 }
 
 /// Answers the provider's challenge when somebody subscribes the URL.
 async fn verify(
-    State(receiver): State<Receiver>,
+    State(receiver): State<Arc<Receiver>>,
     Path((provider, hook)): Path<(String, Uuid)>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Response {
@@ -123,7 +123,7 @@ async fn verify(
 }
 
 async fn receive(
-    State(receiver): State<Receiver>,
+    State(receiver): State<Arc<Receiver>>,
     Path((provider, hook)): Path<(String, Uuid)>,
     headers: HeaderMap,
     body: Bytes,
@@ -137,9 +137,10 @@ async fn receive(
     if let Err(rejected) = provider.authenticate(access, &headers, &body) {
         return refuse(&account, &rejected);
     }
-    if let Err(error) = serde_json::from_slice::<&RawValue>(&body) {
-        return refuse(&account, &CallbackRejected::Malformed(error.to_string()));
-    }
+    let body = match serde_json::from_slice(&body) {
+        Ok(body) => body,
+        Err(error) => return refuse(&account, &CallbackRejected::Malformed(error.to_string())),
+    };
     let (done, published) = oneshot::channel();
     let waiting = Waiting { account: account.id, body, done };
     if receiver.line.try_send(waiting).is_err() {
@@ -185,11 +186,8 @@ fn pack(taken: &[Waiting], topology: &Topology) -> Vec<Publication> {
         messages.push(Publication::json(topology.entry(), Topology::CALLBACKS_KEY.to_owned(), id, body.into()));
     };
     for waiting in taken {
-        let Ok(body) = serde_json::from_slice::<&RawValue>(&waiting.body) else {
-            continue;
-        };
-        items.push(Item { account: waiting.account, body });
-        bytes += waiting.body.len();
+        items.push(Item { account: waiting.account, body: &waiting.body });
+        bytes += waiting.body.get().len();
         if bytes >= GROUP_BYTES {
             flush(&mut items);
             bytes = 0;

@@ -255,7 +255,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
 
 /// All providers by name.
 #[derive(Debug, Clone)]
-pub struct Registry(BTreeMap<&'static str, Arc<dyn Provider>>);
+pub struct Registry(Arc<BTreeMap<&'static str, Arc<dyn Provider>>>);
 
 /// All providers this version speaks to, on one HTTP client.
 pub fn registry(client: &http::HttpClient) -> Registry {
@@ -265,7 +265,7 @@ pub fn registry(client: &http::HttpClient) -> Registry {
 impl Registry {
     /// These providers, by their own names.
     pub fn of(providers: impl IntoIterator<Item = Arc<dyn Provider>>) -> Self {
-        Self(providers.into_iter().map(|provider| (provider.name(), provider)).collect())
+        Self(Arc::new(providers.into_iter().map(|provider| (provider.name(), provider)).collect()))
     }
 
     /// The provider of this name.

@@ -42,7 +42,7 @@ pub mod work;
 
 pub use session::{Connection, Session, commit};
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
@@ -157,7 +157,7 @@ impl From<crate::fault::Injected> for StoreError {
 /// How to reach the database, and a pool for everything that is not hot.
 #[derive(Debug, Clone)]
 pub struct Store {
-    options: PgConnectOptions,
+    options: Arc<PgConnectOptions>,
     pool: PgPool,
     sizes: session::Sizes,
 }
@@ -180,7 +180,7 @@ impl Store {
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(10))
             .connect_lazy_with(options.clone());
-        Ok(Self { options, pool, sizes: session::Sizes::default() })
+        Ok(Self { options: Arc::new(options), pool, sizes: session::Sizes::default() })
     }
 
     /// The pool of API, imports and checks.
@@ -200,7 +200,7 @@ impl Store {
 
     /// A connection of one's own.
     pub async fn connect(&self, name: &str) -> Result<PgConnection, StoreError> {
-        connect(self.options.clone(), name).await
+        connect(PgConnectOptions::clone(&self.options), name).await
     }
 
     /// A connection for a hot path: its statements are planned once, until it is told to forget the plans, and read by
@@ -212,7 +212,7 @@ impl Store {
             ("enable_seqscan", "off"),
             ("idle_in_transaction_session_timeout", idle_ms),
         ];
-        connect(self.options.clone().options(hot), name).await
+        connect(PgConnectOptions::clone(&self.options).options(hot), name).await
     }
 
     /// Brings the schema up to date.
