@@ -6,7 +6,7 @@
 POINTS=('10k:100:10000:20' '100k:100:100000:2' '1M:100:1000000:1' '1-number:1:100000:2' '5000-numbers:5000:100000:2' 'beside-1M-held:held:100000:2')
 
 bench_cost() {
-  local rounds=${ROUNDS:-5} i point name values worst=0 base share widest
+  local rounds=${ROUNDS:-5} i point name values worst base share
   if $QUICK; then POINTS=('10k:100:10000:4' '100k:100:100000:1' '1-number:1:100000:1' '5000-numbers:5000:100000:1' 'beside-1M-held:held:100000:1') rounds=${ROUNDS:-1}; fi
   start_stub
   cost_databases
@@ -22,9 +22,9 @@ bench_cost() {
     printf '%s %s %s\n' "$value" "$low" "$high" >>"$WORK/cost"
   done
   # Within 15 % of each other, or within the spread of one point's own rounds.
-  read -r share widest < <(awk '{ if (NR == 1 || $1 < lo) lo = $1; if ($1 > hi) hi = $1; s = ($3 - $2) / $1 * 100; if (s > w) w = s }
-    END { printf "%.1f %.1f\n", (hi - lo) / lo * 100, w }' "$WORK/cost")
-  worst=$(calc "$widest > 15 ? $widest : 15" %.1f)
+  read -r share worst < <(awk 'BEGIN { worst = 15 }
+    { if (NR == 1 || $1 < lo) lo = $1; if ($1 > hi) hi = $1; spread = ($3 - $2) / $1 * 100; if (spread > worst) worst = spread }
+    END { printf "%.1f %.1f\n", (hi - lo) / lo * 100, worst }' "$WORK/cost")
   figure difference "$share" '% between the dearest and the cheapest' '<=' "$worst"
   NOTES="; medians of $rounds rounds over all points in turn"
 }

@@ -8,11 +8,10 @@ use crate::{
         Claim, Ticket,
         canonical::raw_digest,
         group::{HTTP, Job},
+        job::JobAnswer,
         prepare::Prepared,
     },
 };
-
-use super::job::JobAnswer;
 
 /// How a job is answered after the commit.
 #[derive(Debug)]
