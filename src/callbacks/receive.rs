@@ -38,13 +38,13 @@ const LINE: usize = 4096;
 const PUBLISH_WITHIN: Duration = Duration::from_secs(5);
 
 /// Takes callbacks and publishes them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Receiver {
     directory: Directory,
     providers: providers::Registry,
     line: mpsc::Sender<Waiting>,
     /// When an unknown hook last made us read the registry again.
-    looked: Arc<Mutex<Option<Instant>>>,
+    looked: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Receiver {
                 () = publish(broker, waiting, group_max) => {}
             }
         });
-        Self { directory, providers, line, looked: Arc::default() }
+        Self { directory, providers, line, looked: Mutex::default() }
     }
 
     /// The account and adapter behind a URL; a hook made a moment ago is looked for once a second.

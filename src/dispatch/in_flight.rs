@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Of so many open calls, how many are authentication's alone: a provider that answers slowly holds up what is sent in
-/// bulk, and no one-time password behind it.
-pub(super) const fn reserve(most: usize) -> usize {
-    most / 10
+/// Of so many open calls, how many may be bulk. The rest is authentication's alone: a provider that answers slowly holds
+/// up what is sent in bulk, and no one-time password behind it.
+pub(super) const fn bulk_room(most: usize) -> usize {
+    most - most / 10
 }
 
 /// Room for open calls. A call has its permit until its outcome is written.
@@ -21,10 +21,10 @@ pub(super) struct InFlight {
 impl InFlight {
     /// Room for `most` calls.
     pub(super) fn new(most: usize) -> Self {
-        let reserve = reserve(most);
+        let bulk = bulk_room(most);
         Self {
-            any: Arc::new(Semaphore::new(most - reserve)),
-            reserve: Arc::new(Semaphore::new(reserve)),
+            any: Arc::new(Semaphore::new(bulk)),
+            reserve: Arc::new(Semaphore::new(most - bulk)),
             turn: Semaphore::new(1),
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use super::{
     Shared, clock,
     gate::{Held, Pass, WrittenAt},
-    in_flight::reserve,
+    in_flight::bulk_room,
     leases::Inherited,
     send::{self, Prepared},
     settle,
@@ -273,7 +273,7 @@ impl Number {
     /// A message that may start now, taken from its queue together with its place in the pace.
     fn next(&self, is_urgent: bool) -> Result<Box<Prepared>, Wait> {
         let most = self.in_flight_most.get();
-        if self.closed.get() || self.in_flight.get() >= if is_urgent { most } else { most - reserve(most) } {
+        if self.closed.get() || self.in_flight.get() >= if is_urgent { most } else { bulk_room(most) } {
             return Err(Wait::ForChange);
         }
         let mut queue = self.queue.borrow_mut();
@@ -332,8 +332,7 @@ impl Number {
             if send::send(Rc::clone(&shared), prepared, permit).await {
                 number.throttled(&shared);
             }
-            let most = number.in_flight_most.get();
-            let was_full = number.in_flight.get() >= most - reserve(most);
+            let was_full = number.in_flight.get() >= bulk_room(number.in_flight_most.get());
             number.in_flight.set(number.in_flight.get() - 1);
             if pass.written.give_up() || was_full {
                 number.tell_changed();
