@@ -104,6 +104,24 @@ async fn an_unroutable_message_is_told_and_its_neighbours_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_refuses_is_published_again_until_it_is_taken() {
+    let broker = TestBroker::new().await;
+    let publisher = broker.broker.publisher();
+    let peer = Peer::new().await;
+    let queue = peer.queue_of_one().await;
+    let publish = |body| vec![message(String::new(), &queue, body)];
+    soon("the first", publisher.publish(publish("1"))).await.unwrap();
+    let limit = Duration::from_millis(500);
+    assert_eq!(publisher.publish_within(publish("2"), limit).await, Err(PublishError::NotConfirmed(limit)));
+    let third = publish("3");
+    let publishing = tokio::spawn(async move { publisher.publish(third).await });
+    let mut room = peer.consume(&queue).await;
+    assert_eq!((next(&mut room).await.data, next(&mut room).await.data), (b"1".to_vec(), b"3".to_vec()));
+    soon("the confirm", publishing).await.unwrap().unwrap();
+    broker.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_lose_nothing() {
     let broker = TestBroker::new().await;
     let topology = broker.topology();

@@ -12,6 +12,8 @@ use campaign_dispatch::{
     store::{
         holds,
         jobs::{self, NewCanary},
+        leases,
+        work::{self, Want, through},
     },
 };
 use reqwest::{Method, StatusCode};
@@ -20,6 +22,7 @@ use sqlx::{
     PgConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use uuid::Uuid;
 
 use super::support::{
     eventually::eventually,
@@ -219,6 +222,29 @@ async fn a_large_batch_opens_with_twenty_messages_and_goes_on_when_they_fare_wel
         sqlx::query_as("SELECT let_through, good, faulty FROM canary").fetch_one(&mut connection).await.unwrap();
     assert_eq!(canary, (20, 20, 0));
     worker.drain().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_not_heard_of_a_canary_claims_nothing_of_its_batch() {
+    let world = World::start(Plan { limits: vec![None], ..Plan::default() }).await;
+    watched(&world, 0, 500).await;
+    let (number, worker, ttl) = (world.number(1), Uuid::new_v4(), Duration::from_secs(15));
+    let mut connection = world.store.connect("test").await.unwrap();
+    leases::greet(&mut connection, worker, "a", ttl).await.unwrap();
+    let lease = leases::take(&mut connection, worker, &[number], Duration::ZERO).await.unwrap()[0].lease;
+    let found = work::look(&mut connection, &[number], 10).await.unwrap()[0];
+    let want = Want { number, lease, lane: found.lane, group: found.group, most: 100 };
+    let claimed = work::claim(&mut connection, &[want], usize::MAX, Uuid::new_v4(), ttl).await.unwrap();
+    assert_eq!(claimed.messages.len(), 0);
+    let (hold, _) = found.canary.unwrap();
+    for places in [20, 0] {
+        let claim = through::Claim { id: Uuid::new_v4(), deadline: ttl };
+        let claimed = through::canary(&mut connection, hold, &want, claim).await.unwrap();
+        assert_eq!(claimed.messages.len(), places);
+    }
+    drop(connection);
+    sqlx::query("UPDATE work SET stage = 'ready'").execute(world.store.pool()).await.unwrap();
     world.finish().await;
 }
 

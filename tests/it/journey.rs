@@ -11,7 +11,7 @@ use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
 
 use super::support::{
-    broker::{Names, Peer, next},
+    broker::{Names, Peer, next, url},
     eventually::eventually,
     world::{self, Plan, World},
 };
@@ -31,8 +31,22 @@ impl Home {
     }
 
     pub(crate) async fn with(plan: Plan, roles: &[Role]) -> Self {
+        let home = Self::at(plan, roles, &url()).await;
+        let webhook = format!("{}{}", home.url(), home.hook());
+        home.world.simulator.set_webhook("2001", Some(&webhook)).unwrap();
+        eventually("the queues are there", LONG, async || {
+            let ready: Value = reqwest::get(format!("{}/readyz", home.url())).await.ok()?.json().await.ok()?;
+            (ready["checks"][1]["detail"] == "connected").then_some(())
+        })
+        .await;
+        home
+    }
+
+    /// With the broker at this address, which may be nobody's.
+    async fn at(plan: Plan, roles: &[Role], broker: &str) -> Self {
         let names = Names::take().await;
-        let world = World::start_with(plan, &[("DISPATCH__BROKER__PREFIX", &names.prefix)]).await;
+        let settings = [("DISPATCH__BROKER__PREFIX", names.prefix.as_str()), ("DISPATCH__BROKER__URL", broker)];
+        let world = World::start_with(plan, &settings).await;
         sqlx::query("INSERT INTO producer (name, tenant_id) VALUES ('shop', 1)")
             .execute(&mut world.database.connect().await)
             .await
@@ -42,15 +56,7 @@ impl Home {
             .await
             .unwrap();
         let server = app::start(Arc::clone(&world.settings), roles).await.unwrap();
-        let home = Self { world, server, names };
-        let url = format!("{}{}", home.url(), home.hook());
-        home.world.simulator.set_webhook("2001", Some(&url)).unwrap();
-        eventually("the queues are there", LONG, async || {
-            let ready: Value = reqwest::get(format!("{}/readyz", home.url())).await.ok()?.json().await.ok()?;
-            (ready["checks"][1]["detail"] == "connected").then_some(())
-        })
-        .await;
-        home
+        Self { world, server, names }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -244,6 +250,13 @@ async fn callbacks_are_checked_before_they_are_believed() {
     let nobody =
         client.get(format!("{}/hooks/whatsapp_cloud/{}", home.url(), uuid::Uuid::new_v4())).send().await.unwrap();
     assert_eq!(nobody.status(), 404);
+    home.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_is_not_thanked_for_before_the_broker_has_it() {
+    let home = Home::at(Plan::default(), &[Role::Http, Role::Callbacks], "amqp://127.0.0.1:1").await;
+    assert_eq!(home.signed(&json!({"object": "whatsapp_business_account", "entry": []})).await, 503);
     home.finish().await;
 }
 

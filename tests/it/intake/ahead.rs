@@ -1,5 +1,7 @@
 //! Jobs that are taken and checked while those before them are written.
 
+use std::time::Duration;
+
 use campaign_dispatch::{
     intake::{Intake, lane::Step},
     settings::Settings,
@@ -7,7 +9,7 @@ use campaign_dispatch::{
 use serde_json::json;
 
 use super::{World, job, phone, to};
-use crate::support::{broker::message, soon};
+use crate::support::{broker::message, eventually::eventually, soon};
 
 const JOBS: usize = 250;
 
@@ -41,5 +43,34 @@ async fn what_was_taken_ahead_is_written_in_order_and_comes_again_when_it_was_no
         .one("SELECT concat_ws(' ', count(*), sum(recipients), string_agg(job_id, ' ') FILTER (WHERE cancelled_at IS NOT NULL)) FROM batch")
         .await;
     assert_eq!(kept, "250 500 order-150");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_in_mid_write_comes_again() {
+    let mut world = World::new().await;
+    let (entry, publisher) = (world.broker.topology().entry(), world.broker.broker.publisher());
+    let body = job("order-1", &[to(&phone(1))]).to_string();
+    soon("the confirm", publisher.publish(vec![message(entry, "jobs", &body)])).await.unwrap();
+
+    let Settings { intake: settings, canary, .. } = Settings::load(None, std::iter::empty()).unwrap();
+    let (store, directory) = (world.db.store.clone(), world.directory.clone());
+    let (_first, [mut lane, _urgent]) = Intake::new(store, directory, &world.broker.broker, settings, canary);
+    let mut in_the_way = world.db.store.pool().begin().await.unwrap();
+    sqlx::query("LOCK TABLE job IN SHARE MODE").execute(&mut *in_the_way).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'job'::regclass";
+    tokio::select! {
+        step = lane.step(&world.stop) => panic!("{step:?} while the table is locked"),
+        () = eventually("the write waits", Duration::from_secs(30), async || {
+            (world.db.one::<i64>(waits).await > 0).then_some(())
+        }) => {}
+    }
+    in_the_way.rollback().await.unwrap();
+    let stopped = world.stop.child_token();
+    stopped.cancel();
+    lane.run(stopped).await;
+
+    soon("the job", world.lanes[0].step(&world.stop)).await;
+    assert_eq!(world.db.one::<i64>("SELECT count(*) FROM job").await, 1);
     world.end().await;
 }

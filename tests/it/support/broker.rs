@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
     options::{BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
@@ -151,9 +151,23 @@ impl Peer {
             );
             bound.await.unwrap();
         }
-        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let stream = self.channel.basic_consume(name.clone(), "".into(), options, FieldTable::default()).await.unwrap();
+        let stream = self.consume(name.as_str()).await;
         (name.to_string(), stream)
+    }
+
+    /// A queue that ends with this peer and refuses what it is sent while a message is in it.
+    pub(crate) async fn queue_of_one(&self) -> String {
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        self.channel.queue_declare("".into(), options, arguments).await.unwrap().name().to_string()
+    }
+
+    /// What is in a queue, and what comes.
+    pub(crate) async fn consume(&self, queue: &str) -> lapin::Consumer {
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        self.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap()
     }
 
     pub(crate) async fn publish(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
