@@ -12,7 +12,6 @@ use campaign_dispatch::{
     store::{
         holds,
         jobs::{self, NewCanary},
-        leases,
         work::{self, Want, through},
     },
 };
@@ -28,7 +27,10 @@ use super::support::{
     eventually::eventually,
     world::{Plan, World},
 };
-use crate::served::{Served, registry, seed};
+use crate::{
+    leases,
+    served::{Served, registry, seed},
+};
 
 const LONG: Duration = Duration::from_mins(1);
 /// Probes follow each other within the test's patience.
@@ -229,10 +231,9 @@ async fn a_large_batch_opens_with_twenty_messages_and_goes_on_when_they_fare_wel
 async fn whoever_has_not_heard_of_a_canary_claims_nothing_of_its_batch() {
     let world = World::start(Plan { limits: vec![None], ..Plan::default() }).await;
     watched(&world, 0, 500).await;
-    let (number, worker, ttl) = (world.number(1), Uuid::new_v4(), Duration::from_secs(15));
+    let (number, ttl) = (world.number(1), Duration::from_secs(15));
     let mut connection = world.store.connect("test").await.unwrap();
-    leases::greet(&mut connection, worker, "a", ttl).await.unwrap();
-    let lease = leases::take(&mut connection, worker, &[number], Duration::ZERO).await.unwrap()[0].lease;
+    let lease = leases::hold(&mut connection, Uuid::new_v4(), number, ttl).await;
     let found = work::look(&mut connection, &[number], 10).await.unwrap()[0];
     let want = Want { number, lease, lane: found.lane, group: found.group, most: 100 };
     let claimed = work::claim(&mut connection, &[want], usize::MAX, Uuid::new_v4(), ttl).await.unwrap();

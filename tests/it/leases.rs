@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use campaign_dispatch::store::{
-    leases,
-    work::{self, Want},
+use campaign_dispatch::{
+    domain::ids::NumberId,
+    store::{
+        leases,
+        work::{self, Want},
+    },
 };
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
@@ -29,6 +32,12 @@ async fn expire(connection: &mut PgConnection, worker: Uuid, ago: f64) {
         .execute(connection)
         .await
         .unwrap();
+}
+
+/// Lets a new worker hold a number that nobody held.
+pub(crate) async fn hold(connection: &mut PgConnection, worker: Uuid, number: NumberId, ttl: Duration) -> Uuid {
+    leases::greet(connection, worker, "a", ttl).await.unwrap();
+    leases::take(connection, worker, &[number], WAIT).await.unwrap()[0].lease
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,8 +104,7 @@ async fn a_renewal_under_way_and_a_burial_exclude_each_other() {
     let mut renewing = world.store.connect("test").await.unwrap();
     let mut other = world.store.connect("test").await.unwrap();
     let worker = Uuid::new_v4();
-    leases::greet(&mut renewing, worker, "a", TTL).await.unwrap();
-    leases::take(&mut renewing, worker, &[world.number(1)], WAIT).await.unwrap();
+    hold(&mut renewing, worker, world.number(1), TTL).await;
     // A renewal that began in time and is not committed: the row reads as expired to others, and nobody takes it.
     expire(&mut renewing, worker, -0.3).await;
     let mut tx = renewing.begin().await.unwrap();
@@ -134,8 +142,7 @@ async fn a_claim_under_a_lost_lease_or_a_dead_worker_takes_nothing() {
     world.batch(number, "offer", 0, 60).await;
     let mut connection = world.store.connect("test").await.unwrap();
     let worker = Uuid::new_v4();
-    leases::greet(&mut connection, worker, "a", TTL).await.unwrap();
-    let lease = leases::take(&mut connection, worker, &[number], WAIT).await.unwrap()[0].lease;
+    let lease = hold(&mut connection, worker, number, TTL).await;
     let group = work::look(&mut connection, &[number], 10).await.unwrap()[0];
     let want = |lease| Want { number, lease, lane: group.lane, group: group.group, most: 5 };
     let mut claim = async |lease| {

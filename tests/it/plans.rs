@@ -14,7 +14,7 @@ use campaign_dispatch::{
     store::{
         Session,
         alarms::signs,
-        holds, leases,
+        holds,
         messages::{self, Change, Rules},
         resends,
         work::{self, Want, open, sweep, unsure},
@@ -23,7 +23,10 @@ use campaign_dispatch::{
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
-use super::support::world::{Plan, World};
+use super::{
+    leases::hold,
+    support::world::{Plan, World},
+};
 
 const RULES: Rules = Rules { grace: Duration::from_mins(1), events: Wanted::DEFAULT };
 
@@ -96,9 +99,7 @@ async fn hot_statements_use_their_indexes_on_empty_and_on_full_tables() {
     let connection = session.connection().await.unwrap();
     let worker = Uuid::new_v4();
     let ttl = Duration::from_mins(10);
-    leases::greet(connection, worker, "here", ttl).await.unwrap();
-    let taken = leases::take(connection, worker, &[world.number(1)], Duration::ZERO).await.unwrap();
-    let lease = taken[0].lease;
+    let lease = hold(connection, worker, world.number(1), ttl).await;
     // Statistics of empty tables, as a new month's partition has them when its first campaign starts.
     for statement in [
         "ALTER TABLE work SET (autovacuum_enabled = false)",

@@ -14,12 +14,13 @@ const NUMBERS: usize = 8;
 const OTHER: usize = NUMBERS;
 const OTHER_LIMIT: u32 = 80;
 const EXPIRES_AT: u64 = 1000;
-/// What is claimed ahead at 500/s: a quarter of a second (`dispatch.step_ms`).
-const MOST_PER_NUMBER: u64 = 125;
+const LIMIT: u32 = 500;
+/// What is claimed ahead: a quarter of a second (`dispatch.step_ms`).
+const MOST_PER_NUMBER: u64 = LIMIT as u64 / 4;
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let messages = arguments.messages.unwrap_or(200_000);
-    let mut limits = vec![(500, 0); NUMBERS];
+    let mut limits = vec![(LIMIT, 0); NUMBERS];
     limits.push((OTHER_LIMIT, 1));
     let world = world(arguments, arguments.workers.max(4), limits).await?;
     let expired = json!({"match": {"waba": WABAS[0], "after_calls": EXPIRES_AT}, "do": "token_expired"});

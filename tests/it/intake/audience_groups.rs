@@ -192,13 +192,7 @@ async fn the_same_job_in_several_processes_copies_once() {
     let vip = group(&world, "vip").await;
     let people: Vec<Value> = (0..500).map(|n| to(&phone(n))).collect();
     add(&world, vip, &people).await;
-    let Settings { intake: settings, canary, .. } = Settings::load(None, std::iter::empty()).unwrap();
-    let mut others: Vec<_> = (0..3)
-        .map(|_| {
-            let (store, directory) = (world.db.store.clone(), world.directory.clone());
-            Intake::new(store, directory, &world.broker.broker, settings.clone(), canary.clone())
-        })
-        .collect();
+    let mut others: Vec<_> = (0..3).map(|_| world.beside()).collect();
     let body = named("1", "vip");
     let elsewhere = others.iter_mut().map(|(intake, [lane, _])| give_to(intake, lane, &body));
     let (here, elsewhere) =
@@ -249,9 +243,7 @@ async fn a_process_that_dies_while_it_copies_leaves_nothing_half() {
     let mut world = World::new().await;
     let vip = group(&world, "vip").await;
     add(&world, vip, &[to(&phone(1)), json!({"to": phone(2)})]).await;
-    let Settings { intake: settings, canary, .. } = Settings::load(None, std::iter::empty()).unwrap();
-    let (store, directory) = (world.db.store.clone(), world.directory.clone());
-    let (intake, [mut lane, _urgent]) = Intake::new(store, directory, &world.broker.broker, settings, canary);
+    let (intake, [mut lane, _urgent]) = world.beside();
     let mut blocker = world.db.store.connect("test").await.unwrap();
     let mut lock = blocker.begin().await.unwrap();
     // The copy is made, and its refused members cannot be told.
